@@ -1,0 +1,121 @@
+// Package platform says what it takes to run application code: an
+// AddressSpace holds mappings of host files at the application's addresses, a
+// Context runs one task's registers in an AddressSpace until the application
+// does something that the Sentry must see.
+//
+// Implementations live in packages below this one. All of them pass the suite
+// in test/platform-test. Nothing here knows of tasks, files or system calls.
+//
+// Concurrency: Platform and AddressSpace are safe for concurrent use. A Context
+// belongs to one goroutine, but for Interrupt, which anybody may call.
+package platform
+
+import (
+	"vitrine/pkg/sentry/arch"
+	"vitrine/pkg/usermem"
+)
+
+// File is a host file that can be mapped into an AddressSpace.
+type File interface {
+	// FD returns the host descriptor in the Sentry. It stays the same, and
+	// open, as long as any AddressSpace maps the File. A platform may hand
+	// the descriptor to another process once and remember it by this value
+	// until Forget is called on the platform.
+	FD() int
+}
+
+// Platform makes address spaces and contexts.
+type Platform interface {
+	// Name is what --platform calls it.
+	Name() string
+	// UserRange is the range of addresses that applications may map; it is
+	// page-aligned. What the platform keeps for itself lies outside.
+	UserRange() usermem.AddrRange
+	// NewAddressSpace returns an empty address space. It is on the path of
+	// fork(2): make it ready beforehand.
+	NewAddressSpace() (AddressSpace, error)
+	// NewContext returns a context for a new task.
+	NewContext() Context
+	// Forget drops what the platform remembers about fd, before it is closed.
+	Forget(fd int)
+}
+
+// AddressSpace is the host side of one application address space.
+//
+// Operations take effect in the order of the calls. MapFile may be put off
+// until the next Switch of any context in the address space; Unmap and Protect
+// may be put off only while no other context runs in it. After Flush, all have
+// taken effect: pages that were unmapped can be given to somebody else.
+type AddressSpace interface {
+	// MapFile maps length bytes of f from offset on at addr, in place of what
+	// was there. All are page-aligned. With precommit the host's page tables
+	// are filled at once (MAP_POPULATE). It fails only where the host does
+	// (ENOMEM: too many mappings).
+	MapFile(addr usermem.Addr, f File, offset, length uint64, access usermem.Access, precommit bool) error
+	// Unmap removes what is mapped in r.
+	Unmap(r usermem.AddrRange)
+	// Protect changes the access of what is mapped in r; holes are skipped.
+	Protect(r usermem.AddrRange, access usermem.Access)
+	// Flush makes all earlier operations take effect.
+	Flush()
+	// Release gives the address space up. No context is in it. What it maps
+	// is unmapped by the time Release returns.
+	Release()
+}
+
+// EventKind says why application code stopped.
+type EventKind uint8
+
+const (
+	// EventSyscall: a syscall instruction. The number is in OrigRax of the
+	// registers and Rip is behind the instruction.
+	EventSyscall EventKind = iota + 1
+	// EventFault: the processor raised an exception, described as the signal
+	// that Linux would send: SIGSEGV, SIGBUS, SIGFPE, SIGILL or SIGTRAP. Rip
+	// is what Linux would show in the signal frame.
+	EventFault
+	// EventInterrupted: Interrupt was called, or the platform lost the
+	// processor. Registers are between two instructions.
+	EventInterrupted
+)
+
+// Event is what stopped application code.
+type Event struct {
+	Kind EventKind
+	// For EventFault: the signal's number, si_code and si_addr.
+	Signo int32
+	Code  int32
+	Addr  usermem.Addr
+	// For a SIGSEGV that is a page fault: what the instruction tried. Zero
+	// for other exceptions (a general protection fault has code SI_KERNEL).
+	Access usermem.Access
+	// TrapNo and ErrorCode are the exception's vector and error code, for the
+	// signal frame (sigcontext's trapno and err).
+	TrapNo    uint64
+	ErrorCode uint64
+}
+
+// Context runs the code of one task.
+type Context interface {
+	// Switch loads state, runs application code in as until an event, and
+	// stores the general registers back. Floating-point and vector state may
+	// stay behind in the host thread until PullFP or Park.
+	//
+	// Switch may leave the calling goroutine locked to its thread.
+	//
+	// An error means that the address space's host process is lost, by the
+	// application's doing or the host's; the address space can't run again.
+	Switch(as AddressSpace, state *arch.State) (Event, error)
+	// PullFP makes state.FP current. The caller may then read and change it;
+	// the next Switch loads it.
+	PullFP(state *arch.State)
+	// Park says that the goroutine is about to wait, or will run the context
+	// on another thread: state.FP is made current and the goroutine unlocked.
+	// It is cheap when there is nothing to do.
+	Park(state *arch.State)
+	// Interrupt makes the Switch that is under way return EventInterrupted
+	// (or the event that came first), and otherwise the next one, at once.
+	Interrupt()
+	// Release gives the context up. It is not in Switch.
+	Release()
+}
