@@ -1,0 +1,259 @@
+package vfs
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// CachePolicy says how long the dentry cache may believe what it knows.
+type CachePolicy uint8
+
+const (
+	// CacheAll: nobody else changes the file system. Names and missing
+	// names are kept.
+	CacheAll CachePolicy = iota
+	// CacheRevalidate: the directory is a Revalidator and is asked each time.
+	CacheRevalidate
+	// CacheDynamic: names are looked up each time, but a dentry that isn't
+	// Ephemeral stays the same as long as Lookup returns the same inode.
+	CacheDynamic
+)
+
+// Filesystem is one instance of a file system: a superblock.
+type Filesystem struct {
+	// Type is the name in /proc/filesystems, Dev the device number of files
+	// in it (st_dev), Magic the f_type of statfs(2).
+	Type  string
+	Dev   uint64
+	Magic int64
+	// Policy is constant.
+	Policy CachePolicy
+	// ReadOnly file systems refuse all changes with EROFS.
+	ReadOnly bool
+	// Options is what /proc/mounts shows after ro or rw, beginning with a
+	// comma unless empty.
+	Options string
+	// Impl is the file system's own; it may implement Statfser and Syncer.
+	Impl any
+
+	root *Dentry
+	// renameMu is held for writing while a directory moves, so that a check for
+	// loops holds and paths can be printed whole.
+	renameMu sync.RWMutex
+	// cached counts dentries that can be dropped.
+	cached atomic.Int64
+}
+
+// Statfser tells statfs(2)'s numbers.
+type Statfser interface {
+	Statfs(ctx Context, s *unix.Statfs_t) error
+}
+
+// Syncer writes back what is not on disk yet (fsync(2), syncfs(2)).
+type Syncer interface {
+	Sync(ctx Context, dataOnly bool) error
+}
+
+var lastDev atomic.Uint32
+
+// NewDev returns a device number for an instance of a file system that has no
+// device: major 0, as Linux does.
+func NewDev() uint64 { return unix.Mkdev(0, lastDev.Add(1)+19) }
+
+// SetRoot makes root the root directory (or the one file) of fs.
+func (fs *Filesystem) SetRoot(root Inode) { fs.root = &Dentry{fs: fs, inode: root} }
+
+// Root returns the root dentry.
+func (fs *Filesystem) Root() *Dentry { return fs.root }
+
+// maxCached bounds the dentries kept for one file system, positive and
+// negative: an application that walks a large tree must not grow the Sentry.
+const maxCached = 1 << 17
+
+// Dentry is a name in a directory, and what it leads to. A Dentry never changes
+// its inode: when a name comes to mean something else, it gets a new Dentry.
+// Dentries are freed by the garbage collector.
+//
+// Lock order: Filesystem.renameMu, then Dentry.mu of an ancestor, then of a
+// descendant; unrelated directories by address of the inode base.
+type Dentry struct {
+	fs     *Filesystem
+	inode  Inode // nil: the name is known to be missing
+	parent atomic.Pointer[Dentry]
+	name   atomic.Pointer[string]
+	// mounted counts mounts on this dentry in any namespace.
+	mounted atomic.Int32
+	// deleted is set when the name is removed.
+	deleted atomic.Bool
+
+	// mu guards children and serialises changes of the directory.
+	mu       sync.RWMutex
+	children map[string]*Dentry
+}
+
+// Inode returns what the name leads to.
+func (d *Dentry) Inode() Inode { return d.inode }
+
+// Filesystem returns the instance that d belongs to.
+func (d *Dentry) Filesystem() *Filesystem { return d.fs }
+
+// Name returns the last component of d's path in its file system, "" for the
+// root.
+func (d *Dentry) Name() string {
+	if n := d.name.Load(); n != nil {
+		return *n
+	}
+	return ""
+}
+
+// Parent returns the directory, or nil for a root.
+func (d *Dentry) Parent() *Dentry { return d.parent.Load() }
+
+// Deleted reports whether the name was removed.
+func (d *Dentry) Deleted() bool { return d.deleted.Load() }
+
+// NewDetachedDentry returns a dentry that has a name but is in no directory: for
+// pipes, sockets, files made by memfd_create(2) and O_TMPFILE.
+func NewDetachedDentry(fs *Filesystem, name string, inode Inode) *Dentry {
+	d := &Dentry{fs: fs, inode: inode}
+	d.name.Store(&name)
+	return d
+}
+
+func newChild(parent *Dentry, name string, inode Inode) *Dentry {
+	d := &Dentry{fs: parent.fs, inode: inode}
+	d.name.Store(&name)
+	d.parent.Store(parent)
+	return d
+}
+
+// dir returns the directory behind d.
+func (d *Dentry) dir() (Directory, error) {
+	if dir, ok := d.inode.(Directory); ok {
+		return dir, nil
+	}
+	return nil, unix.ENOTDIR
+}
+
+// lookup returns the dentry of name in d, or ENOENT.
+func (d *Dentry) lookup(ctx Context, name string) (*Dentry, error) {
+	if d.fs.Policy == CacheAll {
+		d.mu.RLock()
+		c := d.children[name]
+		d.mu.RUnlock()
+		if c != nil {
+			if c.inode == nil {
+				return nil, unix.ENOENT
+			}
+			return c, nil
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	c, err := d.lookupLocked(ctx, name)
+	if err == nil && c.inode == nil {
+		err = unix.ENOENT
+	}
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// lookupLocked is lookup with d.mu held; a missing name gives a dentry without
+// an inode.
+func (d *Dentry) lookupLocked(ctx Context, name string) (*Dentry, error) {
+	dir, err := d.dir()
+	if err != nil {
+		return nil, err
+	}
+	c := d.children[name]
+	if c != nil {
+		switch d.fs.Policy {
+		case CacheAll:
+			return c, nil
+		case CacheRevalidate:
+			if dir.(Revalidator).Revalidate(ctx, name, c.inode) {
+				return c, nil
+			}
+			d.forget(name, c)
+			c = nil
+		}
+	}
+	if d.deleted.Load() {
+		return newChild(d, name, nil), nil
+	}
+	inode, err := dir.Lookup(ctx, name)
+	if err != nil {
+		if err != unix.ENOENT {
+			return nil, err
+		}
+		inode = nil
+	}
+	if c != nil { // CacheDynamic
+		if c.inode == inode {
+			return c, nil
+		}
+		d.forget(name, c)
+	}
+	c = newChild(d, name, inode)
+	if inode == nil {
+		if d.fs.Policy == CacheDynamic {
+			return c, nil
+		}
+	} else if _, ok := inode.(Ephemeral); ok {
+		return c, nil
+	}
+	d.insert(name, c)
+	return c, nil
+}
+
+// insert puts c into the cache. d.mu is held.
+func (d *Dentry) insert(name string, c *Dentry) {
+	if d.children == nil {
+		d.children = map[string]*Dentry{}
+	}
+	if _, ok := d.children[name]; !ok && d.fs.cached.Add(1) > maxCached {
+		d.shrink()
+	}
+	d.children[name] = c
+}
+
+// forget takes c out of the cache. d.mu is held.
+func (d *Dentry) forget(name string, c *Dentry) {
+	if d.children[name] == c {
+		delete(d.children, name)
+		d.fs.cached.Add(-1)
+	}
+}
+
+// shrink drops children of d that lead nowhere else: a bound on memory, not a
+// choice of the best. d.mu is held.
+func (d *Dentry) shrink() {
+	budget := 64
+	for name, c := range d.children {
+		if budget--; budget < 0 {
+			break
+		}
+		if c.mounted.Load() != 0 || !c.mu.TryRLock() {
+			continue
+		}
+		busy := len(c.children) > 0
+		c.mu.RUnlock()
+		if !busy {
+			d.forget(name, c)
+		}
+	}
+}
+
+// isAncestor reports whether d is c or above it. renameMu is held.
+func (d *Dentry) isAncestor(c *Dentry) bool {
+	for ; c != nil; c = c.Parent() {
+		if c == d {
+			return true
+		}
+	}
+	return false
+}

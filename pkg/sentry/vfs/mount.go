@@ -1,0 +1,423 @@
+package vfs
+
+import (
+	"maps"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// Path is a place in a tree of mounts. It is comparable; the zero Path is
+// nowhere.
+type Path struct {
+	Mount  *Mount
+	Dentry *Dentry
+}
+
+// Ok reports whether p is a place.
+func (p Path) Ok() bool { return p.Dentry != nil }
+
+// Inode returns the inode at p.
+func (p Path) Inode() Inode { return p.Dentry.inode }
+
+// MountFlags are per-mount flags.
+type MountFlags uint32
+
+// Values as in statfs(2)'s f_flags and mount(2).
+const (
+	MountReadOnly   MountFlags = unix.MS_RDONLY
+	MountNoSUID     MountFlags = unix.MS_NOSUID
+	MountNoDev      MountFlags = unix.MS_NODEV
+	MountNoExec     MountFlags = unix.MS_NOEXEC
+	MountNoAtime    MountFlags = unix.MS_NOATIME
+	MountNoDirAtime MountFlags = unix.MS_NODIRATIME
+	MountRelatime   MountFlags = unix.MS_RELATIME
+)
+
+// Mount is a file system, or a part of one, at a place.
+type Mount struct {
+	ID     int
+	ns     *MountNamespace
+	fs     *Filesystem
+	root   *Dentry
+	flags  atomic.Uint32
+	Source string // as /proc/mounts shows it
+
+	// parent and point are set under ns.mu; readers use ns.mounts or hold mu.
+	parent *Mount
+	point  *Dentry
+	// detached is set once the mount is out of the tree.
+	detached atomic.Bool
+}
+
+// Filesystem returns what is mounted, Root its top as seen here.
+func (m *Mount) Filesystem() *Filesystem { return m.fs }
+func (m *Mount) Root() *Dentry           { return m.root }
+
+// Namespace returns the mount namespace that m is in, nil for internal mounts.
+func (m *Mount) Namespace() *MountNamespace { return m.ns }
+
+// Flags returns the mount's flags.
+func (m *Mount) Flags() MountFlags { return MountFlags(m.flags.Load()) }
+
+// SetFlags replaces them.
+func (m *Mount) SetFlags(f MountFlags) { m.flags.Store(uint32(f)) }
+
+// ReadOnly reports whether changes through this mount are refused.
+func (m *Mount) ReadOnly() bool {
+	return MountFlags(m.flags.Load())&MountReadOnly != 0 || m.fs.ReadOnly
+}
+
+var lastMountID atomic.Int64
+
+// NewInternalMount returns a mount that is in no namespace: for files without
+// a place.
+func NewInternalMount(fs *Filesystem) *Mount {
+	return &Mount{ID: int(lastMountID.Add(1)), fs: fs, root: fs.root}
+}
+
+type mountKey struct {
+	mount *Mount
+	point *Dentry
+}
+
+// MountNamespace is a tree of mounts (mount_namespaces(7)). Propagation is
+// always private. Safe for concurrent use.
+type MountNamespace struct {
+	Inode uint64 // of /proc/PID/ns/mnt
+	mu    sync.Mutex
+	root  *Mount
+	// table maps places to what is mounted on top of them; replaced as a whole,
+	// so that path walks read it without a lock.
+	table atomic.Pointer[map[mountKey]*Mount]
+	// order lists mounts as /proc/PID/mountinfo does.
+	order []*Mount
+	// MaxMounts is fs.mount-max.
+	MaxMounts int
+}
+
+// NewMountNamespace returns a namespace with fs as its root.
+func NewMountNamespace(fs *Filesystem, source string, flags MountFlags) *MountNamespace {
+	ns := &MountNamespace{MaxMounts: 100000}
+	ns.table.Store(&map[mountKey]*Mount{})
+	ns.root = &Mount{ID: int(lastMountID.Add(1)), ns: ns, fs: fs, root: fs.root, Source: source}
+	ns.root.SetFlags(flags)
+	ns.order = []*Mount{ns.root}
+	return ns
+}
+
+// Root returns the top of the tree, with what may be mounted over it.
+func (ns *MountNamespace) Root() Path { return ns.cover(Path{ns.root, ns.root.root}) }
+
+// cover follows p to the top of what is mounted on it.
+func (ns *MountNamespace) cover(p Path) Path {
+	for p.Dentry.mounted.Load() > 0 && p.Mount.ns != nil {
+		m := (*p.Mount.ns.table.Load())[mountKey{p.Mount, p.Dentry}]
+		if m == nil {
+			break
+		}
+		p = Path{m, m.root}
+	}
+	return p
+}
+
+// above returns the place that p's mount is on, if p is the mount's top.
+func above(p Path) (Path, bool) {
+	m := p.Mount
+	if p.Dentry != m.root || m.ns == nil {
+		return Path{}, false
+	}
+	m.ns.mu.Lock()
+	defer m.ns.mu.Unlock()
+	if m.parent == nil {
+		return Path{}, false
+	}
+	return Path{m.parent, m.point}, true
+}
+
+// attach puts m at p. ns.mu is held.
+func (ns *MountNamespace) attach(m *Mount, p Path) {
+	t := maps.Clone(*ns.table.Load())
+	t[mountKey{p.Mount, p.Dentry}] = m
+	m.parent, m.point, m.ns = p.Mount, p.Dentry, ns
+	p.Dentry.mounted.Add(1)
+	ns.table.Store(&t)
+	ns.order = append(ns.order, m)
+}
+
+// detach takes m out. ns.mu is held.
+func (ns *MountNamespace) detach(m *Mount) {
+	t := maps.Clone(*ns.table.Load())
+	delete(t, mountKey{m.parent, m.point})
+	ns.table.Store(&t)
+	m.point.mounted.Add(-1)
+	m.detached.Store(true)
+	for i, o := range ns.order {
+		if o == m {
+			ns.order = append(ns.order[:i:i], ns.order[i+1:]...)
+			break
+		}
+	}
+}
+
+// MountAt mounts fs on p and returns the mount.
+func (ns *MountNamespace) MountAt(p Path, fs *Filesystem, source string, flags MountFlags) (*Mount, error) {
+	return ns.mountDentry(p, fs.root, source, flags)
+}
+
+// Bind mounts the tree at src on p. With recursive the mounts below src come
+// along.
+func (ns *MountNamespace) Bind(src, p Path, recursive bool) (*Mount, error) {
+	m, err := ns.mountDentry(p, src.Dentry, src.Mount.Source, src.Mount.Flags())
+	if err != nil || !recursive || src.Mount.ns == nil {
+		return m, err
+	}
+	ns.mu.Lock()
+	defer ns.mu.Unlock()
+	copies := map[*Mount]*Mount{src.Mount: m}
+	for _, o := range append([]*Mount(nil), src.Mount.ns.order...) {
+		to, ok := copies[o.parent]
+		if !ok || o == m || o.parent == src.Mount && !src.Dentry.isAncestor(o.point) {
+			continue
+		}
+		if len(ns.order) >= ns.MaxMounts {
+			return m, unix.ENOSPC
+		}
+		c := &Mount{ID: int(lastMountID.Add(1)), fs: o.fs, root: o.root, Source: o.Source}
+		c.SetFlags(o.Flags())
+		ns.attach(c, Path{to, o.point})
+		copies[o] = c
+	}
+	return m, nil
+}
+
+func (ns *MountNamespace) mountDentry(p Path, root *Dentry, source string, flags MountFlags) (*Mount, error) {
+	_, wantDir := p.Dentry.inode.(Directory)
+	if _, isDir := root.inode.(Directory); isDir != wantDir {
+		return nil, unix.ENOTDIR
+	}
+	if p.Mount.ns != ns {
+		return nil, unix.EINVAL
+	}
+	if p.Dentry.Deleted() {
+		return nil, unix.ENOENT
+	}
+	m := &Mount{ID: int(lastMountID.Add(1)), fs: root.fs, root: root, Source: source}
+	m.SetFlags(flags)
+	ns.mu.Lock()
+	defer ns.mu.Unlock()
+	if len(ns.order) >= ns.MaxMounts {
+		return nil, unix.ENOSPC
+	}
+	ns.attach(m, ns.cover(p))
+	return m, nil
+}
+
+// children returns the mounts directly on m. ns.mu is held.
+func (ns *MountNamespace) children(m *Mount) (c []*Mount) {
+	for _, o := range ns.order {
+		if o.parent == m {
+			c = append(c, o)
+		}
+	}
+	return c
+}
+
+// Unmount takes the mount whose top is p out of the tree: EINVAL if p is not a
+// top, EBUSY if something is mounted below it unless lazy (MNT_DETACH). Open
+// files below keep working.
+func (ns *MountNamespace) Unmount(p Path, lazy bool) error {
+	if p.Dentry != p.Mount.root || p.Mount.ns != ns {
+		return unix.EINVAL
+	}
+	ns.mu.Lock()
+	defer ns.mu.Unlock()
+	if p.Mount.detached.Load() || p.Mount.parent == nil {
+		return unix.EINVAL
+	}
+	below := ns.children(p.Mount)
+	if len(below) > 0 && !lazy {
+		return unix.EBUSY
+	}
+	var all func(m *Mount)
+	all = func(m *Mount) {
+		for _, c := range ns.children(m) {
+			all(c)
+		}
+		ns.detach(m)
+	}
+	all(p.Mount)
+	return nil
+}
+
+// Move moves the mount whose top is src to dst (mount(2), MS_MOVE).
+func (ns *MountNamespace) Move(src, dst Path) error {
+	if src.Dentry != src.Mount.root || src.Mount.ns != ns || dst.Mount.ns != ns {
+		return unix.EINVAL
+	}
+	ns.mu.Lock()
+	defer ns.mu.Unlock()
+	m := src.Mount
+	if m.parent == nil {
+		return unix.EINVAL
+	}
+	for up := dst.Mount; up != nil; up = up.parent {
+		if up == m {
+			return unix.ELOOP
+		}
+	}
+	ns.detach(m)
+	m.detached.Store(false)
+	ns.attach(m, ns.cover(dst))
+	return nil
+}
+
+// PivotRoot makes the mount at newRoot the root of the tree and puts the old
+// one at putOld (pivot_root(2)). The caller has checked that putOld is below
+// newRoot.
+func (ns *MountNamespace) PivotRoot(oldRoot, newRoot, putOld Path) error {
+	if newRoot.Dentry != newRoot.Mount.root || oldRoot.Dentry != oldRoot.Mount.root ||
+		newRoot.Mount.ns != ns || putOld.Mount.ns != ns || oldRoot.Mount.ns != ns {
+		return unix.EINVAL
+	}
+	if newRoot.Mount == oldRoot.Mount || putOld.Mount == oldRoot.Mount {
+		return unix.EBUSY
+	}
+	ns.mu.Lock()
+	defer ns.mu.Unlock()
+	n, o := newRoot.Mount, oldRoot.Mount
+	if n.parent == nil {
+		return unix.EINVAL
+	}
+	place := Path{o.parent, o.point}
+	ns.detach(n)
+	n.detached.Store(false)
+	if place.Mount == nil {
+		n.parent, n.point, ns.root = nil, nil, n
+		ns.order = append([]*Mount{n}, ns.order...)
+	} else {
+		ns.detach(o)
+		ns.attach(n, place)
+	}
+	for i, m := range ns.order {
+		if m == o {
+			ns.order = append(ns.order[:i:i], ns.order[i+1:]...)
+			break
+		}
+	}
+	o.detached.Store(false)
+	ns.attach(o, ns.cover(putOld))
+	return nil
+}
+
+// Clone returns a copy of the namespace (CLONE_NEWNS), and a function that
+// takes a place in the old one to the same place in the new one.
+func (ns *MountNamespace) Clone() (*MountNamespace, func(Path) Path) {
+	ns.mu.Lock()
+	defer ns.mu.Unlock()
+	c := &MountNamespace{MaxMounts: ns.MaxMounts}
+	copies := make(map[*Mount]*Mount, len(ns.order))
+	table := make(map[mountKey]*Mount, len(ns.order))
+	for _, m := range ns.order {
+		n := &Mount{ID: int(lastMountID.Add(1)), ns: c, fs: m.fs, root: m.root, Source: m.Source, point: m.point}
+		n.SetFlags(m.Flags())
+		copies[m] = n
+		c.order = append(c.order, n)
+	}
+	for _, m := range ns.order {
+		if m.parent != nil {
+			n := copies[m]
+			n.parent = copies[m.parent]
+			table[mountKey{n.parent, n.point}] = n
+			n.point.mounted.Add(1)
+		}
+	}
+	c.root = copies[ns.root]
+	c.table.Store(&table)
+	return c, func(p Path) Path {
+		if m := copies[p.Mount]; m != nil {
+			p.Mount = m
+		}
+		return p
+	}
+}
+
+// MountInfo is one line of /proc/PID/mountinfo.
+type MountInfo struct {
+	Mount    *Mount
+	ParentID int
+	Point    Path   // where it is, in the mount it is on
+	Root     string // which part of the file system
+}
+
+// Mounts lists the mounts in order.
+func (ns *MountNamespace) Mounts() []MountInfo {
+	ns.mu.Lock()
+	defer ns.mu.Unlock()
+	infos := make([]MountInfo, 0, len(ns.order))
+	for _, m := range ns.order {
+		i := MountInfo{Mount: m, ParentID: m.ID, Root: dentryPath(m.root)}
+		if m.parent != nil {
+			i.ParentID = m.parent.ID
+		}
+		i.Point = Path{m, m.root}
+		infos = append(infos, i)
+	}
+	return infos
+}
+
+// dentryPath returns the path of d in its file system.
+func dentryPath(d *Dentry) string {
+	var parts []string
+	for p := d.Parent(); p != nil; d, p = p, p.Parent() {
+		parts = append(parts, d.Name())
+	}
+	return joinReversed(parts)
+}
+
+func joinReversed(parts []string) string {
+	if len(parts) == 0 {
+		return "/"
+	}
+	var b strings.Builder
+	for i := len(parts) - 1; i >= 0; i-- {
+		b.WriteByte('/')
+		b.WriteString(parts[i])
+	}
+	return b.String()
+}
+
+// PathName returns the absolute path of p as seen from root. It reports false
+// when p is not below root; the path is then the one from the top of p's tree.
+// The mark " (deleted)" is left to the caller.
+func PathName(root, p Path) (string, bool) {
+	fs := p.Dentry.fs
+	fs.renameMu.RLock()
+	defer fs.renameMu.RUnlock()
+	var parts []string
+	for p != root {
+		if p.Dentry == p.Mount.root {
+			up, ok := above(p)
+			if !ok {
+				if p.Dentry.Parent() == nil && p.Mount.ns == nil {
+					return p.Dentry.Name(), false
+				}
+				return joinReversed(parts), false
+			}
+			p = up
+			continue
+		}
+		parent := p.Dentry.Parent()
+		if parent == nil { // a file without a place
+			if len(parts) == 0 {
+				return p.Dentry.Name(), false
+			}
+			return joinReversed(parts), false
+		}
+		parts = append(parts, p.Dentry.Name())
+		p.Dentry = parent
+	}
+	return joinReversed(parts), true
+}

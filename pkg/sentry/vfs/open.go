@@ -1,0 +1,455 @@
+package vfs
+
+import (
+	"math"
+
+	"golang.org/x/sys/unix"
+
+	"vitrine/pkg/sentry/auth"
+)
+
+// SpecialFiles opens what file systems don't: FIFOs, and devices by number.
+type SpecialFiles interface {
+	// OpenFIFO opens the FIFO at p; it may block.
+	OpenFIFO(ctx Context, p Path, flags uint32) (any, error)
+	// OpenDevice opens a character or block device (ENXIO if there is none).
+	// It may return a file of its own in place of p (/dev/tty, /dev/ptmx).
+	OpenDevice(ctx Context, p Path, block bool, rdev uint64, flags uint32) (impl any, other *File, err error)
+}
+
+// Opener opens files: it carries what is the same for a whole kernel.
+type Opener struct {
+	Special SpecialFiles
+}
+
+// openFlags that Linux 4.4 knows; others are ignored by open(2).
+const knownFlags = unix.O_ACCMODE | unix.O_CREAT | unix.O_EXCL | unix.O_NOCTTY | unix.O_TRUNC | unix.O_APPEND |
+	unix.O_NONBLOCK | unix.O_DSYNC | unix.O_SYNC | unix.O_ASYNC | unix.O_DIRECT | unix.O_DIRECTORY |
+	unix.O_NOFOLLOW | unix.O_NOATIME | unix.O_CLOEXEC | unix.O_PATH | unix.O_TMPFILE | 0x8000 /* O_LARGEFILE on 64 bits */
+
+// Open does open(2). mode has the umask applied.
+func (o *Opener) Open(ctx Context, view FSView, path string, flags, mode uint32, walk WalkFlags) (*File, error) {
+	flags &= knownFlags
+	if flags&unix.O_PATH != 0 {
+		flags &= unix.O_PATH | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
+	}
+	if flags&unix.O_DIRECTORY != 0 {
+		walk |= WantDirectory
+	}
+	if flags&unix.O_TMPFILE == unix.O_TMPFILE {
+		return o.openTmpfile(ctx, view, path, flags, mode, walk)
+	}
+	if flags&unix.O_CREAT != 0 {
+		if flags&unix.O_DIRECTORY != 0 {
+			return nil, unix.EINVAL
+		}
+		return o.openCreate(ctx, view, path, flags, mode, walk)
+	}
+	if flags&unix.O_NOFOLLOW == 0 {
+		walk |= FollowFinal
+	}
+	p, err := Resolve(ctx, view, path, walk)
+	if err != nil {
+		return nil, err
+	}
+	return o.OpenPath(ctx, p, flags)
+}
+
+// OpenPath opens what is at p; no creation.
+func (o *Opener) OpenPath(ctx Context, p Path, flags uint32) (*File, error) {
+	if flags&unix.O_PATH != 0 {
+		return NewFile(p, nil, flags, ctx.Credentials()), nil
+	}
+	var a Attr
+	if err := p.Inode().Attributes(ctx, &a); err != nil {
+		return nil, err
+	}
+	return o.open(ctx, p, &a, flags, false)
+}
+
+// accessOf returns the permissions that flags ask for.
+func accessOf(flags uint32) Permission {
+	var want Permission
+	switch flags & unix.O_ACCMODE {
+	case unix.O_RDONLY:
+		want = MayRead
+	case unix.O_WRONLY:
+		want = MayWrite
+	default: // O_RDWR, and 3, which asks for both and allows neither
+		want = MayRead | MayWrite
+	}
+	if flags&unix.O_TRUNC != 0 {
+		want |= MayWrite
+	}
+	return want
+}
+
+// open opens the existing inode at p. created: it was made by this very call,
+// so that permissions aren't asked.
+func (o *Opener) open(ctx Context, p Path, a *Attr, flags uint32, created bool) (*File, error) {
+	cred := ctx.Credentials()
+	want := accessOf(flags)
+	switch a.Type() {
+	case unix.S_IFLNK:
+		return nil, unix.ELOOP
+	case unix.S_IFDIR:
+		if want&MayWrite != 0 {
+			return nil, unix.EISDIR
+		}
+	case unix.S_IFCHR, unix.S_IFBLK:
+		if p.Mount.Flags()&MountNoDev != 0 {
+			return nil, unix.EACCES
+		}
+	}
+	if flags&unix.O_DIRECTORY != 0 && !a.IsDir() {
+		return nil, unix.ENOTDIR
+	}
+	if !created {
+		if err := CheckPermission(cred, a, want); err != nil {
+			return nil, err
+		}
+		if flags&unix.O_NOATIME != 0 && !IsOwner(cred, a) {
+			return nil, unix.EPERM
+		}
+	}
+	regular := a.Type() == unix.S_IFREG
+	if want&MayWrite != 0 && (regular || a.IsDir()) && p.Mount.ReadOnly() {
+		return nil, unix.EROFS
+	}
+	base := p.Inode().Base()
+	counted := false
+	if want&MayWrite != 0 && regular {
+		if err := base.GetWrite(); err != nil {
+			return nil, err
+		}
+		counted = true
+	}
+	f, err := o.openImpl(ctx, p, a, flags)
+	if err == nil && flags&unix.O_TRUNC != 0 && regular && !created {
+		if err = p.Inode().SetAttributes(ctx, &SetAttr{Mask: SetSize}); err != nil {
+			f.counted = false
+			f.DecRef()
+		} else {
+			notify(p.Dentry, EventModify)
+		}
+	}
+	if err != nil {
+		if counted {
+			base.PutWrite()
+		}
+		return nil, err
+	}
+	f.counted = counted
+	notify(p.Dentry, EventOpen)
+	return f, nil
+}
+
+func (o *Opener) openImpl(ctx Context, p Path, a *Attr, flags uint32) (*File, error) {
+	var impl any
+	var err error
+	_, itself := p.Inode().(SpecialOpener)
+	switch a.Type() {
+	case unix.S_IFREG, unix.S_IFDIR:
+		itself = true
+	}
+	switch {
+	case itself:
+		impl, err = p.Inode().Open(ctx, p, flags)
+	case a.Type() == unix.S_IFIFO:
+		impl, err = o.Special.OpenFIFO(ctx, p, flags)
+	case a.Type() == unix.S_IFCHR, a.Type() == unix.S_IFBLK:
+		var other *File
+		impl, other, err = o.Special.OpenDevice(ctx, p, a.Type() == unix.S_IFBLK, a.Rdev, flags)
+		if other != nil {
+			return other, err
+		}
+	default: // a socket
+		err = unix.ENXIO
+	}
+	if err != nil {
+		return nil, err
+	}
+	if f, ok := impl.(*File); ok { // a file of its own
+		return f, nil
+	}
+	return NewFile(p, impl, flags, ctx.Credentials()), nil
+}
+
+// newAttr applies the rules for owner and mode of new files (inode(7), "The
+// set-group-ID bit").
+func newAttr(ctx Context, dir *Attr, mode uint32, rdev uint64) *NewAttr {
+	c := ctx.Credentials()
+	n := &NewAttr{Mode: mode, UID: c.FSUID, GID: c.FSGID, Rdev: rdev}
+	if dir.Mode&unix.S_ISGID != 0 {
+		n.GID = dir.GID
+		if mode&unix.S_IFMT == unix.S_IFDIR {
+			n.Mode |= unix.S_ISGID
+		} else if n.Mode&(unix.S_ISGID|unix.S_IXGRP) == unix.S_ISGID|unix.S_IXGRP && !c.InGroup(dir.GID) &&
+			!c.HasCapOverFile(unix.CAP_FSETID, dir.UID, dir.GID) {
+			n.Mode &^= unix.S_ISGID
+		}
+	}
+	return n
+}
+
+// mayCreate checks that names may be made in the directory p.
+func mayCreate(ctx Context, p Path, a *Attr) error {
+	if err := p.Inode().Attributes(ctx, a); err != nil {
+		return err
+	}
+	if p.Dentry.Deleted() {
+		return unix.ENOENT
+	}
+	return CheckPermission(ctx.Credentials(), a, MayWrite|MayExec)
+}
+
+func (o *Opener) openCreate(ctx Context, view FSView, path string, flags, mode uint32, walk WalkFlags) (*File, error) {
+	w := walker{ctx: ctx, view: view, flags: walk}
+	if err := w.begin(path); err != nil {
+		return nil, err
+	}
+	for {
+		parent, err := w.parent(path)
+		if err != nil {
+			return nil, err
+		}
+		w.cur = parent.Dir
+		switch parent.Name {
+		case "":
+			return nil, unix.EISDIR
+		case ".", "..":
+			return nil, unix.EISDIR
+		}
+		if parent.Slash {
+			return nil, unix.EISDIR
+		}
+		f, link, err := o.createAt(ctx, parent, flags, mode)
+		if err != nil || f != nil {
+			return f, err
+		}
+		// A symbolic link: go on where it leads.
+		if flags&unix.O_NOFOLLOW != 0 {
+			return nil, unix.ELOOP
+		}
+		if w.links++; w.links > maxSymlinks || walk&ResolveNoSymlinks != 0 {
+			return nil, unix.ELOOP
+		}
+		if magic, ok := link.(MagicLink); ok {
+			if walk&ResolveNoMagicLinks != 0 {
+				return nil, unix.ELOOP
+			}
+			p, err := magic.Target(ctx)
+			if err != nil {
+				return nil, err
+			}
+			return o.OpenPath(ctx, p, flags)
+		}
+		if path, err = link.Readlink(ctx); err != nil {
+			return nil, err
+		}
+		if path == "" {
+			return nil, unix.ENOENT
+		}
+		if err := w.redirect(path); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// createAt opens or makes the last component. It returns the link if that is
+// a symbolic link which O_CREAT follows.
+func (o *Opener) createAt(ctx Context, parent Parent, flags, mode uint32) (*File, Link, error) {
+	d := parent.Dir.Dentry
+	if d.fs.Policy == CacheAll && flags&unix.O_EXCL == 0 {
+		// What is there already needs no exclusive lock.
+		if c, err := d.lookup(ctx, parent.Name); err == nil {
+			f, link, err := o.openExisting(ctx, parent, c, flags)
+			return f, link, err
+		}
+	}
+	d.mu.Lock()
+	c, err := d.lookupLocked(ctx, parent.Name)
+	if err != nil {
+		d.mu.Unlock()
+		return nil, nil, err
+	}
+	if c.inode != nil {
+		d.mu.Unlock()
+		if flags&unix.O_EXCL != 0 {
+			return nil, nil, unix.EEXIST
+		}
+		return o.openExisting(ctx, parent, c, flags)
+	}
+	var a Attr
+	if err := mayCreate(ctx, parent.Dir, &a); err != nil {
+		d.mu.Unlock()
+		return nil, nil, err
+	}
+	if parent.Dir.Mount.ReadOnly() {
+		d.mu.Unlock()
+		return nil, nil, unix.EROFS
+	}
+	na := newAttr(ctx, &a, unix.S_IFREG|mode&0o7777, 0)
+	dir := d.inode.(Directory)
+	var inode Inode
+	var impl any
+	if co, ok := dir.(CreateOpener); ok {
+		inode, impl, err = co.CreateOpen(ctx, parent.Name, na, flags)
+	} else {
+		inode, err = dir.Make(ctx, parent.Name, na)
+	}
+	if err != nil {
+		d.mu.Unlock()
+		return nil, nil, err
+	}
+	n := newChild(d, parent.Name, inode)
+	if c != nil {
+		d.forget(parent.Name, c)
+	}
+	d.insert(parent.Name, n)
+	d.mu.Unlock()
+	notifyEntry(d, EventCreate, parent.Name, inode, 0)
+	p := Path{parent.Dir.Mount, n}
+	if impl != nil {
+		f := NewFile(p, impl, flags, ctx.Credentials())
+		if f.Writable() && inode.Base().GetWrite() == nil {
+			f.counted = true
+		}
+		notify(n, EventOpen)
+		return f, nil, nil
+	}
+	if err := inode.Attributes(ctx, &a); err != nil {
+		return nil, nil, err
+	}
+	f, err := o.open(ctx, p, &a, flags, true)
+	return f, nil, err
+}
+
+// openExisting opens c, found where O_CREAT would have made a file.
+func (o *Opener) openExisting(ctx Context, parent Parent, c *Dentry, flags uint32) (*File, Link, error) {
+	p := parent.Dir.Mount.ns.cover(Path{parent.Dir.Mount, c})
+	if link, ok := p.Inode().(Link); ok {
+		return nil, link, nil
+	}
+	var a Attr
+	if err := p.Inode().Attributes(ctx, &a); err != nil {
+		return nil, nil, err
+	}
+	if a.IsDir() {
+		return nil, nil, unix.EISDIR
+	}
+	if err := checkSticky(ctx, parent.Dir, &a); err != nil {
+		return nil, nil, err
+	}
+	f, err := o.open(ctx, p, &a, flags, false)
+	return f, nil, err
+}
+
+// checkSticky is fs.protected_regular and protected_fifos at 0: nothing is
+// refused, as in Linux 4.4.
+func checkSticky(Context, Path, *Attr) error { return nil }
+
+func (o *Opener) openTmpfile(ctx Context, view FSView, path string, flags, mode uint32, walk WalkFlags) (*File, error) {
+	if accessOf(flags)&MayWrite == 0 {
+		return nil, unix.EINVAL
+	}
+	if flags&unix.O_NOFOLLOW == 0 {
+		walk |= FollowFinal
+	}
+	p, err := Resolve(ctx, view, path, walk|WantDirectory)
+	if err != nil {
+		return nil, err
+	}
+	var a Attr
+	if err := mayCreate(ctx, p, &a); err != nil {
+		return nil, err
+	}
+	maker, ok := p.Inode().(TmpfileMaker)
+	if !ok {
+		return nil, unix.EOPNOTSUPP
+	}
+	if p.Mount.ReadOnly() {
+		return nil, unix.EROFS
+	}
+	inode, err := maker.Tmpfile(ctx, newAttr(ctx, &a, unix.S_IFREG|mode&0o7777, 0))
+	if err != nil {
+		return nil, err
+	}
+	if err := inode.Attributes(ctx, &a); err != nil {
+		return nil, err
+	}
+	d := NewDetachedDentry(p.Dentry.fs, "#"+itoa(a.Ino), inode)
+	d.parent.Store(p.Dentry)
+	d.deleted.Store(true)
+	return o.open(ctx, Path{p.Mount, d}, &a, flags&^(unix.O_TMPFILE&^unix.O_DIRECTORY|unix.O_DIRECTORY|unix.O_TRUNC), true)
+}
+
+func itoa(n uint64) string {
+	var b [20]byte
+	i := len(b)
+	for {
+		i--
+		b[i] = byte('0' + n%10)
+		if n /= 10; n == 0 {
+			return string(b[i:])
+		}
+	}
+}
+
+// Truncate does truncate(2) on p, and ftruncate(2) where f is not nil.
+func Truncate(ctx Context, p Path, f *File, size int64) error {
+	if size < 0 {
+		return unix.EINVAL
+	}
+	var a Attr
+	inode := p.Inode()
+	if err := inode.Attributes(ctx, &a); err != nil {
+		return err
+	}
+	if a.IsDir() {
+		return unix.EISDIR
+	}
+	if a.Type() != unix.S_IFREG {
+		return unix.EINVAL
+	}
+	if f != nil {
+		if !f.Writable() {
+			return unix.EINVAL
+		}
+	} else {
+		if err := CheckPermission(ctx.Credentials(), &a, MayWrite); err != nil {
+			return err
+		}
+		if p.Mount.ReadOnly() {
+			return unix.EROFS
+		}
+		if err := inode.Base().GetWrite(); err != nil {
+			return err
+		}
+		defer inode.Base().PutWrite()
+	}
+	if limit := ctx.FileSizeLimit(); size > a.Size && limit <= math.MaxInt64 && size > int64(limit) {
+		ctx.FileSizeExceeded()
+		return unix.EFBIG
+	}
+	s := SetAttr{Mask: SetSize, Size: size}
+	dropPrivileges(ctx.Credentials(), &a, &s)
+	if err := inode.SetAttributes(ctx, &s); err != nil {
+		return err
+	}
+	notify(p.Dentry, EventModify)
+	return nil
+}
+
+// dropPrivileges takes setuid and setgid away from a file that is changed by
+// somebody without CAP_FSETID.
+func dropPrivileges(c *auth.Credentials, a *Attr, s *SetAttr) {
+	drop := a.Mode & unix.S_ISUID
+	if a.Mode&(unix.S_ISGID|unix.S_IXGRP) == unix.S_ISGID|unix.S_IXGRP {
+		drop |= unix.S_ISGID
+	}
+	if drop != 0 && !c.HasCapOverFile(unix.CAP_FSETID, a.UID, a.GID) {
+		s.Mask |= SetMode
+		s.Mode = a.Mode & 0o7777 &^ drop
+	}
+}
