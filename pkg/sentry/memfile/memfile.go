@@ -1,14 +1,522 @@
-// Package memfile will hold the memory file.
+// Package memfile is the memory of applications: one memfd from which all pages
+// come that are not in a donated host file.
+//
+// File hands out runs of pages. Each page has a count of references; at zero it
+// is free. The Sentry sees the file through chunks of 64 MiB that are mapped
+// once and never unmapped, so Slice takes no lock. An Account bounds and counts
+// what one container, or one kind of use in it, holds; an allocation beyond the
+// limit fails with ENOMEM, for the caller to end a task over.
+//
+// Where pages come from matters for speed: a run asked for with a hint goes
+// right behind its neighbour, so that mappings of successive faults merge in
+// the host, and a run without one starts a group of 1 MiB of its own where
+// there is room. Groups are used from the lowest up, so what was freed last is
+// likely to be used first. A freed page stays with the host for the next user,
+// who gets it cleared ("warm"); when more than 64 MiB or a quarter of what is in
+// use is kept like this, whoever frees gives half back.
+//
+// The memfd can't shrink (F_SEAL_SHRINK), so touching a page of it never
+// faults for lack of a page; it may when the host is out of memory, which
+// nobody can survive.
+//
+// Locking: File.mu is a leaf. Reference counts, Slice and the numbers of an
+// Account are atomic. All methods are safe for concurrent use.
 package memfile
 
-// File is the memory file.
-type File struct{}
+import (
+	"fmt"
+	"math/bits"
+	"sync"
+	"sync/atomic"
 
-// Account counts what one container uses.
-type Account struct{}
+	"golang.org/x/sys/unix"
 
-// New makes a memory file.
-func New() (*File, error) { panic("not yet") }
+	"vitrine/pkg/usermem"
+)
 
-// NewAccount returns an account; limit is in bytes, zero is none.
-func (f *File) NewAccount(name string, limit uint64) *Account { panic("not yet") }
+const (
+	pageSize  = usermem.PageSize
+	pageShift = usermem.PageShift
+
+	// ChunkSize is how much of the file the Sentry maps at a time, and the
+	// longest run of pages.
+	ChunkSize  = 1 << chunkShift
+	chunkShift = 26
+	chunkMask  = ChunkSize - 1
+	chunkPages = ChunkSize / pageSize
+	chunkWords = chunkPages / 64
+
+	// groupPages is the unit that allocations without a hint are kept apart by.
+	groupPages = 256
+	groupWords = groupPages / 64
+	groups     = chunkPages / groupPages // 64: one word of bits
+
+	// maxChunks bounds the file: 1 TiB.
+	maxChunks = 1 << 14
+
+	// warmFloor is how many free pages are kept in any case.
+	warmFloor = 64 << 20 / pageSize
+)
+
+// NoHint is the hint of an allocation that goes anywhere.
+const NoHint = ^uint64(0)
+
+// chunk is ChunkSize bytes of the file.
+type chunk struct {
+	mem  []byte // the Sentry's view
+	refs [chunkPages]atomic.Int32
+
+	// Guarded by File.mu. acct says which account was charged for a page in
+	// use; bits of used and warm are by page, those of freeGroups by group.
+	acct       [chunkPages]uint16
+	used       [chunkWords]uint64
+	warm       [chunkWords]uint64 // free, and not known to be zero
+	freeGroups uint64
+	free       int // pages
+}
+
+// File is the memory file. It implements memmap.File.
+type File struct {
+	fd     int
+	chunks [maxChunks]atomic.Pointer[chunk]
+
+	usedPages atomic.Int64
+	warmPages atomic.Int64
+
+	mu       sync.Mutex
+	nchunks  int
+	lowFree  int // no chunk below this one has a free group
+	lowAny   int // no chunk below this one has a free page
+	accounts []*Account
+	trimming bool
+}
+
+// New makes an empty memory file.
+func New() (*File, error) {
+	const name = "vitrine-memory"
+	// Nobody executes the file itself; mapping it executable needs no such
+	// permission. Older kernels (before 6.3) do not know the flag.
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_NOEXEC_SEAL)
+	if err == unix.EINVAL {
+		fd, err = unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("creating the memory file: %w", err)
+	}
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("sealing the memory file: %w", err)
+	}
+	return &File{fd: fd}, nil
+}
+
+// Close gives up the file and the Sentry's view of it. Nothing uses it any
+// more; in a Sentry it lives as long as the process.
+func (f *File) Close() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for i := range f.nchunks {
+		if c := f.chunks[i].Swap(nil); c != nil {
+			unix.Munmap(c.mem)
+		}
+	}
+	f.nchunks = 0
+	return unix.Close(f.fd)
+}
+
+// FD implements platform.File.
+func (f *File) FD() int { return f.fd }
+
+// Slice implements memmap.File. It does not fail for a range in use.
+func (f *File) Slice(offset, length uint64) ([]byte, error) {
+	if offset >= maxChunks<<chunkShift {
+		return nil, unix.EFAULT
+	}
+	c := f.chunks[offset>>chunkShift].Load()
+	if c == nil {
+		return nil, unix.EFAULT
+	}
+	b := c.mem[offset&chunkMask:]
+	if length < uint64(len(b)) {
+		b = b[:length]
+	}
+	return b, nil
+}
+
+func (f *File) chunkOf(offset uint64) (*chunk, int) {
+	return f.chunks[offset>>chunkShift].Load(), int(offset & chunkMask >> pageShift)
+}
+
+// Request says what Alloc is asked for.
+type Request struct {
+	Account *Account
+	Pages   int // at least one
+	// Hint is the offset where the run should start, or NoHint. It is not
+	// followed where a page there is in use.
+	Hint uint64
+	// Down puts a run without a usable hint at the end of its group: further
+	// runs will be asked for below it.
+	Down bool
+	// Zero wants the pages cleared. Otherwise they hold what somebody left,
+	// and the caller overwrites all of it before anybody sees it.
+	Zero bool
+}
+
+// Run is a result of Alloc: pages that follow each other, each with one
+// reference.
+type Run struct {
+	Offset uint64
+	Pages  int
+	// Warm says that the host has memory for all of the pages.
+	Warm bool
+}
+
+// Alloc allocates a run of at least one and at most r.Pages pages. It fails
+// with ENOMEM when the account's limit is reached or the file is full.
+func (f *File) Alloc(r Request) (Run, error) {
+	want := min(r.Pages, chunkPages)
+	if want <= 0 {
+		return Run{}, unix.EINVAL
+	}
+	// Near the limit, take what is left of it.
+	if !r.Account.charge(int64(want)) {
+		want = 1
+		if !r.Account.charge(1) {
+			return Run{}, unix.ENOMEM
+		}
+	}
+	f.mu.Lock()
+	c, ci, first := f.place(r.Hint, want, r.Down)
+	if c == nil {
+		f.mu.Unlock()
+		r.Account.uncharge(int64(want))
+		return Run{}, unix.ENOMEM
+	}
+	n, warm := c.run(first, want)
+	c.take(first, n)
+	for i := first; i < first+n; i++ {
+		c.acct[i] = r.Account.id
+		c.refs[i].Store(1)
+	}
+	f.mu.Unlock()
+
+	f.usedPages.Add(int64(n))
+	if n < want {
+		r.Account.uncharge(int64(want - n))
+	}
+	if warm {
+		f.warmPages.Add(-int64(n))
+		if r.Zero {
+			clear(c.mem[first<<pageShift : (first+n)<<pageShift])
+		}
+	}
+	return Run{Offset: uint64(ci)<<chunkShift | uint64(first)<<pageShift, Pages: n, Warm: warm}, nil
+}
+
+// place chooses the first page of a run. f.mu is held.
+func (f *File) place(hint uint64, want int, down bool) (*chunk, int, int) {
+	if hint != NoHint && hint>>chunkShift < uint64(f.nchunks) {
+		c, page := f.chunkOf(hint)
+		if c.isFree(page) {
+			return c, int(hint >> chunkShift), page
+		}
+	}
+	need := (want + groupPages - 1) / groupPages
+	for {
+		for i := f.lowFree; i < f.nchunks; i++ {
+			c := f.chunks[i].Load()
+			if c.freeGroups == 0 {
+				if i == f.lowFree {
+					f.lowFree++
+				}
+				continue
+			}
+			g := groupRun(c.freeGroups, need)
+			first := g * groupPages
+			if down {
+				first += groupPages - min(want, groupPages)
+			}
+			return c, i, first
+		}
+		// No free group. Fill up what is there while most of it is empty.
+		used, total := f.usedPages.Load(), int64(f.nchunks)*chunkPages
+		if used > total/4 || f.nchunks == 0 {
+			if f.nchunks < maxChunks && f.grow() {
+				continue
+			}
+		}
+		for i := f.lowAny; i < f.nchunks; i++ {
+			c := f.chunks[i].Load()
+			if c.free == 0 {
+				if i == f.lowAny {
+					f.lowAny++
+				}
+				continue
+			}
+			for w, word := range c.used {
+				if word != ^uint64(0) {
+					return c, i, w*64 + bits.TrailingZeros64(^word)
+				}
+			}
+		}
+		if f.nchunks == maxChunks || !f.grow() {
+			return nil, 0, 0
+		}
+	}
+}
+
+// groupRun returns the first of need free groups in a row, or the lowest free
+// group when there is no such row.
+func groupRun(free uint64, need int) int {
+	run := free
+	for i := 1; i < need && run != 0; i++ {
+		run &= free >> i
+	}
+	if run == 0 {
+		run = free
+	}
+	return bits.TrailingZeros64(run)
+}
+
+// grow adds a chunk. f.mu is held.
+func (f *File) grow() bool {
+	if err := unix.Ftruncate(f.fd, int64(f.nchunks+1)<<chunkShift); err != nil {
+		return false
+	}
+	mem, err := unix.Mmap(f.fd, int64(f.nchunks)<<chunkShift, ChunkSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return false
+	}
+	f.chunks[f.nchunks].Store(&chunk{mem: mem, freeGroups: ^uint64(0), free: chunkPages})
+	f.nchunks++
+	return true
+}
+
+func (c *chunk) isFree(page int) bool { return c.used[page/64]&(1<<(page%64)) == 0 }
+
+// run returns how many pages from first on, up to want, are free and as warm
+// as the first one.
+func (c *chunk) run(first, want int) (int, bool) {
+	warm := c.warm[first/64]>>(first%64)&1 != 0
+	n := 0
+	for page := first; n < want && page < chunkPages; {
+		// Bits that end the run, from page on.
+		stop := c.used[page/64]
+		if warm {
+			stop |= ^c.warm[page/64]
+		} else {
+			stop |= c.warm[page/64]
+		}
+		stop >>= page % 64
+		rest := 64 - page%64
+		step := min(bits.TrailingZeros64(stop), rest)
+		n += step
+		page += step
+		if step < rest {
+			break
+		}
+	}
+	return min(n, want), warm
+}
+
+// take marks pages as in use, and not warm.
+func (c *chunk) take(first, n int) {
+	eachWord(first, n, func(w int, mask uint64) {
+		c.used[w] |= mask
+		c.warm[w] &^= mask
+	})
+	for g := first / groupPages; g <= (first+n-1)/groupPages; g++ {
+		c.freeGroups &^= 1 << g
+	}
+	c.free -= n
+}
+
+// give marks pages as free.
+func (c *chunk) give(first, n int, warm bool) {
+	eachWord(first, n, func(w int, mask uint64) {
+		c.used[w] &^= mask
+		if warm {
+			c.warm[w] |= mask
+		}
+	})
+	for g := first / groupPages; g <= (first+n-1)/groupPages; g++ {
+		words := c.used[g*groupWords : (g+1)*groupWords]
+		if words[0]|words[1]|words[2]|words[3] == 0 {
+			c.freeGroups |= 1 << g
+		}
+	}
+	c.free += n
+}
+
+func eachWord(first, n int, f func(w int, mask uint64)) {
+	for n > 0 {
+		step := min(n, 64-first%64)
+		f(first/64, ^uint64(0)>>(64-step)<<(first%64))
+		first += step
+		n -= step
+	}
+}
+
+// IncRef adds a reference to each page of the range, which has one already.
+func (f *File) IncRef(offset, length uint64) {
+	for length > 0 {
+		c, page := f.chunkOf(offset)
+		n := min(int(length>>pageShift), chunkPages-page)
+		for i := page; i < page+n; i++ {
+			if c.refs[i].Add(1) <= 1 {
+				panic("memfile: reference taken on a free page")
+			}
+		}
+		offset += uint64(n) << pageShift
+		length -= uint64(n) << pageShift
+	}
+}
+
+// DecRef drops a reference of each page of the range and frees those that have
+// none left.
+func (f *File) DecRef(offset, length uint64) {
+	freed := false
+	for length > 0 {
+		c, page := f.chunkOf(offset)
+		n := min(int(length>>pageShift), chunkPages-page)
+		// Pages are freed by runs, to take the lock once.
+		start := -1
+		for i := page; i < page+n; i++ {
+			left := c.refs[i].Add(-1)
+			switch {
+			case left < 0:
+				panic("memfile: reference dropped on a free page")
+			case left == 0 && start < 0:
+				start = i
+			case left > 0 && start >= 0:
+				f.freeRun(c, start, i-start, offset>>chunkShift)
+				start, freed = -1, true
+			}
+		}
+		if start >= 0 {
+			f.freeRun(c, start, page+n-start, offset>>chunkShift)
+			freed = true
+		}
+		offset += uint64(n) << pageShift
+		length -= uint64(n) << pageShift
+	}
+	if freed {
+		f.trimAbove(f.warmBound())
+	}
+}
+
+// DropShared drops a reference of one page and reports true, unless it is the
+// last one: then nothing is done. It lets a caller put off what must be done
+// before a page is freed.
+func (f *File) DropShared(offset uint64) bool {
+	c, page := f.chunkOf(offset)
+	for {
+		n := c.refs[page].Load()
+		if n <= 1 {
+			return false
+		}
+		if c.refs[page].CompareAndSwap(n, n-1) {
+			return true
+		}
+	}
+}
+
+// Exclusive returns how many pages from offset on, within length, have just one
+// reference: nobody but the caller, who holds it, can reach them.
+func (f *File) Exclusive(offset, length uint64) int {
+	n := 0
+	for length > 0 {
+		c, page := f.chunkOf(offset)
+		for ; page < chunkPages && length > 0; page++ {
+			if c.refs[page].Load() != 1 {
+				return n
+			}
+			n++
+			offset += pageSize
+			length -= pageSize
+		}
+	}
+	return n
+}
+
+func (f *File) freeRun(c *chunk, first, n int, ci uint64) {
+	f.mu.Lock()
+	for i := first; i < first+n; {
+		// Few runs have pages of more than one account.
+		id, j := c.acct[i], i+1
+		for j < first+n && c.acct[j] == id {
+			j++
+		}
+		f.accounts[id].uncharge(int64(j - i))
+		i = j
+	}
+	c.give(first, n, true)
+	f.lowFree = min(f.lowFree, int(ci))
+	f.lowAny = min(f.lowAny, int(ci))
+	f.mu.Unlock()
+	f.usedPages.Add(-int64(n))
+	f.warmPages.Add(int64(n))
+}
+
+// warmBound is how many free pages may be kept from the host.
+func (f *File) warmBound() int64 { return max(warmFloor, f.usedPages.Load()/4) }
+
+// trimAbove gives free pages back to the host when more than bound are kept,
+// from the end of the file down to half of bound.
+func (f *File) trimAbove(bound int64) {
+	if f.warmPages.Load() <= bound {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.trimming {
+		return
+	}
+	f.trimming = true
+	defer func() { f.trimming = false }()
+	for i := f.nchunks - 1; i >= 0; i-- {
+		c := f.chunks[i].Load()
+		for w := chunkWords - 1; w >= 0; w-- {
+			for c.warm[w] != 0 {
+				if f.warmPages.Load() <= bound/2 {
+					return
+				}
+				f.punch(c, i, w)
+			}
+		}
+	}
+}
+
+// punch gives the run of warm pages back that reaches from word w downwards.
+// f.mu is held, and released while the host works.
+func (f *File) punch(c *chunk, ci, w int) {
+	last := w*64 + 63 - bits.LeadingZeros64(c.warm[w])
+	first := last
+	for first > 0 && c.warm[(first-1)/64]>>((first-1)%64)&1 != 0 {
+		first--
+	}
+	n := last - first + 1
+	// Nobody must take the pages meanwhile.
+	c.take(first, n)
+	f.warmPages.Add(-int64(n))
+	f.mu.Unlock()
+	err := unix.Fallocate(f.fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE,
+		int64(ci)<<chunkShift|int64(first)<<pageShift, int64(n)<<pageShift)
+	if err != nil {
+		// The host keeps the pages; at least they are zero, as cold ones are.
+		clear(c.mem[first<<pageShift : (last+1)<<pageShift])
+	}
+	f.mu.Lock()
+	c.give(first, n, false)
+	f.lowFree = min(f.lowFree, ci)
+	f.lowAny = min(f.lowAny, ci)
+}
+
+// Trim gives all free pages back to the host.
+func (f *File) Trim() { f.trimAbove(0) }
+
+// Usage returns how many bytes are allocated, and how many free bytes are kept
+// from the host.
+func (f *File) Usage() (used, kept uint64) {
+	return uint64(f.usedPages.Load()) << pageShift, uint64(f.warmPages.Load()) << pageShift
+}
