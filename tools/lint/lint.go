@@ -15,6 +15,7 @@
 //   - assembly in a room of the house in a file not named NAME_GOARCH.s, or
 //     without such a comment;
 //   - a postponement, such as TODO(name) or FIXME(name), without its owner's name;
+//   - a Go file that gofmt would change;
 //   - a package with a name that says nothing, or without a package comment.
 //
 // Files are read whatever their build constraints. Directories named testdata,
@@ -29,6 +30,7 @@ import (
 	"cmp"
 	"fmt"
 	"go/ast"
+	"go/format"
 	"go/parser"
 	"go/token"
 	"io/fs"
@@ -134,6 +136,9 @@ func (c *checker) goFile(name string) error {
 	f, err := parser.ParseFile(c.fset, name, src, parser.ParseComments|parser.SkipObjectResolution)
 	if err != nil {
 		return err
+	}
+	if formatted, err := format.Source(src); err == nil && !bytes.Equal(src, formatted) {
+		c.problems = append(c.problems, Problem{name, 0, "not as gofmt writes it"})
 	}
 	if saysNothing.MatchString(f.Name.Name) {
 		c.report(f.Name.Pos(), "package %s: the name does not say what it is about", f.Name.Name)

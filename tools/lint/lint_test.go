@@ -2,6 +2,7 @@ package lint
 
 import (
 	"fmt"
+	"go/format"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -70,6 +71,16 @@ func TestTablesOfAnotherLayoutAreRefused(t *testing.T) {
 	}
 }
 
+// formatted spares the sources below their blank lines.
+func formatted(t *testing.T, src []byte) []byte {
+	t.Helper()
+	out, err := format.Source(src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
 func TestCheck(t *testing.T) {
 	const doc = "// Package x is documented.\n"
 	for _, c := range []struct {
@@ -82,8 +93,8 @@ func TestCheck(t *testing.T) {
 		{"a row above", "pkg/objects/a.go", doc + "package objects\nimport \"m/pkg/facts\"\n", ""},
 		{"its own row", "pkg/objects/a.go", doc + "package objects\nimport \"m/pkg/objects/b\"\n", ""},
 		{"a row below", "pkg/facts/a.go", doc + "package facts\nimport \"m/pkg/objects/b\"\n",
-			"pkg/facts/a.go:3: pkg/facts (row 0, facts) imports pkg/objects/b (row 1, objects)"},
-		{"a row below, another system's file", "pkg/facts/a_windows.go", doc + "//go:build never\npackage facts\nimport \"m/pkg/objects/b\"\n", "imports pkg/objects/b"},
+			"pkg/facts/a.go:4: pkg/facts (row 0, facts) imports pkg/objects/b (row 1, objects)"},
+		{"a row below, another system's file", "pkg/facts/a_windows.go", "//go:build never\n\n" + doc + "package facts\nimport \"m/pkg/objects/b\"\n", "imports pkg/objects/b"},
 		{"a row below in a test", "pkg/facts/a_test.go", "package facts\nimport \"m/pkg/objects/b\"\n", ""},
 		{"from outside", "pkg/objects/a.go", doc + "package objects\nimport \"m/test/x\"\n", "imports test/x (row 4, outside)"},
 		{"no row", "pkg/new/a.go", doc + "package fresh\n", "pkg/new has no row"},
@@ -96,10 +107,10 @@ func TestCheck(t *testing.T) {
 		{"unsafe in an ordinary file", "pkg/facts/a.go", doc + "package facts\nimport \"unsafe\"\nconst n = unsafe.Sizeof(1)\n", "not named *_unsafe.go"},
 		{"unsafe in a test", "pkg/facts/a_test.go", "package facts\nimport _ \"unsafe\"\n", "not named *_unsafe.go"},
 		{"unsafe constants", "pkg/facts/a_unsafe.go", doc + "package facts\nimport \"unsafe\"\nconst n = unsafe.Sizeof(1)\n", ""},
-		{"unsafe unsaid", "pkg/facts/a_unsafe_amd64.go", doc + "package facts\nimport \"unsafe\"\nfunc f() {\n\t_ = unsafe.Pointer(nil)\n}\n", "a_unsafe_amd64.go:5: unsafe in a declaration without"},
+		{"unsafe unsaid", "pkg/facts/a_unsafe_amd64.go", doc + "package facts\nimport \"unsafe\"\nfunc f() {\n\t_ = unsafe.Pointer(nil)\n}\n", "a_unsafe_amd64.go:7: unsafe in a declaration without"},
 		{"unsafe said inside", "pkg/facts/a_unsafe_test.go", "package facts\nimport \"unsafe\"\nfunc f() {\n\t// SAFETY: nil is always valid.\n\t_ = unsafe.Pointer(nil)\n}\n", ""},
 		{"unsafe said before", "pkg/facts/a_unsafe.go", doc + "package facts\nimport \"unsafe\"\n// f is.\n//\n// SAFETY: it is nil.\nfunc f(unsafe.Pointer) {}\n", ""},
-		{"unsafe said elsewhere", "pkg/facts/a_unsafe.go", doc + "package facts\nimport \"unsafe\"\n// SAFETY: of another.\nvar x int\nvar y unsafe.Pointer\n", "a_unsafe.go:6"},
+		{"unsafe said elsewhere", "pkg/facts/a_unsafe.go", doc + "package facts\nimport \"unsafe\"\n// SAFETY: of another.\nvar x int\nvar y unsafe.Pointer\n", "a_unsafe.go:8"},
 		{"assembly", "pkg/facts/a_amd64.s", "// SAFETY: it returns.\n", ""},
 		{"assembly unsaid", "pkg/facts/a_amd64.s", "RET\n", "without a comment SAFETY"},
 		{"assembly of no processor", "pkg/facts/a.s", "// SAFETY: it returns.\n", "not named *_amd64.s"},
@@ -109,11 +120,16 @@ func TestCheck(t *testing.T) {
 		{"TODO with owner", "pkg/facts/a.go", doc + "package facts\n\n// TODO(ada): later.\n", ""},
 		{"TODO in a string", "pkg/facts/a.go", doc + "package facts\n\nconst s = \"TODO: x\"\n", ""},
 		{"a name that says nothing", "pkg/facts/a.go", doc + "package util\n", "does not say what it is about"},
+		{"not formatted", "pkg/facts/a.go", doc + "package facts\n\nvar x  int\n", "not as gofmt writes it"},
 		{"no package comment", "pkg/facts/a.go", "package facts\n", "no file of the package has a package comment"},
 		{"testdata", "pkg/facts/testdata/a.go", "package util\n", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			problems, err := Check(fstest.MapFS{c.file: {Data: []byte(c.src)}}, "m", testRows(t))
+			src := []byte(c.src)
+			if c.name != "not formatted" && strings.HasSuffix(c.file, ".go") {
+				src = formatted(t, src)
+			}
+			problems, err := Check(fstest.MapFS{c.file: {Data: src}}, "m", testRows(t))
 			if err != nil {
 				t.Fatal(err)
 			}
