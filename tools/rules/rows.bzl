@@ -36,6 +36,7 @@ ROWS = [
     ("memory", [
         "pkg/sentry/memmap",
         "pkg/sentry/mm",
+        "pkg/sentry/pagestore",
     ]),
     ("objects", [
         "pkg/sentry/auth",
