@@ -99,14 +99,18 @@ func (m *fakeMemory) MMap(o mm.MMapOpts) (usermem.Addr, error) {
 	}
 	if !o.Fixed && !o.FixedNoReplace {
 		// Top down, below a gap for the stack.
-		for a := usermem.Addr(0x7f0000000000); ; a -= 1 << 20 {
-			if r, _ := (a - usermem.Addr(n)).Range(n); uint64(a) > n && r.Start > m.user.Start && !m.overlaps(r) {
-				o.Addr = r.Start
+		end := usermem.Addr(0x7f0000000000)
+		for i := len(m.vmas) - 1; i >= 0; i-- {
+			v := m.vmas[i]
+			if v.End <= end && uint64(end-v.End) >= n {
 				break
-			} else if uint64(a) < n+1<<21 {
-				return 0, unix.ENOMEM
 			}
+			end = min(end, v.Start)
 		}
+		if uint64(end-m.user.Start) < n {
+			return 0, unix.ENOMEM
+		}
+		o.Addr = end - usermem.Addr(n)
 	}
 	r, ok := o.Addr.Range(n)
 	if !ok || !m.user.Covers(r) {
