@@ -43,3 +43,74 @@ type State struct {
 	// platform.Context.PullFP.
 	FP []byte
 }
+
+// NewState returns a state with empty registers and fresh vector state.
+func NewState() *State {
+	s := &State{FP: NewFP()}
+	s.Regs.Sanitize()
+	return s
+}
+
+// Clone returns a copy, for fork(2) and clone(2). The platform's PullFP comes
+// before it.
+func (s *State) Clone() *State {
+	c := &State{Regs: s.Regs, FP: make([]byte, len(s.FP))}
+	copy(c.FP, s.FP)
+	return c
+}
+
+// Selectors of Linux on amd64 (arch/x86/include/asm/segment.h).
+const (
+	UserCs   = 0x33
+	UserCs32 = 0x23
+	UserDs   = 0x2b
+)
+
+// Bits of Eflags.
+const (
+	FlagCF = 1 << 0
+	FlagPF = 1 << 2
+	FlagAF = 1 << 4
+	FlagZF = 1 << 6
+	FlagSF = 1 << 7
+	FlagTF = 1 << 8
+	FlagIF = 1 << 9
+	FlagDF = 1 << 10
+	FlagOF = 1 << 11
+	FlagNT = 1 << 14
+	FlagRF = 1 << 16
+	FlagAC = 1 << 18
+	FlagID = 1 << 21
+
+	// flagsUser are those that the application may have as it likes:
+	// FIX_EFLAGS of rt_sigreturn(2), and what it can change by popf.
+	flagsUser = FlagCF | FlagPF | FlagAF | FlagZF | FlagSF | FlagTF | FlagDF | FlagOF | FlagNT | FlagRF | FlagAC | FlagID
+	flagsSet  = FlagIF | 1<<1
+)
+
+// taskSize is the end of user addresses. Segment bases beyond are refused by
+// arch_prctl(2) and ptrace(2).
+const taskSize = 0x7ffffffff000
+
+// Sanitize makes r something that the host lets an application have, whatever
+// it was: segment selectors of ring 3, no privileged flags, segment bases in
+// user space. An instruction pointer that isn't canonical stays: going there
+// faults, as it does on Linux.
+func (r *Registers) Sanitize() {
+	if r.Cs != UserCs && r.Cs != UserCs32 {
+		r.Cs = UserCs
+	}
+	r.Ss = UserDs
+	for _, s := range [...]*uint64{&r.Ds, &r.Es, &r.Fs, &r.Gs} {
+		if *s &= 0xffff; *s != 0 {
+			*s |= 3
+		}
+	}
+	r.Eflags = r.Eflags&flagsUser | flagsSet
+	if r.FsBase >= taskSize {
+		r.FsBase = 0
+	}
+	if r.GsBase >= taskSize {
+		r.GsBase = 0
+	}
+}

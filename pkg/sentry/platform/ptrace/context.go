@@ -1,0 +1,381 @@
+package ptrace
+
+import (
+	"encoding/binary"
+	"runtime"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"vitrine/pkg/sentry/arch"
+	"vitrine/pkg/sentry/platform"
+	"vitrine/pkg/sentry/platform/stub"
+	"vitrine/pkg/usermem"
+)
+
+// interruptSignal makes a running stub thread stop. Being ignored by default it
+// can't hurt one that nobody traces.
+const interruptSignal = unix.SIGURG
+
+// context implements platform.Context.
+type context struct {
+	platform *Platform
+
+	// pending says that Interrupt was called and no Switch has returned for
+	// it; running is the thread that executes application code. Interrupt
+	// sets pending before it looks at running, Switch sets running before it
+	// looks at pending: one of them sees the other.
+	pending atomic.Bool
+	running atomic.Pointer[thread]
+
+	tracer *tracer // that the goroutine is locked to, or nil
+	thread *thread // the last one used
+	// fpAt is where the state is whose vector registers are in thread, or nil
+	// if they must be loaded. fpPulled says that state.FP is as current.
+	fpAt     *byte
+	fpPulled bool
+}
+
+// Switch implements platform.Context.
+func (c *context) Switch(as platform.AddressSpace, state *arch.State) (platform.Event, error) {
+	a := as.(*addressSpace)
+	if c.pending.Load() && c.pending.Swap(false) {
+		return platform.Event{Kind: platform.EventInterrupted}, nil
+	}
+	if c.tracer == nil {
+		runtime.LockOSThread()
+		c.tracer = c.platform.thisTracer()
+	}
+	a.running.Add(1)
+	defer a.running.Add(-1)
+	th := c.thread
+	if th == nil || th.proc != a.proc || th.tracer != c.tracer || a.queued.Load() {
+		var err error
+		if th, err = c.prepare(a, state); err != nil {
+			return platform.Event{}, err
+		}
+	}
+	if c.fpAt != &state.FP[0] || th.fpOwner != c {
+		if err := c.loadFP(th, state); err != nil {
+			return platform.Event{}, err
+		}
+	}
+	c.fpPulled = false
+	state.Regs.Sanitize()
+	regs := state.Regs
+	// The host must not take the result of a call for one of its own, to be
+	// restarted.
+	regs.OrigRax = ^uint64(0)
+	if e := th.setRegs(&regs); e != 0 {
+		return platform.Event{}, th.gone()
+	}
+
+	c.running.Store(th)
+	defer c.running.Store(nil)
+	if c.pending.Load() {
+		c.pending.Store(false)
+		return platform.Event{Kind: platform.EventInterrupted}, nil
+	}
+	return c.run(th, state)
+}
+
+// prepare finds the thread for c in a and makes the queued changes of mappings.
+func (c *context) prepare(a *addressSpace, state *arch.State) (*thread, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	th, err := a.thread(c.tracer)
+	if err != nil {
+		return nil, err
+	}
+	if th != c.thread {
+		// Vector state that is still in the other thread is lost unless it is
+		// fetched now, for the one state that it belongs to.
+		if c.fpAt == &state.FP[0] {
+			c.pullFP(state)
+		}
+		c.fpAt = nil
+		c.thread = th
+	}
+	if err := a.flush(c.tracer); err != nil {
+		return nil, err
+	}
+	return th, nil
+}
+
+// run executes application code until there is an event.
+func (c *context) run(th *thread, state *arch.State) (platform.Event, error) {
+	var sig unix.Signal
+	var fault sigInfo // of the signal that is being delivered
+	for {
+		status, err := th.resume(reqSysemu, sig)
+		if err != nil {
+			return platform.Event{}, err
+		}
+		sig = 0
+		stop := status.StopSignal()
+		if stop == unix.SIGTRAP|0x80 {
+			if getRegs(th.tid, &state.Regs) != 0 {
+				return platform.Event{}, th.gone()
+			}
+			th.saveSegments(&state.Regs)
+			if fault.signo != 0 {
+				if state.Regs.Rip != stub.HandlerAddr+2 {
+					return platform.Event{}, th.gone()
+				}
+				return c.readFrame(th, state, &fault)
+			}
+			return syscallEvent(th, state)
+		}
+		if int(status>>16) == eventStop {
+			continue
+		}
+		switch stop {
+		case unix.SIGSEGV, unix.SIGBUS, unix.SIGFPE, unix.SIGILL:
+			var si sigInfo
+			if getSigInfo(th.tid, &si) != 0 {
+				return platform.Event{}, th.gone()
+			}
+			if si.code > 0 && fault.signo == 0 {
+				fault = si
+				sig = stop
+			}
+		case unix.SIGTRAP, unix.SIGSYS:
+			var si sigInfo
+			if getSigInfo(th.tid, &si) != 0 {
+				return platform.Event{}, th.gone()
+			}
+			if si.code <= 0 || fault.signo != 0 {
+				continue // sent from outside
+			}
+			if getRegs(th.tid, &state.Regs) != 0 {
+				return platform.Event{}, th.gone()
+			}
+			th.saveSegments(&state.Regs)
+			if stop == unix.SIGSYS {
+				return vsyscallEvent(th, state, &si)
+			}
+			return trapEvent(&si), nil
+		default:
+			if fault.signo != 0 || !c.pending.Load() {
+				// From outside; or a late Interrupt, whose flag has been
+				// seen; or one that comes between a fault and its frame,
+				// for which the next Switch will return.
+				continue
+			}
+			c.pending.Store(false)
+			if getRegs(th.tid, &state.Regs) != 0 {
+				return platform.Event{}, th.gone()
+			}
+			th.saveSegments(&state.Regs)
+			return platform.Event{Kind: platform.EventInterrupted}, nil
+		}
+	}
+}
+
+const auditArchX86_64 = 0xc000003e
+
+// syscallEvent tells syscall instructions from int 0x80 and sysenter. The
+// former leave Rip in RCX and the flags in R11; what looks like it can be taken
+// for it.
+func syscallEvent(th *thread, state *arch.State) (platform.Event, error) {
+	r := &state.Regs
+	if r.Rcx == r.Rip && r.Cs == arch.UserCs {
+		return platform.Event{Kind: platform.EventSyscall}, nil
+	}
+	if abi, e := syscallArch(th.tid); e != 0 {
+		return platform.Event{}, th.gone()
+	} else if abi == auditArchX86_64 {
+		return platform.Event{Kind: platform.EventSyscall}, nil
+	}
+	// A kernel without the 32-bit calls has no gate at vector 0x80: #GP with
+	// the vector's index in the error code.
+	r.Rax, r.OrigRax = r.OrigRax, ^uint64(0)
+	r.Rip -= 2
+	return platform.Event{
+		Kind: platform.EventFault, Signo: int32(unix.SIGSEGV), Code: codeKernel,
+		TrapNo: trapGeneralProtection, ErrorCode: 0x80<<3 | 2,
+	}, nil
+}
+
+// Values of si_code, and exception vectors.
+const (
+	codeKernel = 0x80 // SI_KERNEL
+	codeTrace  = 2    // TRAP_TRACE
+	codeMapErr = 1    // SEGV_MAPERR
+	codeAccErr = 2    // SEGV_ACCERR
+
+	trapDebug             = 1
+	trapBreakpoint        = 3
+	trapGeneralProtection = 13
+	trapPageFault         = 14
+)
+
+// trapEvent is a breakpoint or a single step; the rest of what a frame would
+// say follows from si_code.
+func trapEvent(si *sigInfo) platform.Event {
+	ev := platform.Event{Kind: platform.EventFault, Signo: si.signo, Code: si.code, TrapNo: trapBreakpoint}
+	if si.code != codeKernel {
+		ev.TrapNo = trapDebug
+		ev.Addr = usermem.Addr(si.addr)
+	}
+	return ev
+}
+
+// The vsyscall page.
+const (
+	vsyscallStart = 0xffffffffff600000
+	vsyscallEnd   = vsyscallStart + 0x1000
+	// pfUser, pfWrite and pfFetch are bits of a page fault's error code.
+	pfWrite = 1 << 1
+	pfUser  = 1 << 2
+	pfFetch = 1 << 4
+)
+
+// vsyscallEvent undoes the return that the host's kernel has made for a call
+// into the vsyscall page that the stub's filter refused.
+func vsyscallEvent(th *thread, state *arch.State, si *sigInfo) (platform.Event, error) {
+	if si.addr < vsyscallStart || si.addr >= vsyscallEnd {
+		return platform.Event{}, th.gone()
+	}
+	state.Regs.Rip = si.addr
+	state.Regs.Rsp -= 8
+	return vsyscallFault(state.Regs.Rip), nil
+}
+
+func vsyscallFault(rip uint64) platform.Event {
+	return platform.Event{
+		Kind: platform.EventFault, Signo: int32(unix.SIGSEGV), Code: codeMapErr,
+		Addr: usermem.Addr(rip), Access: usermem.Execute,
+		TrapNo: trapPageFault, ErrorCode: pfUser | pfFetch,
+	}
+}
+
+// Places in a signal frame's ucontext (asm/ucontext.h, asm/sigcontext.h).
+const (
+	ucMcontext = 40
+	ucSize     = 40 + 256
+	// numbers of 8-byte words in struct sigcontext
+	scRip, scEflags, scCsGsFsSs = 16, 17, 18
+	scErr, scTrapno             = 19, 20
+	scCr2, scFpstate            = 22, 23
+)
+
+// readFrame makes an event of the signal frame that the host wrote for a fault.
+// The application may have changed it since.
+func (c *context) readFrame(th *thread, state *arch.State, si *sigInfo) (platform.Event, error) {
+	r := &state.Regs
+	frame := th.proc.SlotBytes(th.slot, r.Rdx, ucSize)
+	if frame == nil {
+		return platform.Event{}, th.gone()
+	}
+	var w [32]uint64
+	for i := range w {
+		w[i] = binary.LittleEndian.Uint64(frame[ucMcontext+8*i:])
+	}
+	r.R8, r.R9, r.R10, r.R11 = w[0], w[1], w[2], w[3]
+	r.R12, r.R13, r.R14, r.R15 = w[4], w[5], w[6], w[7]
+	r.Rdi, r.Rsi, r.Rbp, r.Rbx = w[8], w[9], w[10], w[11]
+	r.Rdx, r.Rax, r.Rcx, r.Rsp = w[12], w[13], w[14], w[15]
+	r.Rip, r.Eflags = w[scRip], w[scEflags]
+	r.Cs, r.Ss = w[scCsGsFsSs]&0xffff, w[scCsGsFsSs]>>48
+	r.OrigRax = ^uint64(0)
+
+	// The host has reset the vector registers for the handler.
+	c.fpAt = nil
+	c.fpPulled = true
+	fp := th.proc.SlotBytes(th.slot, w[scFpstate], uint64(len(state.FP)))
+	if fp == nil {
+		return platform.Event{}, th.gone()
+	}
+	copy(state.FP, fp)
+	clear(state.FP[464:512]) // the frame's own notes
+	arch.SanitizeFP(state.FP)
+
+	ev := platform.Event{
+		Kind: platform.EventFault, Signo: si.signo, Code: si.code,
+		Addr: usermem.Addr(si.addr), TrapNo: w[scTrapno], ErrorCode: w[scErr],
+	}
+	if r.Rip >= vsyscallStart && r.Rip < vsyscallEnd && si.signo == int32(unix.SIGSEGV) {
+		return vsyscallFault(r.Rip), nil
+	}
+	if si.signo == int32(unix.SIGSEGV) && (si.code == codeMapErr || si.code == codeAccErr) || ev.TrapNo == trapPageFault {
+		switch {
+		case ev.ErrorCode&pfFetch != 0:
+			ev.Access = usermem.Execute
+		case ev.ErrorCode&pfWrite != 0:
+			ev.Access = usermem.Write
+		default:
+			ev.Access = usermem.Read
+		}
+	}
+	return ev, nil
+}
+
+// loadFP loads state.FP into the thread.
+func (c *context) loadFP(th *thread, state *arch.State) error {
+	t := th.tracer
+	if len(t.fp) == 0 {
+		// PTRACE_SETREGSET wants an image of the host's whole size, which
+		// may have parts that applications don't get.
+		b := make([]byte, 16384)
+		n, e := getFP(th.tid, b)
+		if e != 0 {
+			return th.gone()
+		}
+		t.fp = make([]byte, n)
+	}
+	arch.SanitizeFP(state.FP)
+	copy(t.fp, state.FP)
+	if setFP(th.tid, t.fp) != 0 {
+		return th.gone()
+	}
+	th.fpOwner = c
+	c.fpAt = &state.FP[0]
+	c.fpPulled = true
+	return nil
+}
+
+// pullFP makes state.FP current.
+func (c *context) pullFP(state *arch.State) {
+	th := c.thread
+	if c.fpAt != &state.FP[0] || c.fpPulled || th.fpOwner != c {
+		return
+	}
+	if _, e := getFP(th.tid, state.FP); e != 0 {
+		th.gone()
+	}
+	c.fpPulled = true
+}
+
+// PullFP implements platform.Context.
+func (c *context) PullFP(state *arch.State) {
+	c.pullFP(state)
+	c.fpAt = nil
+}
+
+// Park implements platform.Context.
+func (c *context) Park(state *arch.State) {
+	if c.tracer == nil {
+		return
+	}
+	c.pullFP(state)
+	c.tracer = nil
+	runtime.UnlockOSThread()
+}
+
+// Interrupt implements platform.Context.
+func (c *context) Interrupt() {
+	c.pending.Store(true)
+	if th := c.running.Load(); th != nil {
+		tgkill(th.proc.Leader, th.tid, interruptSignal)
+	}
+}
+
+// Release implements platform.Context.
+func (c *context) Release() {
+	if c.tracer != nil {
+		c.tracer = nil
+		runtime.UnlockOSThread()
+	}
+	c.thread = nil
+}

@@ -1,0 +1,215 @@
+// Package ptrace runs application code under PTRACE_SYSEMU: the host's kernel
+// stops it at each system call, before anything of the call is done, and at
+// each exception. It works wherever ptrace(2) does, and is the reference for
+// how a platform behaves.
+//
+// An address space is a stub process (package stub). ptrace(2) wants each
+// request to come from the thread that attached to the tracee, and Go moves
+// goroutines between threads, so there is one stub thread for each pair of
+// address space and Sentry thread that ever met. A Switch locks its goroutine
+// to its thread until Park: between consecutive Switches the vector state
+// stays in the stub thread.
+//
+// Changes of mappings are host system calls made by the stub itself, on its
+// own code, with the arguments in registers or, for several at once, in a page
+// that the stub can only read. Results come back in registers. The application,
+// which may run in other threads of the same stub, can forge neither.
+//
+// A fault's vector, error code and address are not in what ptrace tells. So
+// the signal is delivered, to a handler that does nothing but stop again, and
+// the Sentry reads the signal frame. An application can scribble over that frame
+// from another thread: it then lies to itself. Registers are sanitized before
+// they are loaded.
+//
+// Types: Platform (the factory of stubs, the pool, the tracers), addressSpace,
+// context, process (a stub), thread (of a stub), tracer (a Sentry thread).
+//
+// A goroutine that has been in Switch must call Park or Release before it ends:
+// the Go runtime ends the thread of a goroutine that ends locked to it, and the
+// kernel then kills the tracees.
+//
+// Locks: addressSpace.mu, then Platform.mu, then the factory's own.
+package ptrace
+
+import (
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"vitrine/pkg/sentry/platform"
+	"vitrine/pkg/sentry/platform/stub"
+	"vitrine/pkg/usermem"
+)
+
+// poolSize is how many empty stubs are kept ready.
+const poolSize = 4
+
+// Platform implements platform.Platform.
+type Platform struct {
+	factory *stub.Factory
+	user    usermem.AddrRange
+
+	tracers sync.Map // of Sentry thread ids to *tracer
+
+	mu      sync.Mutex
+	pool    []*process
+	filling bool
+}
+
+// New starts the platform. It is called before the Sentry's jail is up: see
+// stub.Start.
+func New() (*Platform, error) {
+	if err := quietChildren(); err != nil {
+		return nil, err
+	}
+	f, err := stub.Start()
+	if err != nil {
+		return nil, err
+	}
+	p := &Platform{
+		factory: f,
+		user:    usermem.AddrRange{Start: firstAddr(), End: stub.UserEnd},
+	}
+	p.mu.Lock()
+	p.refill()
+	p.mu.Unlock()
+	return p, nil
+}
+
+// firstAddr is the lowest address that the host lets a stub map.
+func firstAddr() usermem.Addr {
+	const usual = 0x10000 // the value that distributions set
+	fd, err := unix.Open("/proc/sys/vm/mmap_min_addr", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return usual
+	}
+	defer unix.Close(fd)
+	var b [32]byte
+	n, err := unix.Read(fd, b[:])
+	if err != nil {
+		return usual
+	}
+	var v usermem.Addr
+	for _, c := range b[:n] {
+		if c < '0' || c > '9' {
+			break
+		}
+		v = v*10 + usermem.Addr(c-'0')
+	}
+	if v, ok := v.RoundUp(); ok && v < stub.UserEnd {
+		return max(v, usual)
+	}
+	return usual
+}
+
+// Close ends all stubs. No address space is in use.
+func (p *Platform) Close() { p.factory.Close() }
+
+// Name implements platform.Platform.
+func (p *Platform) Name() string { return "ptrace" }
+
+// UserRange implements platform.Platform.
+func (p *Platform) UserRange() usermem.AddrRange { return p.user }
+
+// Forget implements platform.Platform.
+func (p *Platform) Forget(fd int) { p.factory.Forget(fd) }
+
+// NewContext implements platform.Platform.
+func (p *Platform) NewContext() platform.Context { return &context{platform: p} }
+
+// NewAddressSpace implements platform.Platform.
+func (p *Platform) NewAddressSpace() (platform.AddressSpace, error) {
+	p.mu.Lock()
+	var proc *process
+	if n := len(p.pool); n > 0 {
+		proc = p.pool[n-1]
+		p.pool = p.pool[:n-1]
+	}
+	p.refill()
+	p.mu.Unlock()
+	if proc == nil {
+		var err error
+		if proc, err = p.newProcess(); err != nil {
+			return nil, err
+		}
+	}
+	return &addressSpace{platform: p, proc: proc, mapped: newSpans()}, nil
+}
+
+func (p *Platform) newProcess() (*process, error) {
+	s, err := p.factory.NewProcess()
+	if err != nil {
+		return nil, err
+	}
+	return &process{Process: s, threads: make(map[*tracer]*thread), spare: []int{s.Leader, s.Second}}, nil
+}
+
+// refill has the pool filled up in the background. Caller holds p.mu.
+func (p *Platform) refill() {
+	if p.filling || len(p.pool) >= poolSize/2 {
+		return
+	}
+	p.filling = true
+	go func() {
+		for {
+			proc, err := p.newProcess()
+			p.mu.Lock()
+			if err == nil {
+				p.pool = append(p.pool, proc)
+			}
+			if err != nil || len(p.pool) >= poolSize {
+				p.filling = false
+				p.mu.Unlock()
+				return
+			}
+			p.mu.Unlock()
+		}
+	}()
+}
+
+// giveBack takes an empty stub, or one that is lost.
+func (p *Platform) giveBack(proc *process) {
+	p.mu.Lock()
+	if !proc.lost.Load() && len(p.pool) < 2*poolSize {
+		p.pool = append(p.pool, proc)
+		p.mu.Unlock()
+		return
+	}
+	p.mu.Unlock()
+	p.destroy(proc)
+}
+
+// destroy kills a stub and waits until it is gone.
+func (p *Platform) destroy(proc *process) {
+	unix.Kill(proc.Leader, unix.SIGKILL)
+	for _, th := range proc.threads {
+		if th.tid != proc.Leader {
+			for {
+				// Stops may come before the end.
+				if status, e := wait(th.tid); e != 0 || !status.Stopped() {
+					break
+				}
+			}
+		}
+	}
+	// The leader is the first to get a tracer, and the last to be reported.
+	if len(proc.threads) > 0 {
+		for {
+			if status, e := wait(proc.Leader); e != 0 || !status.Stopped() {
+				break
+			}
+		}
+	}
+	p.factory.Recycle(proc.Process)
+}
+
+// thisTracer returns the tracer of the thread that the caller is locked to.
+func (p *Platform) thisTracer() *tracer {
+	tid := gettid()
+	if t, ok := p.tracers.Load(tid); ok {
+		return t.(*tracer)
+	}
+	t := &tracer{tid: tid, cpu: -1}
+	p.tracers.Store(tid, t)
+	return t
+}

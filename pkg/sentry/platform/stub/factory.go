@@ -1,0 +1,334 @@
+// Package stub makes the processes that application code runs in.
+//
+// A stub is a tiny position-independent program (image_amd64.s), not a fork of
+// the Sentry: no Go runtime is in it. Its bytes are taken out of the Sentry's
+// own binary and wrapped into an ELF file in memory. Before the jail is up the
+// Sentry starts one process from it, the factory, which gives up its
+// capabilities and all its memory but one page of code and one for messages,
+// puts a seccomp filter on, and then does three things on request: it clones a
+// stub, takes a descriptor, and closes one.
+//
+// Stubs are forks of the factory: their address space holds a page of code, a
+// command page that only the Sentry writes, and signal stacks, all above
+// UserEnd. All share one table of descriptors with the factory, so that a
+// descriptor need be handed over only once (Factory.Take). A new stub consists of two sleeping threads that nobody
+// traces. What a platform does with them is its own business; ptrace attaches
+// to them.
+//
+// Types: Factory makes Processes. Process is one stub: its id, its region of
+// the control file (command page and signal stacks as the Sentry sees them).
+//
+// A stub is at the mercy of the application in it, for they share an address
+// space. What must not be forged is therefore kept in registers or in the
+// command page, which the stub maps read-only; what is in the signal stacks is
+// the application's word about itself and nothing more.
+//
+// Locks: Factory.mu guards the socket and the tables; it is a leaf.
+package stub
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// regionSize is what one stub has of the control file.
+const regionSize = cmdSize + slotsSize
+
+// maxStubs bounds how many stubs there are at a time.
+const maxStubs = 8192
+
+// ErrTooMany says that maxStubs stubs are there.
+var ErrTooMany = errors.New("stub: too many address spaces")
+
+// Factory is the process that makes stubs. Its methods are safe for concurrent use.
+type Factory struct {
+	pid     int
+	control int
+
+	mu     sync.Mutex
+	socket int
+	taken  map[int]int // the Sentry's descriptor to the factory's
+	free   []int64     // regions of the control file that are not in use
+	next   int64       // the first region that was never used
+}
+
+// Start makes the factory. It is called before the Sentry gives up what it
+// may do on the host, and with the user id that it will keep: a tracer must
+// have its tracee's ids.
+func Start() (*Factory, error) {
+	img, err := buildImage(assemble(Rows))
+	if err != nil {
+		return nil, err
+	}
+	image, err := memfd("vitrine-stub", int64(len(img)), img)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(image)
+	control, err := memfd("vitrine-stub-control", maxStubs*regionSize, nil)
+	if err != nil {
+		return nil, err
+	}
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		unix.Close(control)
+		return nil, fmt.Errorf("a socket for the stub factory: %w", err)
+	}
+	defer unix.Close(pair[1])
+	f := &Factory{control: control, socket: pair[0], taken: make(map[int]int)}
+	// High numbers: the child puts them at 0, 1 and 2, in this order.
+	var high [3]int
+	for i, fd := range []int{pair[1], image, control} {
+		high[i], err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 10)
+		if err != nil {
+			break
+		}
+		defer unix.Close(high[i])
+	}
+	if err == nil {
+		f.pid, err = startFactory(high[0], high[1], high[2])
+	}
+	if err == nil {
+		unix.Close(pair[1])
+		unix.Close(high[0])
+		_, err = f.reply()
+	}
+	if err != nil {
+		unix.Close(control)
+		unix.Close(pair[0])
+		return nil, fmt.Errorf("starting the stub factory: %w", err)
+	}
+	return f, nil
+}
+
+// memfd makes a file in memory that can't shrink, so that nobody can make its
+// mapping fault.
+func memfd(name string, size int64, contents []byte) (int, error) {
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return -1, fmt.Errorf("memfd_create: %w", err)
+	}
+	seals := unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL
+	if contents != nil {
+		seals |= unix.F_SEAL_WRITE
+		_, err = unix.Pwrite(fd, contents, 0)
+	} else {
+		err = unix.Ftruncate(fd, size)
+	}
+	if err == nil {
+		_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, seals)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, fmt.Errorf("a memfd for %s: %w", name, err)
+	}
+	return fd, nil
+}
+
+// Close ends the factory and with it all stubs.
+func (f *Factory) Close() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.socket < 0 {
+		return
+	}
+	unix.Close(f.socket)
+	unix.Close(f.control)
+	f.socket = -1
+	var status unix.WaitStatus
+	for {
+		if _, err := unix.Wait4(f.pid, &status, unix.WALL, nil); err != unix.EINTR {
+			return
+		}
+	}
+}
+
+type reply struct {
+	value, second, region int64
+}
+
+// request sends one request. Caller holds f.mu.
+func (f *Factory) request(op, arg uint64, oob []byte) error {
+	var b [requestSize]byte
+	binary.LittleEndian.PutUint64(b[0:], op)
+	binary.LittleEndian.PutUint64(b[8:], arg)
+	for {
+		err := unix.Sendmsg(f.socket, b[:], oob, nil, unix.MSG_NOSIGNAL)
+		if err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+// reply receives one answer. Caller holds f.mu.
+func (f *Factory) reply() (reply, error) {
+	var b [replySize]byte
+	for {
+		n, _, err := unix.Recvfrom(f.socket, b[:], 0)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return reply{}, err
+		}
+		if n != replySize {
+			return reply{}, errors.New("the stub factory has ended")
+		}
+		break
+	}
+	r := reply{
+		int64(binary.LittleEndian.Uint64(b[0:])),
+		int64(binary.LittleEndian.Uint64(b[8:])),
+		int64(binary.LittleEndian.Uint64(b[16:])),
+	}
+	if r.value < 0 {
+		return r, unix.Errno(-r.value)
+	}
+	return r, nil
+}
+
+// Take gives the factory and all stubs, those that exist as well, the Sentry's
+// descriptor fd and returns its number there. It asks only once per fd.
+func (f *Factory) Take(fd int) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if n, ok := f.taken[fd]; ok {
+		return n, nil
+	}
+	if err := f.request(opTake, 0, unix.UnixRights(fd)); err != nil {
+		return 0, fmt.Errorf("handing a descriptor to the stubs: %w", err)
+	}
+	r, err := f.reply()
+	if err != nil {
+		return 0, fmt.Errorf("handing a descriptor to the stubs: %w", err)
+	}
+	f.taken[fd] = int(r.value)
+	return int(r.value), nil
+}
+
+// Forget closes what Take made of fd. Mappings stay.
+func (f *Factory) Forget(fd int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n, ok := f.taken[fd]
+	if !ok {
+		return
+	}
+	delete(f.taken, fd)
+	if f.request(opClose, uint64(n), nil) == nil {
+		f.reply()
+	}
+}
+
+// Process is one stub.
+type Process struct {
+	// Leader is the process id and the id of the first thread, Second that of
+	// the other one. Both sleep.
+	Leader, Second int
+
+	region int64
+	// commands and stacks are the region as the Sentry maps it.
+	memory []byte
+}
+
+// NewProcess makes a stub.
+func (f *Factory) NewProcess() (*Process, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	region, err := f.takeRegion()
+	if err != nil {
+		return nil, err
+	}
+	p := &Process{region: region}
+	p.memory, err = unix.Mmap(f.control, region, regionSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		f.free = append(f.free, region)
+		return nil, fmt.Errorf("mapping a stub's control area: %w", err)
+	}
+	if err = f.request(opClone, uint64(region), nil); err == nil {
+		var r reply
+		r, err = f.reply()
+		p.Leader, p.Second = int(r.value), int(r.second)
+	}
+	if err != nil {
+		unix.Munmap(p.memory)
+		f.free = append(f.free, region)
+		return nil, fmt.Errorf("making a stub: %w", err)
+	}
+	return p, nil
+}
+
+func (f *Factory) takeRegion() (int64, error) {
+	if n := len(f.free); n > 0 {
+		r := f.free[n-1]
+		f.free = f.free[:n-1]
+		return r, nil
+	}
+	if f.next == maxStubs*regionSize {
+		return 0, ErrTooMany
+	}
+	f.next += regionSize
+	return f.next - regionSize, nil
+}
+
+// Recycle takes back what a stub that has ended had of the control file. The
+// caller makes sure that the process is gone.
+func (f *Factory) Recycle(p *Process) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if p.memory == nil {
+		return
+	}
+	unix.Munmap(p.memory)
+	p.memory = nil
+	if f.socket < 0 {
+		return
+	}
+	unix.Fallocate(f.control, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, p.region, regionSize)
+	f.free = append(f.free, p.region)
+}
+
+// PutCommand writes the i-th command.
+func (p *Process) PutCommand(i int, c Command) {
+	b := p.memory[i*CommandSize : (i+1)*CommandSize]
+	binary.LittleEndian.PutUint64(b, c.Nr)
+	for j, a := range c.Args {
+		binary.LittleEndian.PutUint64(b[8+8*j:], a)
+	}
+}
+
+// Command is a host system call that a stub makes.
+type Command struct {
+	Nr   uint64
+	Args [6]uint64
+}
+
+// PutAltStack writes the stack_t at AltStackAddr: the slot's stack.
+func (p *Process) PutAltStack(slot int) {
+	b := p.memory[altStackOff:]
+	binary.LittleEndian.PutUint64(b[0:], slotsBase+uint64(slot)*SlotSize)
+	binary.LittleEndian.PutUint64(b[8:], 0)
+	binary.LittleEndian.PutUint64(b[16:], SlotSize)
+}
+
+// SlotSize is the size of a thread's signal stack. The frame with all vector
+// state up to AVX-512 takes 3.6 KiB.
+const SlotSize = 8192
+
+// MaxSlots is how many threads a stub can have.
+const MaxSlots = slotsSize / SlotSize
+
+// SlotBytes returns length bytes of a slot's stack at the stub's address addr,
+// or nil where they are outside of it.
+func (p *Process) SlotBytes(slot int, addr, length uint64) []byte {
+	base := slotsBase + uint64(slot)*SlotSize
+	if addr < base || addr > base+SlotSize || length > base+SlotSize-addr {
+		return nil
+	}
+	off := cmdSize + addr - slotsBase
+	return p.memory[off : off+length : off+length]
+}
