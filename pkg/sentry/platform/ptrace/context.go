@@ -27,6 +27,11 @@ type context struct {
 	// looks at pending: one of them sees the other.
 	pending atomic.Bool
 	running atomic.Pointer[thread]
+	// seq is odd while application code runs. advice is the spreader's.
+	seq    atomic.Uint64
+	advice atomic.Int32
+	rebind bool // at the next Switch
+	loose  uint // how many were made without a bond
 
 	tracer *tracer // that the goroutine is locked to, or nil
 	thread *thread // the last one used
@@ -45,6 +50,10 @@ func (c *context) Switch(as platform.AddressSpace, state *arch.State) (platform.
 	if c.tracer == nil {
 		runtime.LockOSThread()
 		c.tracer = c.platform.thisTracer()
+		c.tracer.bind()
+		if c.platform.spreader.asleep.Load() {
+			c.platform.spreader.rouse()
+		}
 	}
 	a.running.Add(1)
 	defer a.running.Add(-1)
@@ -61,6 +70,14 @@ func (c *context) Switch(as platform.AddressSpace, state *arch.State) (platform.
 		}
 	}
 	c.fpPulled = false
+	if cpu := int(c.tracer.cpu.Load()); cpu >= 0 {
+		th.place(cpu)
+	} else {
+		c.loosely(th)
+	}
+	if c.advice.Load() != adviceNone {
+		c.follow(th)
+	}
 	state.Regs.Sanitize()
 	regs := state.Regs
 	// The host must not take the result of a call for one of its own, to be
@@ -71,7 +88,11 @@ func (c *context) Switch(as platform.AddressSpace, state *arch.State) (platform.
 	}
 
 	c.running.Store(th)
-	defer c.running.Store(nil)
+	c.seq.Add(1)
+	defer func() {
+		c.seq.Add(1)
+		c.running.Store(nil)
+	}()
 	if c.pending.Load() {
 		c.pending.Store(false)
 		return platform.Event{Kind: platform.EventInterrupted}, nil
@@ -100,6 +121,33 @@ func (c *context) prepare(a *addressSpace, state *arch.State) (*thread, error) {
 		return nil, err
 	}
 	return th, nil
+}
+
+// loosely prepares a switch whose threads aren't bound to a CPU.
+func (c *context) loosely(th *thread) {
+	if c.rebind {
+		c.rebind = false
+		th.place(c.tracer.bind())
+		return
+	}
+	// The spreader may sleep; have it look whether this goes on.
+	if c.loose++; c.loose%(2*quick) == 0 {
+		c.platform.spreader.rouse()
+	}
+}
+
+// follow does what the spreader advises.
+func (c *context) follow(th *thread) {
+	switch c.advice.Swap(adviceNone) {
+	case adviceBind:
+		th.place(c.tracer.bind())
+	case adviceRechoose:
+		// When the tracer, unbound, is woken at the end of this Switch, the
+		// host puts it on an idle CPU if there is one. The stub thread follows
+		// at the next.
+		c.platform.spreader.freeTracer(c.tracer)
+		c.rebind = true
+	}
 }
 
 // run executes application code until there is an event.
@@ -359,6 +407,12 @@ func (c *context) Park(state *arch.State) {
 		return
 	}
 	c.pullFP(state)
+	c.unlock()
+}
+
+// unlock gives the goroutine's thread back to the Go runtime.
+func (c *context) unlock() {
+	c.platform.spreader.freeTracer(c.tracer)
 	c.tracer = nil
 	runtime.UnlockOSThread()
 }
@@ -374,8 +428,8 @@ func (c *context) Interrupt() {
 // Release implements platform.Context.
 func (c *context) Release() {
 	if c.tracer != nil {
-		c.tracer = nil
-		runtime.UnlockOSThread()
+		c.unlock()
 	}
+	c.platform.spreader.drop(c)
 	c.thread = nil
 }

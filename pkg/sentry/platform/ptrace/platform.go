@@ -49,6 +49,8 @@ type Platform struct {
 	factory *stub.Factory
 	user    usermem.AddrRange
 
+	spreader *spreader
+
 	tracers sync.Map // of Sentry thread ids to *tracer
 
 	mu      sync.Mutex
@@ -67,8 +69,9 @@ func New() (*Platform, error) {
 		return nil, err
 	}
 	p := &Platform{
-		factory: f,
-		user:    usermem.AddrRange{Start: firstAddr(), End: stub.UserEnd},
+		factory:  f,
+		spreader: newSpreader(),
+		user:     usermem.AddrRange{Start: firstAddr(), End: stub.UserEnd},
 	}
 	p.mu.Lock()
 	p.refill()
@@ -103,7 +106,10 @@ func firstAddr() usermem.Addr {
 }
 
 // Close ends all stubs. No address space is in use.
-func (p *Platform) Close() { p.factory.Close() }
+func (p *Platform) Close() {
+	close(p.spreader.stop)
+	p.factory.Close()
+}
 
 // Name implements platform.Platform.
 func (p *Platform) Name() string { return "ptrace" }
@@ -115,7 +121,11 @@ func (p *Platform) UserRange() usermem.AddrRange { return p.user }
 func (p *Platform) Forget(fd int) { p.factory.Forget(fd) }
 
 // NewContext implements platform.Platform.
-func (p *Platform) NewContext() platform.Context { return &context{platform: p} }
+func (p *Platform) NewContext() platform.Context {
+	c := &context{platform: p}
+	p.spreader.add(c)
+	return c
+}
 
 // NewAddressSpace implements platform.Platform.
 func (p *Platform) NewAddressSpace() (platform.AddressSpace, error) {
@@ -209,7 +219,8 @@ func (p *Platform) thisTracer() *tracer {
 	if t, ok := p.tracers.Load(tid); ok {
 		return t.(*tracer)
 	}
-	t := &tracer{tid: tid, cpu: -1}
+	t := &tracer{tid: tid}
+	t.cpu.Store(-1)
 	p.tracers.Store(tid, t)
 	return t
 }

@@ -21,8 +21,9 @@ type tracer struct {
 	tid int
 	// fp is room for an XSAVE image of the host's whole size.
 	fp []byte
-	// cpu is the only CPU that the tracer may run on, or -1.
-	cpu int
+	// cpu is the only CPU that the tracer may run on, or -1. Only its own
+	// goroutine sets it to a CPU; the spreader may reset it.
+	cpu atomic.Int32
 }
 
 // thread is a stub's thread with its tracer. But for the atomic fields it
@@ -217,11 +218,8 @@ func (th *thread) batch(first, n int) (done int, errno unix.Errno, err error) {
 
 // place binds the thread to a CPU.
 func (th *thread) place(cpu int) {
-	if int(th.cpu.Load()) == cpu {
-		return
+	if int(th.cpu.Load()) != cpu {
+		setAffinity(th.tid, oneCPU(cpu))
+		th.cpu.Store(int32(cpu))
 	}
-	var set cpuSet
-	set[cpu/64%len(set)] = 1 << (cpu % 64)
-	setAffinity(th.tid, &set)
-	th.cpu.Store(int32(cpu))
 }
