@@ -44,21 +44,6 @@ type State struct {
 	FP []byte
 }
 
-// NewState returns a state with empty registers and fresh vector state.
-func NewState() *State {
-	s := &State{FP: NewFP()}
-	s.Regs.Sanitize()
-	return s
-}
-
-// Clone returns a copy, for fork(2) and clone(2). The platform's PullFP comes
-// before it.
-func (s *State) Clone() *State {
-	c := &State{Regs: s.Regs, FP: make([]byte, len(s.FP))}
-	copy(c.FP, s.FP)
-	return c
-}
-
 // Selectors of Linux on amd64 (arch/x86/include/asm/segment.h).
 const (
 	UserCs   = 0x33
