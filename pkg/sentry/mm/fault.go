@@ -1,0 +1,400 @@
+package mm
+
+import (
+	"errors"
+
+	"golang.org/x/sys/unix"
+
+	"vitrine/pkg/sentry/memfile"
+	"vitrine/pkg/sentry/memmap"
+	"vitrine/pkg/usermem"
+)
+
+// How much is done at a fault, in bytes.
+const (
+	minWindow  = 8 * pageSize   // of anonymous memory touched at random
+	firstWin   = 16 * pageSize  // at the first touch of a mapping
+	maxWindow  = 256 * pageSize // reached by touching it in order
+	cowWindow  = 16 * pageSize  // of copies, when written in order
+	takeWindow = 256 * pageSize // of pages that nobody shares any more
+	fileWindow = 64 * pageSize  // of a mapped object
+	mapWindow  = 256 * pageSize // of resident pages mapped at once
+	// populate is how much is entered in the host's page tables at once.
+	populate = 64 * pageSize
+	// maxRetries bounds how often a fault races with truncations.
+	maxRetries = 100
+)
+
+var (
+	faultMapErr = &Fault{int32(unix.SIGSEGV), SegvMapErr}
+	faultAccErr = &Fault{int32(unix.SIGSEGV), SegvAccErr}
+	faultBus    = &Fault{int32(unix.SIGBUS), BusAdrErr}
+)
+
+// HandleFault resolves a page fault of the application at addr. Nil means that
+// the instruction can be tried again. Otherwise the error is a *Fault, for a
+// signal, or ErrOOM.
+func (m *MemoryManager) HandleFault(addr usermem.Addr, access usermem.Access) error {
+	if access == 0 {
+		access = usermem.Read
+	}
+	m.mu.RLock()
+	e, ok := m.vmas.Find(uint64(addr))
+	if !ok {
+		m.mu.RUnlock()
+		if !m.growStack(addr) {
+			return faultMapErr
+		}
+		m.mu.RLock()
+		if e, ok = m.vmas.Find(uint64(addr)); !ok {
+			m.mu.RUnlock()
+			return faultMapErr
+		}
+	}
+	defer m.mu.RUnlock()
+	if !e.Value.prot.Effective().Has(access) {
+		return faultAccErr
+	}
+	page := uint64(addr.RoundDown())
+	m.pageMu.Lock()
+	defer m.pageMu.Unlock()
+	fresh, err := m.faultIn(e, page, page+pageSize, access, true)
+	if err != nil {
+		return err
+	}
+	return m.mapHost(e, page, access, fresh)
+}
+
+// span is a range of addresses.
+type span struct{ start, end uint64 }
+
+// faultIn sees to it that the pages of [start, end), which lies in e, exist and
+// can be accessed. With mapped the caller maps what is returned, the last run
+// made, at once; otherwise the address space loses what became stale. mu and pageMu are held;
+// pageMu is released meanwhile when a Mappable is asked, so what was there at
+// the start of a long range may be gone again.
+func (m *MemoryManager) faultIn(e vmaEntry, start, end uint64, access usermem.Access, mapped bool) (fresh span, err error) {
+	v := e.Value
+	retries := 0
+	for at := start; at < end; {
+		a, ok := m.areas.Find(at)
+		switch {
+		case ok && (!access.Has(usermem.Write) || m.writable(v, a.Value)):
+			at = a.End
+			continue
+		case ok && v.private:
+			fresh, err = m.breakCOW(e, a, at, end, mapped)
+		case !ok && v.mappable == nil:
+			fresh, err = m.zeroFill(e, at, end)
+		default:
+			done, err := m.translate(e, at, access)
+			if err != nil {
+				return span{}, err
+			}
+			if !done {
+				if retries++; retries > maxRetries {
+					return span{}, nil
+				}
+			}
+			continue // look again: a private mapping copies it now
+		}
+		if err != nil {
+			return span{}, err
+		}
+		at = fresh.end
+	}
+	return fresh, nil
+}
+
+// window returns how much of the mapping to fill around at, and remembers what
+// it said, to see whether the application goes through memory in order.
+func (v *vma) window(at uint64, gap span, down bool) span {
+	lo, hi := v.lastLow.Load(), v.lastHigh.Load()
+	var w span
+	switch {
+	case hi == 0: // first touch
+		if down {
+			w = span{at + pageSize - min(firstWin, at), at + pageSize}
+		} else {
+			w = span{at, at + firstWin}
+		}
+	case at == hi:
+		w = span{at, at + min(2*(hi-lo), maxWindow)}
+	case at+pageSize == lo:
+		size := min(2*(hi-lo), maxWindow)
+		w = span{lo - min(size, lo), lo}
+	default:
+		start := at &^ (minWindow - 1)
+		w = span{start, start + minWindow}
+	}
+	w.start, w.end = max(w.start, gap.start), min(w.end, gap.end)
+	v.lastLow.Store(w.start)
+	v.lastHigh.Store(w.end)
+	return w
+}
+
+// zeroFill makes pages for anonymous memory, from at on or around it.
+func (m *MemoryManager) zeroFill(e vmaEntry, at, end uint64) (span, error) {
+	var gap span
+	gap.start, gap.end = m.areas.Gap(at, e.End)
+	gap.start = max(gap.start, e.Start)
+	w := e.Value.window(at, gap, e.Value.growsDown)
+	if w.end < end {
+		// A large copy, or MAP_POPULATE.
+		w = span{at, min(end, gap.end)}
+	}
+	hint := uint64(memfile.NoHint)
+	if before, ok := m.areas.Below(w.start); ok && before.Value.private && before.End == w.start {
+		hint = before.Value.offset(w.start)
+	} else if after, ok := m.areas.Ceil(w.end); ok && after.Value.private && after.Start == w.end {
+		if off := after.Value.offset(w.end); off >= w.end-w.start {
+			hint = off - (w.end - w.start)
+		}
+	}
+	run, err := m.file.Alloc(memfile.Request{
+		Account: m.acct,
+		Pages:   int((w.end - w.start) / pageSize),
+		Hint:    hint,
+		Down:    e.Value.growsDown,
+		Zero:    true,
+	})
+	if err != nil {
+		return span{}, ErrOOM
+	}
+	got := span{w.start, w.start + uint64(run.Pages)*pageSize}
+	if at >= got.end {
+		// The run is shorter than asked for: put it where it is needed.
+		got.start = min(at, w.end-uint64(run.Pages)*pageSize)
+		got.end = got.start + uint64(run.Pages)*pageSize
+	}
+	m.addArea(got.start, got.end, area{file: m.file, base: run.Offset - got.start, epoch: m.epoch, private: true})
+	return got, nil
+}
+
+// breakCOW makes pages from at on writable: a's, which can't be written in the
+// private mapping e as they are.
+func (m *MemoryManager) breakCOW(e vmaEntry, a areaEntry, at, end uint64, mapped bool) (span, error) {
+	limit := min(a.End, e.End)
+	if a.Value.private {
+		if n := m.file.Exclusive(a.Value.offset(at), min(limit-at, takeWindow)); n > 0 {
+			got := span{at, at + uint64(n)*pageSize}
+			m.areas.Update(got.start, got.end, func(e areaEntry) area {
+				e.Value.epoch = m.epoch
+				return e.Value
+			})
+			return got, nil
+		}
+	}
+	want := uint64(pageSize)
+	v := e.Value
+	if at == v.lastCopy.Load() {
+		want = cowWindow
+	}
+	want = min(max(want, end-at), limit-at)
+	hint := uint64(memfile.NoHint)
+	if before, ok := m.areas.Below(at); ok && before.End == at && before.Value.private && before.Value.epoch == m.epoch {
+		hint = before.Value.offset(at)
+	}
+	run, err := m.file.Alloc(memfile.Request{Account: m.acct, Pages: int(want / pageSize), Hint: hint})
+	if err != nil {
+		return span{}, ErrOOM
+	}
+	length := uint64(run.Pages) * pageSize
+	got := span{at, at + length}
+	v.lastCopy.Store(got.end)
+	if err := m.copyPages(run.Offset, a.Value, at, length); err != nil {
+		m.file.DecRef(run.Offset, length)
+		if length > pageSize {
+			// The object may end after the page that is needed.
+			return m.breakCOW(e, a, at, at+pageSize, mapped)
+		}
+		return span{}, faultBus
+	}
+	if !mapped {
+		// Whoever maps the pages, maps these in place of the old ones.
+		m.as.Unmap(usermem.AddrRange{Start: usermem.Addr(got.start), End: usermem.Addr(got.end)})
+	}
+	m.areas.Remove(got.start, got.end, func(old areaEntry) {
+		m.countRSS(old, -1)
+		m.dropReplaced(old)
+	})
+	m.addArea(got.start, got.end, area{file: m.file, base: run.Offset - at, epoch: m.epoch, private: true})
+	return got, nil
+}
+
+// dropReplaced drops the references of an area that the address space may still
+// map. A page that this would free is taken from the address space first.
+func (m *MemoryManager) dropReplaced(old areaEntry) {
+	off := old.Value.offset(old.Start)
+	if old.Value.file != memmap.File(m.file) {
+		old.Value.file.DecRef(off, old.Len())
+		return
+	}
+	for at := old.Start; at < old.End; at, off = at+pageSize, off+pageSize {
+		if m.file.DropShared(off) {
+			continue
+		}
+		m.as.Unmap(usermem.AddrRange{Start: usermem.Addr(at), End: usermem.Addr(at + pageSize)})
+		m.as.Flush()
+		m.file.DecRef(off, pageSize)
+	}
+}
+
+// copyPages fills the page run at offset to of the memory file from an area.
+func (m *MemoryManager) copyPages(to uint64, a area, at, length uint64) error {
+	for done := uint64(0); done < length; {
+		from, err := a.file.Slice(a.offset(at+done), length-done)
+		if err != nil {
+			return err
+		}
+		dst, err := m.file.Slice(to+done, uint64(len(from)))
+		if err != nil {
+			return err
+		}
+		n := 0
+		if a.file == memmap.File(m.file) {
+			n = copy(dst, from)
+		} else if err := usermem.Guard(func() error { n = copy(dst, from); return nil }); err != nil {
+			return err
+		}
+		done += uint64(n)
+	}
+	return nil
+}
+
+// translate asks the object mapped by e where the page at is, and adds what
+// it says. It reports false when that came too late. pageMu is released
+// meanwhile.
+func (m *MemoryManager) translate(e vmaEntry, at uint64, access usermem.Access) (bool, error) {
+	v := e.Value
+	// A window that is aligned, so that neighbouring faults don't overlap.
+	start := max(at&^(fileWindow-1), e.Start)
+	end := min(at&^(fileWindow-1)+fileWindow, e.End)
+	required := v.objectRange(at, at+pageSize)
+	optional := v.objectRange(start, end)
+	if v.private {
+		access = usermem.Read
+	}
+	seq := m.invalSeq
+	m.pageMu.Unlock()
+	ts, err := v.mappable.Translate(required, optional, access)
+	m.pageMu.Lock()
+
+	covered := false
+	for _, t := range ts {
+		if seq != m.invalSeq {
+			t.File.DecRef(t.Offset, t.Source.Len())
+			continue
+		}
+		if t.Source.Start <= required.Start && required.End <= t.Source.End {
+			covered = true
+		}
+		m.addTranslation(e, t, required, access)
+	}
+	switch {
+	case covered:
+		return true, nil
+	case seq != m.invalSeq && err == nil:
+		return false, nil
+	case errors.Is(err, unix.ENOMEM):
+		return false, ErrOOM
+	default:
+		return false, faultBus
+	}
+}
+
+// addTranslation inserts the pages of t where there are none yet, and at
+// required also in place of pages that can't be written. It takes t's
+// references over.
+func (m *MemoryManager) addTranslation(e vmaEntry, t memmap.Translation, required memmap.Range, access usermem.Access) {
+	v := e.Value
+	start, end := t.Source.Start-v.base, t.Source.End-v.base
+	a := area{file: t.File, base: t.Offset - start, access: t.Access}
+	need := span{required.Start - v.base, required.End - v.base}
+	if access.Has(usermem.Write) && start <= need.start && need.end <= end {
+		if old, ok := m.areas.Find(need.start); ok && !m.writable(v, old.Value) {
+			m.dropAreas(need.start, need.end, nil)
+		}
+	}
+	for at := start; at < end; {
+		next, ok := m.areas.Next(at)
+		free := end
+		if ok {
+			free = min(end, max(next.Start, at))
+		}
+		if at < free {
+			m.addArea(at, free, a)
+			at = free
+			continue
+		}
+		used := min(end, next.End)
+		t.File.DecRef(a.offset(at), used-at)
+		at = used
+	}
+}
+
+// mapHost maps the page at, and what is useful around it, into the address
+// space. fresh is a run that was made just now. mu and pageMu are held.
+func (m *MemoryManager) mapHost(e vmaEntry, at uint64, access usermem.Access, fresh span) error {
+	a, ok := m.areas.Find(at)
+	v := e.Value
+	if !ok || access.Has(usermem.Write) && !m.writable(v, a.Value) {
+		return nil // lost to an invalidation: the application comes again
+	}
+	prot := v.prot.Effective()
+	if !m.writable(v, a.Value) {
+		prot &^= usermem.Write
+	}
+	var w span
+	precommit := false
+	if fresh.start <= at && at < fresh.end {
+		w = fresh
+		precommit = w.end-w.start <= populate
+	} else {
+		w.start = max(at&^(mapWindow-1), a.Start, e.Start)
+		w.end = min(at&^(mapWindow-1)+mapWindow, a.End, e.End)
+		// Pages that wait to be copied are likely to be few that are touched.
+		precommit = a.Value.private && a.Value.epoch == m.epoch && w.end-w.start <= populate
+	}
+	w.start, w.end = max(w.start, a.Start), min(w.end, a.End)
+	err := m.as.MapFile(usermem.Addr(w.start), a.Value.file, a.Value.offset(w.start), w.end-w.start, prot, precommit)
+	if err == nil {
+		return nil
+	}
+	// Too many mappings in the host: begin anew with only this one.
+	m.as.Unmap(m.platform.UserRange())
+	m.as.Flush()
+	if err := m.as.MapFile(usermem.Addr(w.start), a.Value.file, a.Value.offset(w.start), w.end-w.start, prot, false); err != nil {
+		return ErrOOM
+	}
+	return nil
+}
+
+// growStack extends the mapping above addr down to it, if it is a stack that
+// may grow as far.
+func (m *MemoryManager) growStack(addr usermem.Addr) bool {
+	page := uint64(addr.RoundDown())
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.vmas.Len() == 0 || addr < m.layout.bounds.Start {
+		return false
+	}
+	if _, ok := m.vmas.Find(page); ok {
+		return true // somebody else did
+	}
+	e, ok := m.vmas.Ceil(page)
+	if !ok || !e.Value.growsDown {
+		return false
+	}
+	if e.End-page > m.limits.StackLimit() || m.sizes.total+(e.Start-page) > m.limits.AddressSpaceLimit() {
+		return false
+	}
+	if below, ok := m.vmas.Below(page); ok && !below.Value.growsDown && below.Value.prot != 0 && page-below.End < stackGuard {
+		return false
+	}
+	if id := e.Value.identity; id != nil || e.Value.mappable != nil {
+		return false // nobody has a stack in a file
+	}
+	m.insertVMA(page, e.Start, e.Value)
+	return true
+}
