@@ -1,0 +1,87 @@
+package clock
+
+import (
+	"runtime"
+	"sync/atomic"
+)
+
+// ID is a clockid_t: clock_gettime(2).
+type ID int32
+
+// The clocks that a Keeper knows.
+const (
+	Realtime        ID = 0
+	Monotonic       ID = 1
+	MonotonicRaw    ID = 4
+	RealtimeCoarse  ID = 5
+	MonotonicCoarse ID = 6
+	Boottime        ID = 7
+	TAI             ID = 11
+)
+
+// CoarseResolution is what clock_getres(2) says of the coarse clocks, in
+// nanoseconds: a tick at 250 Hz. They are really as fine as the others.
+const CoarseResolution = 4_000_000
+
+// Shift is the position of the binary point in the rates of a Page.
+const Shift = 56
+
+// Page is what the vDSO reads: the clocks as functions of the TSC. For a TSC of t,
+//
+//	d = t - Base, valid if d <= Valid (unsigned)
+//	CLOCK_MONOTONIC     = Mono + d*MonoRate>>Shift
+//	CLOCK_MONOTONIC_RAW = Raw + d*RawRate>>Shift
+//	other clocks        = CLOCK_MONOTONIC + Offsets[id]
+//
+// in nanoseconds, with products of 128 bits. Seq is odd while the page is
+// written, and differs after it was. The layout is known to vdso_amd64.s.
+type Page struct {
+	Seq      atomic.Uint64 // 0
+	Base     atomic.Uint64 // 8
+	Valid    atomic.Uint64 // 16: zero where there is no TSC to rely on
+	MonoRate atomic.Uint64 // 24
+	Mono     atomic.Uint64 // 32
+	RawRate  atomic.Uint64 // 40
+	Raw      atomic.Uint64 // 48
+	// GetCPU is 1 where getcpu(2) may be answered from the segment limit
+	// that Linux keeps in the GDT.
+	GetCPU  atomic.Uint64     // 56
+	Offsets [12]atomic.Uint64 // 64
+}
+
+// knows reports whether id can be computed from a Page.
+func knows(id ID) bool {
+	switch id {
+	case Realtime, Monotonic, MonotonicRaw, RealtimeCoarse, MonotonicCoarse, Boottime, TAI:
+		return true
+	}
+	return false
+}
+
+// read returns the time of a clock that the page knows, and false when the
+// page's numbers have expired.
+func (p *Page) read(id ID) (int64, bool) {
+	for spins := 0; ; spins++ {
+		seq := p.Seq.Load()
+		if seq&1 != 0 {
+			if spins > 100 {
+				runtime.Gosched()
+			}
+			continue
+		}
+		d := readTSC() - p.Base.Load()
+		if int64(d) < 0 {
+			d = 0 // another processor's TSC, a few cycles behind
+		}
+		valid := p.Valid.Load()
+		rate, ns := &p.MonoRate, &p.Mono
+		if id == MonotonicRaw {
+			rate, ns = &p.RawRate, &p.Raw
+		}
+		v := ns.Load() + scale(d, rate.Load()) + p.Offsets[id].Load()
+		if p.Seq.Load() != seq {
+			continue
+		}
+		return int64(v), valid != 0 && d <= valid
+	}
+}
