@@ -75,7 +75,7 @@ func (k *Keeper) Share(p *Page) {
 	p.GetCPU.Store(old.GetCPU.Load())
 	k.page.Store(p)
 	if k.hold != 0 {
-		k.write(p, k.base)
+		k.write(p)
 	}
 }
 
@@ -222,7 +222,7 @@ func (k *Keeper) restart(p *Page, mono, raw sample) {
 }
 
 // write stores the numbers in a page.
-func (k *Keeper) write(p *Page, base uint64) {
+func (k *Keeper) write(p *Page) {
 	p.Seq.Add(1)
 	k.store(p)
 	p.Seq.Add(1)
@@ -230,12 +230,11 @@ func (k *Keeper) write(p *Page, base uint64) {
 
 func (k *Keeper) store(p *Page) {
 	p.Base.Store(k.base)
-	p.Mono.Store(k.mono.ns)
 	p.MonoRate.Store(k.mono.rate)
-	p.Raw.Store(k.raw.ns)
 	p.RawRate.Store(k.raw.rate)
-	for _, id := range [...]ID{Realtime, RealtimeCoarse, Boottime, TAI} {
-		p.Offsets[id].Store(uint64(k.offset(id)))
+	p.Starts[MonotonicRaw].set(k.raw.ns)
+	for _, id := range [...]ID{Monotonic, MonotonicCoarse, Realtime, RealtimeCoarse, Boottime, TAI} {
+		p.Starts[id].set(k.mono.ns + uint64(k.offset(id)))
 	}
 	p.Valid.Store(k.hold)
 }

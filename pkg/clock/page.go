@@ -29,24 +29,33 @@ const Shift = 56
 // Page is what the vDSO reads: the clocks as functions of the TSC. For a TSC of t,
 //
 //	d = t - Base, valid if d <= Valid (unsigned)
-//	CLOCK_MONOTONIC     = Mono + d*MonoRate>>Shift
-//	CLOCK_MONOTONIC_RAW = Raw + d*RawRate>>Shift
-//	other clocks        = CLOCK_MONOTONIC + Offsets[id]
+//	clock id = Starts[id] + d*Rate>>Shift
 //
-// in nanoseconds, with products of 128 bits. Seq is odd while the page is
+// in nanoseconds, with products of 128 bits, where Rate is RawRate for
+// CLOCK_MONOTONIC_RAW and MonoRate for all others. Starts are split into seconds
+// and nanoseconds to spare the reader a division. Seq is odd while the page is
 // written, and differs after it was. The layout is known to vdso_amd64.s.
 type Page struct {
 	Seq      atomic.Uint64 // 0
 	Base     atomic.Uint64 // 8
 	Valid    atomic.Uint64 // 16: zero where there is no TSC to rely on
 	MonoRate atomic.Uint64 // 24
-	Mono     atomic.Uint64 // 32
-	RawRate  atomic.Uint64 // 40
-	Raw      atomic.Uint64 // 48
+	RawRate  atomic.Uint64 // 32
 	// GetCPU is 1 where getcpu(2) may be answered from the segment limit
 	// that Linux keeps in the GDT.
-	GetCPU  atomic.Uint64     // 56
-	Offsets [12]atomic.Uint64 // 64
+	GetCPU atomic.Uint64 // 40
+	_      [2]uint64
+	Starts [12]Start // 64, by ID
+}
+
+// Start is a clock's time at Page.Base. Nanoseconds are below 10^9.
+type Start struct{ Seconds, Nanoseconds atomic.Uint64 }
+
+const second = 1_000_000_000
+
+func (s *Start) set(ns uint64) {
+	s.Seconds.Store(ns / second)
+	s.Nanoseconds.Store(ns % second)
 }
 
 // knows reports whether id can be computed from a Page.
@@ -74,11 +83,12 @@ func (p *Page) read(id ID) (int64, bool) {
 			d = 0 // another processor's TSC, a few cycles behind
 		}
 		valid := p.Valid.Load()
-		rate, ns := &p.MonoRate, &p.Mono
+		rate := &p.MonoRate
 		if id == MonotonicRaw {
-			rate, ns = &p.RawRate, &p.Raw
+			rate = &p.RawRate
 		}
-		v := ns.Load() + scale(d, rate.Load()) + p.Offsets[id].Load()
+		start := &p.Starts[id]
+		v := start.Seconds.Load()*second + start.Nanoseconds.Load() + scale(d, rate.Load())
 		if p.Seq.Load() != seq {
 			continue
 		}
