@@ -146,7 +146,7 @@ func (q *Queue) run() {
 		seq, until := q.seq.Load(), q.until
 		q.mu.Unlock()
 		for until < 0 || q.now() < until {
-			if futexSleep(&q.seq, seq, until) != unix.EINTR {
+			if sleepUntil(&q.seq, seq, until) != unix.EINTR {
 				break
 			}
 		}

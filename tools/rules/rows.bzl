@@ -54,7 +54,7 @@ ROWS = [
         "pkg/sentry/fs/sysfs",
         "pkg/sentry/kernel",
         "pkg/sentry/loader",
-        "pkg/sentry/vdso",
+        "pkg/sentry/vdso/...",
     ]),
     ("calls", [
         "pkg/sentry/syscalls",
