@@ -99,7 +99,7 @@ func (m *fakeMemory) MMap(o mm.MMapOpts) (usermem.Addr, error) {
 	}
 	if !o.Fixed && !o.FixedNoReplace {
 		// Top down, below a gap for the stack.
-		end := usermem.Addr(0x7f0000000000)
+		end := min(0x7f0000000000, m.user.End-MaxStackRandom-(1<<30))
 		for i := len(m.vmas) - 1; i >= 0; i-- {
 			v := m.vmas[i]
 			if v.End <= end && uint64(end-v.End) >= n {
