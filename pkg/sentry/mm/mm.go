@@ -144,7 +144,8 @@ func New(p platform.Platform, f *memfile.File, acct *memfile.Account, opts Optio
 	size := m.layout.bounds.Len()
 	gap := min(max(m.limits.StackLimit(), 128<<20), size/6*5)
 	if !opts.NoRandom {
-		gap += min(rand.Uint64N(1<<28)*pageSize, size/8)
+		// Exec puts the top of the stack up to 16 GiB below the end.
+		gap += min(16<<30+rand.Uint64N(1<<28)*pageSize, size/8)
 	}
 	m.layout.base = (m.layout.bounds.End - usermem.Addr(min(gap+stackGuard, size/8*7))).RoundDown()
 	m.meta.dumpable.Store(1)
