@@ -1,0 +1,943 @@
+package p9
+
+// Message types: those of 9P2000.L (https://github.com/chaos/diod/blob/master/protocol.md), and from 200 on the
+// extensions of docs/9p.md. An R is always its T plus one.
+const (
+	typeRlerror      = 7
+	typeTstatfs      = 8
+	typeRstatfs      = 9
+	typeTlopen       = 12
+	typeRlopen       = 13
+	typeTlcreate     = 14
+	typeRlcreate     = 15
+	typeTsymlink     = 16
+	typeRsymlink     = 17
+	typeTmknod       = 18
+	typeRmknod       = 19
+	typeTrename      = 20
+	typeRrename      = 21
+	typeTreadlink    = 22
+	typeRreadlink    = 23
+	typeTgetattr     = 24
+	typeRgetattr     = 25
+	typeTsetattr     = 26
+	typeRsetattr     = 27
+	typeTxattrwalk   = 30
+	typeRxattrwalk   = 31
+	typeTxattrcreate = 32
+	typeRxattrcreate = 33
+	typeTreaddir     = 40
+	typeRreaddir     = 41
+	typeTfsync       = 50
+	typeRfsync       = 51
+	typeTlock        = 52
+	typeRlock        = 53
+	typeTgetlock     = 54
+	typeRgetlock     = 55
+	typeTlink        = 70
+	typeRlink        = 71
+	typeTmkdir       = 72
+	typeRmkdir       = 73
+	typeTrenameat    = 74
+	typeRrenameat    = 75
+	typeTunlinkat    = 76
+	typeRunlinkat    = 77
+	typeTversion     = 100
+	typeRversion     = 101
+	typeTauth        = 102
+	typeTattach      = 104
+	typeRattach      = 105
+	typeTflush       = 108
+	typeRflush       = 109
+	typeTwalk        = 110
+	typeRwalk        = 111
+	typeTread        = 116
+	typeRread        = 117
+	typeTwrite       = 118
+	typeRwrite       = 119
+	typeTclunk       = 120
+	typeRclunk       = 121
+	typeTremove      = 122
+	typeRremove      = 123
+	typeTwalkgetattr = 200
+	typeRwalkgetattr = 201
+	typeTopenfd      = 202
+	typeRopenfd      = 203
+	typeTmake        = 204
+	typeRmake        = 205
+	typeTreaddirplus = 206
+	typeRreaddirplus = 207
+	typeTclunks      = 208
+	typeRclunks      = 209
+	typeRauth        = 103
+)
+
+// message is what every message can do: go over the wire, in the direction the coder says.
+type message interface{ wire(c *coder) }
+
+// Rlerror is the answer to a request that failed.
+type Rlerror struct {
+	Errno uint32
+}
+
+func (m *Rlerror) wire(c *coder) {
+	c.u32(&m.Errno)
+}
+
+// Tstatfs asks for the file system's numbers.
+type Tstatfs struct {
+	Fid uint32
+}
+
+func (m *Tstatfs) wire(c *coder) {
+	c.u32(&m.Fid)
+}
+
+// Rstatfs is the answer to Tstatfs.
+type Rstatfs struct {
+	Statfs Statfs
+}
+
+func (m *Rstatfs) wire(c *coder) {
+	c.statfs(&m.Statfs)
+}
+
+// Tlopen opens a fid for Tread, Twrite and Treaddir.
+type Tlopen struct {
+	Fid   uint32
+	Flags uint32
+}
+
+func (m *Tlopen) wire(c *coder) {
+	c.u32(&m.Fid)
+	c.u32(&m.Flags)
+}
+
+// Rlopen is the answer to Tlopen.
+type Rlopen struct {
+	Qid    Qid
+	IOUnit uint32
+}
+
+func (m *Rlopen) wire(c *coder) {
+	c.qid(&m.Qid)
+	c.u32(&m.IOUnit)
+}
+
+// Tlcreate creates and opens a regular file; the directory's fid becomes the file's.
+type Tlcreate struct {
+	Fid   uint32
+	Name  string
+	Flags uint32
+	Mode  uint32
+	GID   uint32
+}
+
+func (m *Tlcreate) wire(c *coder) {
+	c.u32(&m.Fid)
+	c.str(&m.Name, MaxName)
+	c.u32(&m.Flags)
+	c.u32(&m.Mode)
+	c.u32(&m.GID)
+}
+
+// Rlcreate is the answer to Tlcreate.
+type Rlcreate struct {
+	Qid    Qid
+	IOUnit uint32
+}
+
+func (m *Rlcreate) wire(c *coder) {
+	c.qid(&m.Qid)
+	c.u32(&m.IOUnit)
+}
+
+// Tsymlink makes a symbolic link.
+type Tsymlink struct {
+	DirFid uint32
+	Name   string
+	Target string
+	GID    uint32
+}
+
+func (m *Tsymlink) wire(c *coder) {
+	c.u32(&m.DirFid)
+	c.str(&m.Name, MaxName)
+	c.str(&m.Target, MaxPath)
+	c.u32(&m.GID)
+}
+
+// Rsymlink is the answer to Tsymlink.
+type Rsymlink struct {
+	Qid Qid
+}
+
+func (m *Rsymlink) wire(c *coder) {
+	c.qid(&m.Qid)
+}
+
+// Tmknod makes a file of any type.
+type Tmknod struct {
+	DirFid uint32
+	Name   string
+	Mode   uint32
+	Major  uint32
+	Minor  uint32
+	GID    uint32
+}
+
+func (m *Tmknod) wire(c *coder) {
+	c.u32(&m.DirFid)
+	c.str(&m.Name, MaxName)
+	c.u32(&m.Mode)
+	c.u32(&m.Major)
+	c.u32(&m.Minor)
+	c.u32(&m.GID)
+}
+
+// Rmknod is the answer to Tmknod.
+type Rmknod struct {
+	Qid Qid
+}
+
+func (m *Rmknod) wire(c *coder) {
+	c.qid(&m.Qid)
+}
+
+// Trename moves the file of a fid.
+type Trename struct {
+	Fid    uint32
+	DirFid uint32
+	Name   string
+}
+
+func (m *Trename) wire(c *coder) {
+	c.u32(&m.Fid)
+	c.u32(&m.DirFid)
+	c.str(&m.Name, MaxName)
+}
+
+// Rrename is the answer to Trename.
+type Rrename struct{}
+
+func (*Rrename) wire(*coder) {}
+
+// Treadlink reads a symbolic link.
+type Treadlink struct {
+	Fid uint32
+}
+
+func (m *Treadlink) wire(c *coder) {
+	c.u32(&m.Fid)
+}
+
+// Rreadlink is the answer to Treadlink.
+type Rreadlink struct {
+	Target string
+}
+
+func (m *Rreadlink) wire(c *coder) {
+	c.str(&m.Target, MaxPath)
+}
+
+// Tgetattr asks for attributes.
+type Tgetattr struct {
+	Fid  uint32
+	Mask uint64
+}
+
+func (m *Tgetattr) wire(c *coder) {
+	c.u32(&m.Fid)
+	c.u64(&m.Mask)
+}
+
+// Rgetattr is the answer to Tgetattr.
+type Rgetattr struct {
+	Valid uint64
+	Attr  Attr
+}
+
+func (m *Rgetattr) wire(c *coder) {
+	c.u64(&m.Valid)
+	c.getattr(&m.Attr)
+}
+
+// Tsetattr changes attributes.
+type Tsetattr struct {
+	Fid uint32
+	Set SetAttr
+}
+
+func (m *Tsetattr) wire(c *coder) {
+	c.u32(&m.Fid)
+	c.setattr(&m.Set)
+}
+
+// Rsetattr is the answer to Tsetattr.
+type Rsetattr struct{}
+
+func (*Rsetattr) wire(*coder) {}
+
+// Txattrwalk makes a fid from which an extended attribute, or with no name the list of them, is read.
+type Txattrwalk struct {
+	Fid    uint32
+	NewFid uint32
+	Name   string
+}
+
+func (m *Txattrwalk) wire(c *coder) {
+	c.u32(&m.Fid)
+	c.u32(&m.NewFid)
+	c.str(&m.Name, MaxName)
+}
+
+// Rxattrwalk is the answer to Txattrwalk.
+type Rxattrwalk struct {
+	Size uint64
+}
+
+func (m *Rxattrwalk) wire(c *coder) {
+	c.u64(&m.Size)
+}
+
+// Txattrcreate turns a fid into one to which an extended attribute is written; the clunk sets it.
+type Txattrcreate struct {
+	Fid   uint32
+	Name  string
+	Size  uint64
+	Flags uint32
+}
+
+func (m *Txattrcreate) wire(c *coder) {
+	c.u32(&m.Fid)
+	c.str(&m.Name, MaxName)
+	c.u64(&m.Size)
+	c.u32(&m.Flags)
+}
+
+// Rxattrcreate is the answer to Txattrcreate.
+type Rxattrcreate struct{}
+
+func (*Rxattrcreate) wire(*coder) {}
+
+// Treaddir reads directory entries.
+type Treaddir struct {
+	Fid    uint32
+	Offset uint64
+	Count  uint32
+}
+
+func (m *Treaddir) wire(c *coder) {
+	c.u32(&m.Fid)
+	c.u64(&m.Offset)
+	c.u32(&m.Count)
+}
+
+// Rreaddir is the answer to Treaddir.
+type Rreaddir struct {
+	Data []byte
+}
+
+func (m *Rreaddir) wire(c *coder) {
+	c.data(&m.Data)
+}
+
+// Tfsync brings a file to stable storage. Older clients leave DataOnly out.
+type Tfsync struct {
+	Fid      uint32
+	DataOnly uint32
+}
+
+func (m *Tfsync) wire(c *coder) {
+	c.u32(&m.Fid)
+	c.tail32(&m.DataOnly)
+}
+
+// Rfsync is the answer to Tfsync.
+type Rfsync struct{}
+
+func (*Rfsync) wire(*coder) {}
+
+// Tlock sets or drops a record lock.
+type Tlock struct {
+	Fid      uint32
+	Type     uint8
+	Flags    uint32
+	Start    uint64
+	Length   uint64
+	PID      uint32
+	ClientID string
+}
+
+func (m *Tlock) wire(c *coder) {
+	c.u32(&m.Fid)
+	c.u8(&m.Type)
+	c.u32(&m.Flags)
+	c.u64(&m.Start)
+	c.u64(&m.Length)
+	c.u32(&m.PID)
+	c.str(&m.ClientID, MaxName)
+}
+
+// Rlock is the answer to Tlock.
+type Rlock struct {
+	Status uint8
+}
+
+func (m *Rlock) wire(c *coder) {
+	c.u8(&m.Status)
+}
+
+// Tgetlock asks for a lock in the way of this one.
+type Tgetlock struct {
+	Fid      uint32
+	Type     uint8
+	Start    uint64
+	Length   uint64
+	PID      uint32
+	ClientID string
+}
+
+func (m *Tgetlock) wire(c *coder) {
+	c.u32(&m.Fid)
+	c.u8(&m.Type)
+	c.u64(&m.Start)
+	c.u64(&m.Length)
+	c.u32(&m.PID)
+	c.str(&m.ClientID, MaxName)
+}
+
+// Rgetlock is the answer to Tgetlock.
+type Rgetlock struct {
+	Type     uint8
+	Start    uint64
+	Length   uint64
+	PID      uint32
+	ClientID string
+}
+
+func (m *Rgetlock) wire(c *coder) {
+	c.u8(&m.Type)
+	c.u64(&m.Start)
+	c.u64(&m.Length)
+	c.u32(&m.PID)
+	c.str(&m.ClientID, MaxName)
+}
+
+// Tlink makes a hard link.
+type Tlink struct {
+	DirFid uint32
+	Fid    uint32
+	Name   string
+}
+
+func (m *Tlink) wire(c *coder) {
+	c.u32(&m.DirFid)
+	c.u32(&m.Fid)
+	c.str(&m.Name, MaxName)
+}
+
+// Rlink is the answer to Tlink.
+type Rlink struct{}
+
+func (*Rlink) wire(*coder) {}
+
+// Tmkdir makes a directory.
+type Tmkdir struct {
+	DirFid uint32
+	Name   string
+	Mode   uint32
+	GID    uint32
+}
+
+func (m *Tmkdir) wire(c *coder) {
+	c.u32(&m.DirFid)
+	c.str(&m.Name, MaxName)
+	c.u32(&m.Mode)
+	c.u32(&m.GID)
+}
+
+// Rmkdir is the answer to Tmkdir.
+type Rmkdir struct {
+	Qid Qid
+}
+
+func (m *Rmkdir) wire(c *coder) {
+	c.qid(&m.Qid)
+}
+
+// Trenameat moves a name.
+type Trenameat struct {
+	OldDirFid uint32
+	OldName   string
+	NewDirFid uint32
+	NewName   string
+}
+
+func (m *Trenameat) wire(c *coder) {
+	c.u32(&m.OldDirFid)
+	c.str(&m.OldName, MaxName)
+	c.u32(&m.NewDirFid)
+	c.str(&m.NewName, MaxName)
+}
+
+// Rrenameat is the answer to Trenameat.
+type Rrenameat struct{}
+
+func (*Rrenameat) wire(*coder) {}
+
+// Tunlinkat removes a name.
+type Tunlinkat struct {
+	DirFid uint32
+	Name   string
+	Flags  uint32
+}
+
+func (m *Tunlinkat) wire(c *coder) {
+	c.u32(&m.DirFid)
+	c.str(&m.Name, MaxName)
+	c.u32(&m.Flags)
+}
+
+// Runlinkat is the answer to Tunlinkat.
+type Runlinkat struct{}
+
+func (*Runlinkat) wire(*coder) {}
+
+// Tversion begins a session.
+type Tversion struct {
+	Msize   uint32
+	Version string
+}
+
+func (m *Tversion) wire(c *coder) {
+	c.u32(&m.Msize)
+	c.str(&m.Version, MaxName)
+}
+
+// Rversion is the answer to Tversion.
+type Rversion struct {
+	Msize   uint32
+	Version string
+}
+
+func (m *Rversion) wire(c *coder) {
+	c.u32(&m.Msize)
+	c.str(&m.Version, MaxName)
+}
+
+// Tauth would begin an authentication.
+type Tauth struct {
+	AFid   uint32
+	Uname  string
+	Aname  string
+	NUname uint32
+}
+
+func (m *Tauth) wire(c *coder) {
+	c.u32(&m.AFid)
+	c.str(&m.Uname, MaxName)
+	c.str(&m.Aname, MaxPath)
+	c.u32(&m.NUname)
+}
+
+// Tattach introduces a user and gets the root's fid.
+type Tattach struct {
+	Fid    uint32
+	AFid   uint32
+	Uname  string
+	Aname  string
+	NUname uint32
+}
+
+func (m *Tattach) wire(c *coder) {
+	c.u32(&m.Fid)
+	c.u32(&m.AFid)
+	c.str(&m.Uname, MaxName)
+	c.str(&m.Aname, MaxPath)
+	c.u32(&m.NUname)
+}
+
+// Rattach is the answer to Tattach.
+type Rattach struct {
+	Qid Qid
+}
+
+func (m *Rattach) wire(c *coder) {
+	c.qid(&m.Qid)
+}
+
+// Tflush asks that the answer to OldTag be given now or never.
+type Tflush struct {
+	OldTag uint16
+}
+
+func (m *Tflush) wire(c *coder) {
+	c.u16(&m.OldTag)
+}
+
+// Rflush is the answer to Tflush.
+type Rflush struct{}
+
+func (*Rflush) wire(*coder) {}
+
+// Twalk makes a fid for a descendant.
+type Twalk struct {
+	Fid    uint32
+	NewFid uint32
+	Names  []string
+}
+
+func (m *Twalk) wire(c *coder) {
+	c.u32(&m.Fid)
+	c.u32(&m.NewFid)
+	c.names(&m.Names)
+}
+
+// Rwalk is the answer to Twalk.
+type Rwalk struct {
+	Qids []Qid
+}
+
+func (m *Rwalk) wire(c *coder) {
+	c.qids(&m.Qids)
+}
+
+// Tread reads bytes.
+type Tread struct {
+	Fid    uint32
+	Offset uint64
+	Count  uint32
+}
+
+func (m *Tread) wire(c *coder) {
+	c.u32(&m.Fid)
+	c.u64(&m.Offset)
+	c.u32(&m.Count)
+}
+
+// Rread is the answer to Tread.
+type Rread struct {
+	Data []byte
+}
+
+func (m *Rread) wire(c *coder) {
+	c.data(&m.Data)
+}
+
+// Twrite writes bytes.
+type Twrite struct {
+	Fid    uint32
+	Offset uint64
+	Data   []byte
+}
+
+func (m *Twrite) wire(c *coder) {
+	c.u32(&m.Fid)
+	c.u64(&m.Offset)
+	c.data(&m.Data)
+}
+
+// Rwrite is the answer to Twrite.
+type Rwrite struct {
+	Count uint32
+}
+
+func (m *Rwrite) wire(c *coder) {
+	c.u32(&m.Count)
+}
+
+// Tclunk drops a fid.
+type Tclunk struct {
+	Fid uint32
+}
+
+func (m *Tclunk) wire(c *coder) {
+	c.u32(&m.Fid)
+}
+
+// Rclunk is the answer to Tclunk.
+type Rclunk struct{}
+
+func (*Rclunk) wire(*coder) {}
+
+// Tremove removes the file of a fid and drops the fid.
+type Tremove struct {
+	Fid uint32
+}
+
+func (m *Tremove) wire(c *coder) {
+	c.u32(&m.Fid)
+}
+
+// Rremove is the answer to Tremove.
+type Rremove struct{}
+
+func (*Rremove) wire(*coder) {}
+
+// Twalkgetattr walks, with attributes of everything met on the way and maybe a descriptor of the end.
+type Twalkgetattr struct {
+	Fid       uint32
+	NewFid    uint32
+	How       uint8
+	OpenFlags uint32
+	Names     []string
+}
+
+func (m *Twalkgetattr) wire(c *coder) {
+	c.u32(&m.Fid)
+	c.u32(&m.NewFid)
+	c.u8(&m.How)
+	c.u32(&m.OpenFlags)
+	c.names(&m.Names)
+}
+
+// Rwalkgetattr is the answer to Twalkgetattr.
+type Rwalkgetattr struct {
+	Attrs []Attr
+	Errno uint32
+	HasFD bool
+}
+
+func (m *Rwalkgetattr) wire(c *coder) {
+	c.attrs(&m.Attrs)
+	c.u32(&m.Errno)
+	c.flag(&m.HasFD)
+}
+
+// Topenfd asks for a descriptor of a regular file. The fid stays as it is.
+type Topenfd struct {
+	Fid   uint32
+	Flags uint32
+}
+
+func (m *Topenfd) wire(c *coder) {
+	c.u32(&m.Fid)
+	c.u32(&m.Flags)
+}
+
+// Ropenfd is the answer to Topenfd.
+type Ropenfd struct {
+	Attr  Attr
+	HasFD bool
+}
+
+func (m *Ropenfd) wire(c *coder) {
+	c.attr(&m.Attr)
+	c.flag(&m.HasFD)
+}
+
+// Tmake makes any file.
+type Tmake struct {
+	DirFid    uint32
+	NewFid    uint32
+	How       uint8
+	OpenFlags uint32
+	Name      string
+	Mode      uint32
+	Rdev      uint64
+	UID       uint32
+	GID       uint32
+	Target    string
+}
+
+func (m *Tmake) wire(c *coder) {
+	c.u32(&m.DirFid)
+	c.u32(&m.NewFid)
+	c.u8(&m.How)
+	c.u32(&m.OpenFlags)
+	c.str(&m.Name, MaxName)
+	c.u32(&m.Mode)
+	c.u64(&m.Rdev)
+	c.u32(&m.UID)
+	c.u32(&m.GID)
+	c.str(&m.Target, MaxPath)
+}
+
+// Rmake is the answer to Tmake.
+type Rmake struct {
+	Attr    Attr
+	Created bool
+	HasFD   bool
+}
+
+func (m *Rmake) wire(c *coder) {
+	c.attr(&m.Attr)
+	c.flag(&m.Created)
+	c.flag(&m.HasFD)
+}
+
+// Treaddirplus reads directory entries with attributes.
+type Treaddirplus struct {
+	Fid    uint32
+	Offset uint64
+	Count  uint32
+}
+
+func (m *Treaddirplus) wire(c *coder) {
+	c.u32(&m.Fid)
+	c.u64(&m.Offset)
+	c.u32(&m.Count)
+}
+
+// Rreaddirplus is the answer to Treaddirplus.
+type Rreaddirplus struct {
+	Data []byte
+}
+
+func (m *Rreaddirplus) wire(c *coder) {
+	c.data(&m.Data)
+}
+
+// Tclunks drops many fids.
+type Tclunks struct {
+	Fids []uint32
+}
+
+func (m *Tclunks) wire(c *coder) {
+	c.fids(&m.Fids)
+}
+
+// Rclunks is the answer to Tclunks.
+type Rclunks struct{}
+
+func (*Rclunks) wire(*coder) {}
+
+// newMessage gives an empty message of a type, or nil.
+func newMessage(kind uint8) message {
+	switch kind {
+	case typeRlerror:
+		return new(Rlerror)
+	case typeTstatfs:
+		return new(Tstatfs)
+	case typeRstatfs:
+		return new(Rstatfs)
+	case typeTlopen:
+		return new(Tlopen)
+	case typeRlopen:
+		return new(Rlopen)
+	case typeTlcreate:
+		return new(Tlcreate)
+	case typeRlcreate:
+		return new(Rlcreate)
+	case typeTsymlink:
+		return new(Tsymlink)
+	case typeRsymlink:
+		return new(Rsymlink)
+	case typeTmknod:
+		return new(Tmknod)
+	case typeRmknod:
+		return new(Rmknod)
+	case typeTrename:
+		return new(Trename)
+	case typeRrename:
+		return new(Rrename)
+	case typeTreadlink:
+		return new(Treadlink)
+	case typeRreadlink:
+		return new(Rreadlink)
+	case typeTgetattr:
+		return new(Tgetattr)
+	case typeRgetattr:
+		return new(Rgetattr)
+	case typeTsetattr:
+		return new(Tsetattr)
+	case typeRsetattr:
+		return new(Rsetattr)
+	case typeTxattrwalk:
+		return new(Txattrwalk)
+	case typeRxattrwalk:
+		return new(Rxattrwalk)
+	case typeTxattrcreate:
+		return new(Txattrcreate)
+	case typeRxattrcreate:
+		return new(Rxattrcreate)
+	case typeTreaddir:
+		return new(Treaddir)
+	case typeRreaddir:
+		return new(Rreaddir)
+	case typeTfsync:
+		return new(Tfsync)
+	case typeRfsync:
+		return new(Rfsync)
+	case typeTlock:
+		return new(Tlock)
+	case typeRlock:
+		return new(Rlock)
+	case typeTgetlock:
+		return new(Tgetlock)
+	case typeRgetlock:
+		return new(Rgetlock)
+	case typeTlink:
+		return new(Tlink)
+	case typeRlink:
+		return new(Rlink)
+	case typeTmkdir:
+		return new(Tmkdir)
+	case typeRmkdir:
+		return new(Rmkdir)
+	case typeTrenameat:
+		return new(Trenameat)
+	case typeRrenameat:
+		return new(Rrenameat)
+	case typeTunlinkat:
+		return new(Tunlinkat)
+	case typeRunlinkat:
+		return new(Runlinkat)
+	case typeTversion:
+		return new(Tversion)
+	case typeRversion:
+		return new(Rversion)
+	case typeTauth:
+		return new(Tauth)
+	case typeTattach:
+		return new(Tattach)
+	case typeRattach:
+		return new(Rattach)
+	case typeTflush:
+		return new(Tflush)
+	case typeRflush:
+		return new(Rflush)
+	case typeTwalk:
+		return new(Twalk)
+	case typeRwalk:
+		return new(Rwalk)
+	case typeTread:
+		return new(Tread)
+	case typeRread:
+		return new(Rread)
+	case typeTwrite:
+		return new(Twrite)
+	case typeRwrite:
+		return new(Rwrite)
+	case typeTclunk:
+		return new(Tclunk)
+	case typeRclunk:
+		return new(Rclunk)
+	case typeTremove:
+		return new(Tremove)
+	case typeRremove:
+		return new(Rremove)
+	case typeTwalkgetattr:
+		return new(Twalkgetattr)
+	case typeRwalkgetattr:
+		return new(Rwalkgetattr)
+	case typeTopenfd:
+		return new(Topenfd)
+	case typeRopenfd:
+		return new(Ropenfd)
+	case typeTmake:
+		return new(Tmake)
+	case typeRmake:
+		return new(Rmake)
+	case typeTreaddirplus:
+		return new(Treaddirplus)
+	case typeRreaddirplus:
+		return new(Rreaddirplus)
+	case typeTclunks:
+		return new(Tclunks)
+	case typeRclunks:
+		return new(Rclunks)
+	}
+	return nil
+}
