@@ -124,20 +124,18 @@ func (w *worker) attach() error {
 	return nil
 }
 
-// flush answers once the request it is about has been answered: nothing here can be called back halfway.
+// flush answers once the request it is about has been answered: nothing here can be called back halfway. A flush
+// of a flush does not wait, or two of them could wait for each other.
 func (w *worker) flush() error {
 	var m Tflush
 	if err := w.request(&m); err != nil {
 		return err
 	}
-	if m.OldTag == binary.LittleEndian.Uint16(w.in.buf[5:]) {
-		return nil
-	}
 	w.s.mu.Lock()
-	answered := w.s.tags[m.OldTag]
+	old := w.s.tags[m.OldTag]
 	w.s.mu.Unlock()
-	if answered != nil {
-		<-answered
+	if old != nil && !old.flush {
+		<-old.answered
 	}
 	return nil
 }
@@ -993,6 +991,15 @@ func (w *worker) rename() error {
 	w.s.mu.Lock()
 	old := f.ref.parent
 	f.ref.parent, f.ref.name = to.ref.take(), m.Name
+	for up := to.ref; up != nil; up = up.parent {
+		if up == f.ref {
+			// Moves by other fids have made the chain a ring, which would never be released. Forget where it
+			// came from instead.
+			f.ref.parent = nil
+			defer to.ref.put()
+			break
+		}
+	}
 	w.s.mu.Unlock()
 	old.put()
 	return nil

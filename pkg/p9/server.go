@@ -67,8 +67,14 @@ type session struct {
 
 	mu         sync.Mutex
 	fids       map[uint32]*fid
-	tags       map[uint16]chan struct{} // requests with a goroutine; closed when answered
+	tags       map[uint16]*underway // requests with a goroutine
 	xattrBytes int
+}
+
+// underway is a request with a goroutine of its own.
+type underway struct {
+	flush    bool
+	answered chan struct{} // closed when the answer is out
 }
 
 // nodeRef shares a node among fids, requests and, in plain sessions, children.
@@ -276,12 +282,11 @@ func (s *session) beside(message []byte, tag uint16) {
 	w := workerPool.Get().(*worker)
 	w.s = s
 	w.copy = append(w.copy[:0], message...)
-	answered := make(chan struct{})
 	s.mu.Lock()
 	if s.tags == nil {
-		s.tags = map[uint16]chan struct{}{}
+		s.tags = map[uint16]*underway{}
 	}
-	s.tags[tag] = answered
+	s.tags[tag] = &underway{flush: message[4] == typeTflush, answered: make(chan struct{})}
 	s.mu.Unlock()
 	s.running.Add(1)
 	go func() {
@@ -330,7 +335,7 @@ func (w *worker) handle(message []byte) {
 	// Whoever waits to flush it goes on after the answer is out.
 	s.sendMu.Lock()
 	s.mu.Lock()
-	answered := s.tags[tag]
+	request := s.tags[tag]
 	delete(s.tags, tag)
 	s.mu.Unlock()
 	if sendAll(s.socket, w.out.buf, w.file) != nil {
@@ -338,8 +343,8 @@ func (w *worker) handle(message []byte) {
 		unix.Shutdown(s.socket, unix.SHUT_RDWR) // the loop sees it as the end
 	}
 	s.sendMu.Unlock()
-	if answered != nil {
-		close(answered)
+	if request != nil {
+		close(request.answered)
 	}
 	if file >= 0 {
 		unix.Close(file)
