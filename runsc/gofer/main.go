@@ -1,3 +1,7 @@
+// The runtime is not to keep files of the host's cgroups open, which the jail would close under it.
+//go:debug containermaxprocs=0
+//go:debug updatemaxprocs=0
+
 // Gofer is a container's file server: it serves the trees it was given descriptors of, over 9P connections it was given
 // descriptors of, and can do nothing else.
 //
@@ -15,9 +19,6 @@
 // This program stays small on purpose: a Go program's memory is what it links and touches, so os, fmt, flag and net
 // are left out, and the arguments come from /proc.
 package main
-
-//go:debug containermaxprocs=0
-//go:debug updatemaxprocs=0
 
 import (
 	"strconv"
