@@ -106,7 +106,9 @@ func commandLine() ([]string, error) {
 	return args[1:], nil
 }
 
+// parse reads on behind a mistake, so that the report descriptor is known when the first one is told.
 func (o *options) parse(args []string) error {
+	var first error
 	for len(args) > 0 {
 		flag := args[0]
 		args = args[1:]
@@ -115,42 +117,54 @@ func (o *options) parse(args []string) error {
 			continue
 		}
 		flag, value, found := strings.Cut(flag, "=")
-		if !found {
-			if len(args) == 0 {
-				return problem("no value for " + flag)
-			}
-			value, args = args[0], args[1:]
+		err := error(problem("no value for " + flag))
+		if !found && len(args) > 0 {
+			value, args, found = args[0], args[1:], true
 		}
-		var a attachment
-		if flag == "--attach" {
-			var mode string
-			value, mode, _ = strings.Cut(value, ":")
-			mode, a.name, _ = strings.Cut(mode, ":")
-			if mode != "ro" && mode != "rw" {
-				return problem("--attach wants FD:ro or FD:rw")
-			}
-			a.readOnly = mode == "ro"
+		if found {
+			err = o.set(flag, value)
 		}
-		fd, err := strconv.ParseUint(value, 10, 31)
-		if err != nil {
-			return problem(flag + " wants the number of a descriptor, not \"" + value + "\"")
-		}
-		switch flag {
-		case "--attach":
-			a.fd = int(fd)
-			o.attach = append(o.attach, a)
-		case "--conn":
-			o.conns = append(o.conns, int(fd))
-		case "--log-fd":
-			o.log = int(fd)
-		case "--report-fd":
-			o.report = int(fd)
-		default:
-			return problem("unknown flag " + flag)
+		if first == nil {
+			first = err
 		}
 	}
-	if len(o.conns) == 0 || len(o.conns) != len(o.attach) {
-		return problem("as many --conn as --attach are wanted, and at least one")
+	if first == nil && (len(o.conns) == 0 || len(o.conns) != len(o.attach)) {
+		first = problem("as many --conn as --attach are wanted, and at least one")
+	}
+	return first
+}
+
+func (o *options) set(flag, value string) error {
+	var a attachment
+	if flag == "--attach" {
+		var mode string
+		value, mode, _ = strings.Cut(value, ":")
+		mode, a.name, _ = strings.Cut(mode, ":")
+		if mode != "ro" && mode != "rw" {
+			return problem("--attach wants FD:ro or FD:rw")
+		}
+		a.readOnly = mode == "ro"
+	}
+	n, err := strconv.ParseUint(value, 10, 31)
+	fd := int(n)
+	switch flag {
+	case "--attach":
+		a.fd = fd
+		o.attach = append(o.attach, a)
+	case "--conn":
+		o.conns = append(o.conns, fd)
+	case "--log-fd":
+		o.log = fd
+	case "--report-fd":
+		o.report = fd
+	default:
+		return problem("unknown flag " + flag)
+	}
+	if err != nil {
+		if flag == "--report-fd" {
+			o.report = -1
+		}
+		return problem(flag + " wants the number of a descriptor, not \"" + value + "\"")
 	}
 	return nil
 }
