@@ -31,5 +31,5 @@
 // # What it does not do
 //
 // No authentication (Tauth is refused: both ends of the socket are given by the one who starts them), no
-// other dialects, no change notifications, no walk through "..", no connecting to the host's Unix sockets.
+// other dialects, no change notifications, no walk to ".." in sessions with extensions, no connecting to the host's Unix sockets.
 package p9

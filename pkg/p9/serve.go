@@ -14,7 +14,7 @@ func (w *worker) dispatch(kind uint8) error {
 	case typeTversion:
 		return w.version()
 	case typeTauth:
-		return unix.EOPNOTSUPP
+		return errNoAuth
 	case typeTattach:
 		return w.attach()
 	case typeTflush:
@@ -140,10 +140,32 @@ func (w *worker) flush() error {
 	return nil
 }
 
-// step walks one name from at.
+// step walks one name from at. "." and ".." are not names that a node ever hears: the first is the node itself, the second
+// the node this one was walked from, or at the root the root. Sessions with extensions do without
+// parents, and so without "..".
 func (w *worker) step(at *nodeRef, name string) (*nodeRef, Attr, error) {
-	if name == ".." {
-		return nil, Attr{}, unix.EACCES // see the package comment
+	if name == "." || name == ".." && w.s.ext == 0 {
+		a, err := at.node.GetAttr()
+		if err == nil && !a.IsDir() {
+			err = unix.ENOTDIR
+		}
+		if err != nil {
+			return nil, Attr{}, err
+		}
+		to := at
+		w.s.mu.Lock()
+		if name == ".." && at.parent != nil {
+			to = at.parent
+		}
+		to.take()
+		w.s.mu.Unlock()
+		if to != at {
+			if a, err = to.node.GetAttr(); err != nil {
+				to.put()
+				return nil, Attr{}, err
+			}
+		}
+		return to, a, nil
 	}
 	if err := checkName(name); err != nil {
 		return nil, Attr{}, err

@@ -2,6 +2,7 @@ package p9
 
 import (
 	"encoding/binary"
+	"errors"
 	"sync"
 	"sync/atomic"
 
@@ -308,6 +309,10 @@ func (w *worker) trim() {
 	}
 }
 
+// errNoAuth answers Tauth: an error whose number is 0 tells diod's clients that none is needed. Others take any
+// error for that.
+var errNoAuth = errors.New("no authentication needed")
+
 // handle answers one request.
 func (w *worker) handle(message []byte) {
 	s := w.s
@@ -322,7 +327,7 @@ func (w *worker) handle(message []byte) {
 	file := w.file
 	if err != nil {
 		errno, ok := err.(unix.Errno)
-		if !ok || errno == 0 {
+		if err != errNoAuth && (!ok || errno == 0) {
 			errno = unix.EIO
 		}
 		w.out = coder{buf: begin(w.out.buf, typeRlerror, tag)}
