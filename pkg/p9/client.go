@@ -73,7 +73,8 @@ func Dial(socket int, msize uint32, want Extensions) (*Client, error) {
 	c := &Client{socket: socket, msize: min(max(msize, MinMsize), MaxMsize), nextFid: 1}
 	c.in.socket = socket
 	err := c.version(want)
-	if err == unix.EPROTONOSUPPORT && want != 0 {
+	if err != nil && want != 0 {
+		// Peers refuse a version they don't know in different ways: "unknown", a plainer one, an error (diod).
 		err = c.version(0)
 	}
 	if err != nil {

@@ -34,8 +34,9 @@ const (
 	// MaxXattr is the largest extended attribute value in bytes (XATTR_SIZE_MAX).
 	MaxXattr = 64 << 10
 
-	// ioHeader is what Rread and Twrite put around their data, the larger of both.
-	ioHeader = HeaderSize + 4 + 8 + 4
+	// ioHeader is the room other implementations want left around the data of Rread and Twrite (P9_IOHDRSZ of v9fs
+	// and diod, which refuse more); 23 bytes would be enough.
+	ioHeader = 24
 )
 
 // Extensions is a set of additions to 9P2000.L, as agreed in the version message.
