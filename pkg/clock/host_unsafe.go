@@ -55,3 +55,11 @@ func futexWakeOne(word *atomic.Uint32) {
 	// SAFETY: the address is only compared; the call does not block.
 	unix.RawSyscall(unix.SYS_FUTEX, uintptr(unsafe.Pointer(word)), futexWake, 1)
 }
+
+// CPU returns the number of the host's processor that the calling thread is on.
+func CPU() uint32 {
+	var cpu uint32
+	// SAFETY: the kernel writes four bytes at &cpu; getcpu(2) keeps no pointer.
+	unix.RawSyscall(unix.SYS_GETCPU, uintptr(unsafe.Pointer(&cpu)), 0, 0)
+	return cpu
+}

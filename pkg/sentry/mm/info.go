@@ -102,7 +102,7 @@ type metadata struct {
 	code, data usermem.AddrRange
 	stackStart usermem.Addr
 	auxv       []AuxvEntry
-	executable any
+	executable Executable
 }
 
 func (d *metadata) copyFrom(s *metadata) {
@@ -110,7 +110,18 @@ func (d *metadata) copyFrom(s *metadata) {
 	defer s.mu.Unlock()
 	d.args, d.env, d.code, d.data = s.args, s.env, s.code, s.data
 	d.stackStart, d.auxv, d.executable = s.stackStart, s.auxv, s.executable
+	if d.executable != nil {
+		d.executable.IncRef()
+	}
 	d.dumpable.Store(s.dumpable.Load())
+}
+
+// Executable is the program's file as an address space keeps it: each address
+// space that Fork hands it on to holds a reference, which the last DecUsers
+// gives back.
+type Executable interface {
+	IncRef()
+	DecRef()
 }
 
 // AuxvEntry is one pair of the auxiliary vector: getauxval(3).
@@ -144,16 +155,21 @@ func (m *MemoryManager) Auxv() []AuxvEntry {
 	return m.meta.auxv
 }
 
-// SetExecutable records the program's file. The caller keeps whatever
-// references it needs, for each address space that Fork hands it on to.
-func (m *MemoryManager) SetExecutable(v any) {
+// SetExecutable records the program's file and takes the caller's reference
+// over; one that was recorded before is given back.
+func (m *MemoryManager) SetExecutable(v Executable) {
 	m.meta.mu.Lock()
+	old := m.meta.executable
 	m.meta.executable = v
 	m.meta.mu.Unlock()
+	if old != nil {
+		old.DecRef()
+	}
 }
 
-// Executable returns what SetExecutable recorded.
-func (m *MemoryManager) Executable() any {
+// Executable returns what SetExecutable recorded, or nil. It is valid as long
+// as the caller is a user of the address space.
+func (m *MemoryManager) Executable() Executable {
 	m.meta.mu.Lock()
 	defer m.meta.mu.Unlock()
 	return m.meta.executable

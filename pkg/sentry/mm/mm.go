@@ -213,7 +213,14 @@ func (m *MemoryManager) DecUsers() {
 	m.as = deadSpace{}
 	m.pageMu.Unlock()
 	m.collect(&g)
+	m.SetExecutable(nil)
 }
+
+// Users returns how many users there are.
+func (m *MemoryManager) Users() int64 { return m.users.Load() }
+
+// Account returns what pages are charged to.
+func (m *MemoryManager) Account() *memfile.Account { return m.acct }
 
 // deadSpace is the address space of a MemoryManager without users, into which
 // somebody (a reader of /proc/PID/mem) may still look.

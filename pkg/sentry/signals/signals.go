@@ -328,22 +328,3 @@ func (p *Pending) Each(f func(*Info) bool) {
 		}
 	}
 }
-
-// Stack is an alternate signal stack (sigaltstack(2)).
-type Stack struct {
-	Addr  uint64
-	Flags uint32
-	Size  uint64
-}
-
-// Flags of a Stack.
-const (
-	StackOn         = 1
-	StackDisable    = 2
-	StackAutoDisarm = 1 << 31
-)
-
-// Contains reports whether sp is on the stack.
-func (s *Stack) Contains(sp uint64) bool {
-	return s.Flags&StackDisable == 0 && s.Addr < sp && sp-s.Addr <= s.Size
-}

@@ -1,0 +1,366 @@
+package kernel
+
+import (
+	"golang.org/x/sys/unix"
+
+	"vitrine/pkg/sentry/arch"
+	"vitrine/pkg/sentry/auth"
+	"vitrine/pkg/sentry/futex"
+	"vitrine/pkg/sentry/limits"
+	"vitrine/pkg/sentry/mm"
+	"vitrine/pkg/sentry/signals"
+	"vitrine/pkg/sentry/vfs"
+	"vitrine/pkg/usermem"
+)
+
+// CloneArgs are the arguments of clone(2).
+type CloneArgs struct {
+	Flags               uint64 // CLONE_*, without the exit signal
+	ExitSignal          signals.Signal
+	Stack               usermem.Addr
+	ParentTID, ChildTID usermem.Addr
+	TLS                 uint64
+}
+
+// cloneKnown are the flags of Linux 4.4; others are ignored by clone(2).
+const needSysAdmin = unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWPID | unix.CLONE_NEWNET
+
+// checkClone applies the rules of clone(2), "ERRORS".
+func checkClone(f uint64) error {
+	switch {
+	case f&unix.CLONE_SIGHAND != 0 && f&unix.CLONE_VM == 0,
+		f&unix.CLONE_THREAD != 0 && f&unix.CLONE_SIGHAND == 0,
+		f&(unix.CLONE_NEWNS|unix.CLONE_FS) == unix.CLONE_NEWNS|unix.CLONE_FS,
+		f&(unix.CLONE_NEWUSER|unix.CLONE_FS) == unix.CLONE_NEWUSER|unix.CLONE_FS,
+		f&unix.CLONE_THREAD != 0 && f&(unix.CLONE_NEWUSER|unix.CLONE_NEWPID) != 0:
+		return unix.EINVAL
+	}
+	return nil
+}
+
+// Clone makes a task as clone(2) does and returns its number in the caller's
+// namespace. With CLONE_VFORK it returns when the child has execed or ended.
+func (t *Task) Clone(a *CloneArgs) (int32, error) {
+	if err := checkClone(a.Flags); err != nil {
+		return 0, err
+	}
+	ns := t.namespaces
+	thread := a.Flags&unix.CLONE_THREAD != 0
+	if thread && ns.PIDForChildren != t.ids.ns {
+		return 0, unix.EINVAL
+	}
+	creds := t.Credentials()
+	if a.Flags&unix.CLONE_NEWUSER != 0 {
+		user, err := creds.UserNS.NewChild(creds.EUID)
+		if err != nil {
+			return 0, err
+		}
+		creds = enterUserNS(creds, user)
+	}
+	if a.Flags&needSysAdmin != 0 && !creds.HasCap(unix.CAP_SYS_ADMIN) {
+		return 0, unix.EPERM
+	}
+	ns, move, err := t.k.cloneNamespaces(ns, t.ids.ns, a.Flags, creds.UserNS)
+	if err != nil {
+		return 0, err
+	}
+	child := &Task{
+		k: t.k, wake: make(chan struct{}, 1), namespaces: ns, name: t.name, futexWaiter: futex.NewWaiter(),
+	}
+	child.creds.Store(creds)
+	child.sched = t.Scheduling()
+	if child.sched.ResetOnFork {
+		child.sched.ResetOnFork, child.sched.Policy, child.sched.Priority = false, 0, 0
+		child.sched.Nice = max(child.sched.Nice, 0)
+	}
+	child.sig.mask = t.sig.mask
+	if t.sig.hasSaved {
+		child.sig.mask = t.sig.saved
+	}
+	if a.Flags&unix.CLONE_VM == 0 || a.Flags&unix.CLONE_VFORK != 0 {
+		child.sig.stack = t.sig.stack
+	} else {
+		child.sig.stack = arch.NoAltStack
+	}
+
+	// Registers: the same, but for what the call returns and where the stack
+	// and the thread area are.
+	t.ctx.PullFP(t.state)
+	child.state = t.state.Clone()
+	child.state.Regs.SetReturn(0)
+	if a.Stack != 0 {
+		child.state.Regs.Rsp = uint64(a.Stack)
+	}
+	if a.Flags&unix.CLONE_SETTLS != 0 {
+		if err := child.state.Regs.SetTLS(a.TLS); err != nil {
+			return 0, err
+		}
+	}
+
+	var undo []func()
+	fail := func(err error) (int32, error) {
+		for i := len(undo) - 1; i >= 0; i-- {
+			undo[i]()
+		}
+		return 0, err
+	}
+	if a.Flags&unix.CLONE_VM != 0 {
+		child.mm = t.mm
+		child.mm.IncUsers()
+	} else if child.mm, err = t.mm.Fork(); err != nil {
+		return 0, err
+	}
+	undo = append(undo, child.mm.DecUsers)
+	if a.Flags&unix.CLONE_FILES != 0 {
+		child.fds = t.fds
+		child.fds.IncRef()
+	} else {
+		child.fds = t.fds.Fork()
+	}
+	undo = append(undo, func() { closeAll(vfs.KernelContext(creds), child.fds.DecRef()) })
+	if a.Flags&unix.CLONE_FS != 0 {
+		child.fs = t.fs
+	} else {
+		child.fs = t.fs.Fork()
+		if move != nil {
+			child.fs.Move(move)
+		}
+	}
+	if a.Flags&unix.CLONE_CHILD_CLEARTID != 0 {
+		child.clearTID = a.ChildTID
+	}
+	child.ctx = t.k.Platform.NewContext()
+	undo = append(undo, child.ctx.Release)
+	var vfork chan struct{}
+	if a.Flags&unix.CLONE_VFORK != 0 {
+		vfork = make(chan struct{})
+		child.vfork = vfork
+	}
+	if err := t.k.adopt(child, t, a, nil); err != nil {
+		return fail(err)
+	}
+	tid := child.ids.in(t.ids.ns)
+	// The child's memory has the number before it runs; the parent's may fault.
+	if a.Flags&unix.CLONE_CHILD_SETTID != 0 {
+		usermem.CopyOutUint32(child.mm, a.ChildTID, uint32(child.ids.in(child.ids.ns)))
+	}
+	if a.Flags&unix.CLONE_PARENT_SETTID != 0 {
+		usermem.CopyOutUint32(t.mm, a.ParentTID, uint32(tid))
+	}
+	child.Start()
+	if vfork != nil {
+		t.blockKillable(vfork)
+	}
+	return tid, nil
+}
+
+// enterUserNS returns c as it is in the new namespace ns: all capabilities there.
+func enterUserNS(c *auth.Credentials, ns *auth.UserNamespace) *auth.Credentials {
+	n := c.Fork()
+	n.UserNS = ns
+	n.Permitted, n.Effective, n.Bounding = auth.AllCaps, auth.AllCaps, auth.AllCaps
+	n.Inheritable, n.Ambient, n.SecureBits = 0, 0, 0
+	return n
+}
+
+// cloneNamespaces returns old with the namespaces replaced that flags ask for,
+// and how places move into the new mount namespace. pidNS is the caller's.
+func (k *Kernel) cloneNamespaces(old *Namespaces, pidNS *PIDNamespace, flags uint64, user *auth.UserNamespace) (*Namespaces, func(vfs.Path) vfs.Path, error) {
+	const all = unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWPID | unix.CLONE_NEWNET
+	if flags&all == 0 {
+		return old, nil, nil
+	}
+	n := *old
+	var move func(vfs.Path) vfs.Path
+	if flags&unix.CLONE_NEWUTS != 0 {
+		host, domain := old.UTS.Names()
+		n.UTS = k.NewUTSNamespace(user, host, domain)
+	}
+	if flags&unix.CLONE_NEWIPC != 0 {
+		n.IPC = k.NewIPCNamespace(user)
+	}
+	if flags&unix.CLONE_NEWNET != 0 {
+		n.Net = k.NewNetNamespace(user, nil)
+	}
+	if flags&unix.CLONE_NEWPID != 0 {
+		p, err := k.NewPIDNamespace(old.PIDForChildren, user)
+		if err != nil {
+			return nil, nil, err
+		}
+		n.PIDForChildren = p
+	}
+	if flags&unix.CLONE_NEWNS != 0 {
+		n.Mount, move = old.Mount.Clone()
+		n.Mount.Inode = k.NewNamespaceInode()
+	}
+	return &n, move, nil
+}
+
+// Unshare does unshare(2) for namespaces, file tables and FSContext.
+func (t *Task) Unshare(flags uint64) error {
+	const known = unix.CLONE_THREAD | unix.CLONE_SIGHAND | unix.CLONE_VM | unix.CLONE_FILES | unix.CLONE_FS | unix.CLONE_SYSVSEM |
+		unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNET
+	if flags&^known != 0 {
+		return unix.EINVAL
+	}
+	if flags&unix.CLONE_NEWUSER != 0 {
+		flags |= unix.CLONE_THREAD | unix.CLONE_FS
+	}
+	if flags&unix.CLONE_NEWNS != 0 {
+		flags |= unix.CLONE_FS
+	}
+	if flags&(unix.CLONE_THREAD|unix.CLONE_SIGHAND|unix.CLONE_VM) != 0 && len(t.tg.Tasks()) > 1 {
+		return unix.EINVAL
+	}
+	creds := t.Credentials()
+	if flags&unix.CLONE_NEWUSER != 0 {
+		user, err := creds.UserNS.NewChild(creds.EUID)
+		if err != nil {
+			return err
+		}
+		creds = enterUserNS(creds, user)
+	}
+	if flags&needSysAdmin != 0 && !creds.HasCap(unix.CAP_SYS_ADMIN) {
+		return unix.EPERM
+	}
+	ns, move, err := t.k.cloneNamespaces(t.namespaces, t.ids.ns, flags, creds.UserNS)
+	if err != nil {
+		return err
+	}
+	if flags&unix.CLONE_FILES != 0 && t.fds.Shared() {
+		old := t.fds
+		t.SetFDs(old.Fork())
+		closeAll(t, old.DecRef())
+	}
+	if flags&unix.CLONE_FS != 0 {
+		fs := t.fs.Fork()
+		if move != nil {
+			fs.Move(move)
+		}
+		t.SetFS(fs)
+	}
+	t.creds.Store(creds)
+	t.SetNamespaces(ns)
+	return nil
+}
+
+// adopt puts child, whose own state is complete, into the tree: below parent,
+// or as the first process of a pid namespace where parent is nil. limits are
+// for a first process.
+func (k *Kernel) adopt(child, parent *Task, a *CloneArgs, lim *limits.Set) error {
+	thread := a.Flags&unix.CLONE_THREAD != 0
+	ns := child.namespaces.PIDForChildren
+	k.tree.Lock()
+	defer k.tree.Unlock()
+	if parent != nil {
+		c := parent.Credentials()
+		limit := parent.tg.Limits().Soft(limits.Processes)
+		if c.RUID != auth.RootKUID && !c.HasRootCap(unix.CAP_SYS_ADMIN) && !c.HasRootCap(unix.CAP_SYS_RESOURCE) && k.countOf(c.RUID) >= limit {
+			return unix.EAGAIN
+		}
+	}
+	child.usage.clock = k.Clock
+	nums := make([]int32, ns.Level+1)
+	for n := ns; n != nil; n = n.Parent {
+		id, err := n.allocate()
+		if err != nil {
+			return err
+		}
+		nums[n.Level] = id
+	}
+	child.ids = ids{ns, nums}
+	if thread {
+		tg := parent.tg
+		g := &tg.signals
+		g.lock()
+		if g.exiting || g.execer != nil {
+			g.unlock()
+			return RestartNoIntr
+		}
+		child.tg = tg
+		tg.tasks = append(tg.tasks, child)
+		if g.stop.signal != 0 && !g.stop.complete {
+			child.sig.stopping = true
+			child.work.Store(true)
+			g.stop.waiting++
+		}
+		g.unlock()
+	} else {
+		tg := &ThreadGroup{
+			k: k, ids: child.ids, leader: child, exitSignal: a.ExitSignal, done: make(chan struct{}),
+			startTime: k.Clock.Monotonic(), tasks: []*Task{child},
+		}
+		child.tg = tg
+		if parent == nil {
+			tg.signals.actions = &actionTable{}
+			tg.limits.Store(lim)
+			newSession(tg).join(tg)
+		} else {
+			if a.Flags&unix.CLONE_SIGHAND != 0 {
+				tg.signals.actions = parent.tg.signals.actions
+			} else {
+				tg.signals.actions = parent.tg.signals.actions.fork()
+			}
+			tg.limits.Store(parent.tg.Limits().Clone())
+			tg.oomScoreAdj.Store(parent.tg.oomScoreAdj.Load())
+			tg.parentTask = parent
+			tg.parent = parent.tg
+			if a.Flags&unix.CLONE_PARENT != 0 {
+				tg.parent = parent.tg.parent
+				tg.exitSignal = parent.tg.exitSignal
+			}
+			if ns.init == nil && tg.parent != nil && ns != parent.ids.ns {
+				// The first process of a namespace: its group and session
+				// are its parent's, which it sees as 0.
+			}
+			if tg.parent != nil {
+				tg.parent.children = append(tg.parent.children, tg)
+			}
+			parent.tg.group.join(tg)
+		}
+		if ns.init == nil {
+			ns.init = tg
+		}
+	}
+	child.ids.each(func(n *PIDNamespace, id int32) { n.tasks[id] = child })
+	k.tasks.Add(1)
+	k.forks.Add(1)
+	k.running.Add(1)
+	return nil
+}
+
+// ProcessArgs describe a process that doesn't come from fork(2).
+type ProcessArgs struct {
+	Creds      *auth.Credentials
+	Namespaces *Namespaces // PIDForChildren is the namespace it is in
+	FS         *FSContext
+	FDs        *vfs.FDTable
+	Limits     *limits.Set
+	Parent     *ThreadGroup // in the sandbox, for children of exec'd init; may be nil
+}
+
+// NewProcess makes a process with one task and an empty address space, which
+// hasn't started. Exec loads a program into it.
+func (k *Kernel) NewProcess(a *ProcessArgs, memory *mm.MemoryManager) (*Task, error) {
+	t := &Task{
+		k: k, wake: make(chan struct{}, 1), namespaces: a.Namespaces, fs: a.FS, fds: a.FDs,
+		mm: memory, futexWaiter: futex.NewWaiter(), state: arch.NewState(),
+	}
+	t.sched.TimerSlack = 50000
+	t.sig.stack = arch.NoAltStack
+	t.creds.Store(a.Creds)
+	t.ctx = k.Platform.NewContext()
+	if err := k.adopt(t, nil, &CloneArgs{ExitSignal: sigChld}, a.Limits); err != nil {
+		t.ctx.Release()
+		return nil, err
+	}
+	return t, nil
+}
+
+// closeAll flushes and releases files.
+func closeAll(ctx vfs.Context, files []*vfs.File) {
+	for _, f := range files {
+		f.Flush(ctx)
+		f.DecRef()
+	}
+}

@@ -1,0 +1,337 @@
+package kernel
+
+import (
+	"golang.org/x/sys/unix"
+
+	"vitrine/pkg/sentry/arch"
+	"vitrine/pkg/sentry/signals"
+)
+
+// handleWork sees to signals and stops, between two runs of application code.
+// It reports false when the task is to end.
+func (t *Task) handleWork() bool {
+	for {
+		t.work.Store(false)
+		if t.leaving {
+			return false
+		}
+		g := &t.tg.signals
+		g.lock()
+		if g.exiting || g.execer != nil && g.execer != t {
+			g.unlock()
+			return false
+		}
+		if t.sig.stopping {
+			t.groupStop() // unlocks
+			continue
+		}
+		info, ok := t.takeLocked(^t.sig.mask | signals.SetOf(sigKill))
+		g.unlock()
+		if !ok {
+			break
+		}
+		if !t.deliver(&info) {
+			return false
+		}
+	}
+	t.finishCall(nil)
+	t.RestoreMask()
+	return true
+}
+
+// finishCall decides whether an interrupted system call is restarted: a is the
+// action of the handler that is about to run, nil if none does.
+func (t *Task) finishCall(a *signals.Action) {
+	r := t.syscall.restart
+	if r == 0 {
+		return
+	}
+	t.syscall.restart = 0
+	regs := &t.state.Regs
+	interrupt := false
+	if a != nil {
+		switch r {
+		case RestartNoHand, RestartBlock:
+			interrupt = true
+		case RestartSys:
+			interrupt = a.Flags&signals.FlagRestart == 0
+		}
+	}
+	if interrupt {
+		regs.SetReturn(failure(unix.EINTR))
+		return
+	}
+	if r == RestartBlock {
+		regs.OrigRax = unix.SYS_RESTART_SYSCALL
+	}
+	regs.RestartSyscall()
+}
+
+// deliver does what info's signal does. It reports false when the task is to
+// end.
+func (t *Task) deliver(info *signals.Info) bool {
+	s := signals.Signal(info.Signo)
+	g := &t.tg.signals
+	g.actions.mu.Lock()
+	a := *g.actions.Get(s)
+	if a.Handler > signals.HandlerIgnore && a.Flags&signals.FlagResetHand != 0 {
+		g.actions.Get(s).Handler = signals.HandlerDefault
+	}
+	g.actions.mu.Unlock()
+	if tr := t.k.Trace; tr != nil {
+		tr.Signal(t, info.Signo, "delivered")
+	}
+	switch {
+	case s == sigKill:
+		t.tg.Kill(ExitStatus{Signal: s})
+		return false
+	case a.Handler == signals.HandlerIgnore:
+		return true
+	case a.Handler == signals.HandlerDefault:
+		return t.defaultAction(s, info)
+	}
+	t.finishCall(&a)
+	if err := t.pushFrame(&a, info); err != nil {
+		// The stack can't take the frame: SIGSEGV, and if that is what this
+		// is, the end.
+		if s == signals.Signal(unix.SIGSEGV) {
+			g.actions.mu.Lock()
+			g.actions.Get(s).Handler = signals.HandlerDefault
+			g.actions.mu.Unlock()
+		}
+		t.ForceSignal(&signals.Info{Signo: int32(unix.SIGSEGV), Code: signals.CodeKernel})
+	}
+	return true
+}
+
+func (t *Task) defaultAction(s signals.Signal, info *signals.Info) bool {
+	switch signals.DefaultOf(s) {
+	case signals.Ignore, signals.Continue:
+		return true
+	case signals.Stop:
+		t.startGroupStop(s)
+		return true
+	}
+	if t.tg.isInit() && info.Code != signals.CodeKernel && !signals.Synchronous.Has(s) {
+		return true
+	}
+	t.tg.Kill(ExitStatus{Signal: s, Core: signals.DefaultOf(s) == signals.CoreDump && t.dumpsCore()})
+	return false
+}
+
+// dumpsCore reports whether wait(2) tells of a core dump. None is written: the
+// limit says whether Linux would have.
+func (t *Task) dumpsCore() bool { return false }
+
+// pushFrame sets the handler up.
+func (t *Task) pushFrame(a *signals.Action, info *signals.Info) error {
+	t.ctx.PullFP(t.state)
+	mask := t.sig.mask
+	if t.sig.hasSaved {
+		mask = t.sig.saved
+	}
+	d := arch.SignalDelivery{
+		Signo: int(info.Signo), Info: info.Bytes(), Handler: a.Handler, Restorer: a.Restorer, Flags: a.Flags,
+		Mask: uint64(mask), AltStack: &t.sig.stack,
+		TrapNo: t.lastFault.trap, ErrorCode: t.lastFault.code, FaultAddr: t.lastFault.addr,
+	}
+	if err := t.state.PushSignalFrame(t.mm, &d); err != nil {
+		return err
+	}
+	t.sig.hasSaved = false
+	next := t.sig.mask | a.Mask
+	if a.Flags&signals.FlagNoDefer == 0 {
+		next |= signals.SetOf(signals.Signal(info.Signo))
+	}
+	t.SetSignalMask(next)
+	return nil
+}
+
+// SignalReturn does rt_sigreturn(2).
+func (t *Task) SignalReturn() {
+	t.NoReturn()
+	t.ctx.PullFP(t.state)
+	mask, stack, err := t.state.PopSignalFrame(t.mm)
+	if err != nil {
+		t.ForceSignal(&signals.Info{Signo: int32(unix.SIGSEGV), Code: signals.CodeKernel})
+		return
+	}
+	t.SetSignalStack(stack)
+	t.SetSignalMask(signals.Set(mask))
+}
+
+// minSignalStack is MINSIGSTKSZ.
+const minSignalStack = 2048
+
+// SetSignalStack does sigaltstack(2).
+func (t *Task) SetSignalStack(s arch.AltStack) error {
+	if t.sig.stack.Active(t.state.Regs.Rsp) {
+		return unix.EPERM
+	}
+	mode := s.Flags &^ arch.StackAutoDisarm
+	switch mode {
+	case arch.StackDisable:
+		t.sig.stack = arch.NoAltStack
+		return nil
+	case 0, arch.StackOnStack:
+	default:
+		return unix.EINVAL
+	}
+	if s.Size < minSignalStack {
+		return unix.ENOMEM
+	}
+	t.sig.stack = arch.AltStack{Addr: s.Addr, Size: s.Size, Flags: s.Flags & arch.StackAutoDisarm}
+	return nil
+}
+
+// startGroupStop stops the process, unless SIGCONT or death came first.
+func (t *Task) startGroupStop(s signals.Signal) {
+	k, tg := t.k, t.tg
+	if s != sigStop {
+		// Terminal stop signals do nothing to an orphaned process group.
+		k.tree.RLock()
+		orphaned := tg.group.orphaned(nil)
+		k.tree.RUnlock()
+		if orphaned {
+			return
+		}
+	}
+	g := &tg.signals
+	g.lock()
+	defer g.unlock()
+	if g.exiting || g.execer != nil || g.pending.Set().Has(sigCont) {
+		return
+	}
+	if g.stop.signal == 0 || !g.stop.complete {
+		g.stop.waiting = 0
+		for _, o := range tg.liveTasks() {
+			o.sig.stopping = true
+			g.stop.waiting++
+			if o != t {
+				o.interrupt()
+			}
+		}
+	}
+	g.stop.signal = s
+	g.stop.continued = false
+	if g.stop.resume == nil {
+		g.stop.resume = make(chan struct{})
+	}
+	t.work.Store(true)
+}
+
+// groupStop takes part in a stop and sleeps until it is over. signals.mu is
+// held, and released.
+func (t *Task) groupStop() {
+	g := &t.tg.signals
+	t.sig.stopping = false
+	resume := g.stop.resume
+	if resume == nil {
+		g.unlock()
+		return
+	}
+	var notify func()
+	if g.stop.waiting--; g.stop.waiting <= 0 && !g.stop.complete {
+		g.stop.complete, g.stop.unreported = true, true
+		notify = t.tg.childStateChanged(signals.ChildStopped, int32(g.stop.signal))
+	}
+	g.unlock()
+	if notify != nil {
+		notify()
+	}
+	t.stopped(resume)
+}
+
+// stopped sleeps until resume is closed or the task is to end.
+func (t *Task) stopped(resume <-chan struct{}) {
+	t.park()
+	defer t.unpark()
+	for {
+		select {
+		case <-resume:
+			return
+		case <-t.wake:
+			if t.dying() {
+				t.work.Store(true)
+				return
+			}
+		}
+	}
+}
+
+// release lets stopped tasks go on. signals.mu is held.
+func (s *groupStop) release() {
+	if s.resume != nil {
+		close(s.resume)
+		s.resume = nil
+	}
+}
+
+// continueLocked ends a stop. It returns what tells the parent, to be called
+// without the lock. signals.mu is held.
+func (tg *ThreadGroup) continueLocked() func() {
+	st := &tg.signals.stop
+	if st.signal == 0 {
+		return nil
+	}
+	was := st.complete
+	st.signal, st.waiting, st.complete, st.unreported = 0, 0, false, false
+	for _, t := range tg.liveTasks() {
+		t.sig.stopping = false
+	}
+	st.release()
+	if !was {
+		return nil
+	}
+	st.continued = true
+	return tg.childStateChanged(signals.ChildContinued, int32(sigCont))
+}
+
+// Stopped reports whether the process is stopped by job control.
+func (tg *ThreadGroup) Stopped() bool {
+	tg.signals.lock()
+	defer tg.signals.unlock()
+	return tg.signals.stop.complete
+}
+
+// childStateChanged returns a function that tells the parent of a stop or a
+// continuation: SIGCHLD, unless SA_NOCLDSTOP, and wait(2).
+func (tg *ThreadGroup) childStateChanged(code, status int32) func() {
+	return func() {
+		k := tg.k
+		k.tree.RLock()
+		parent := tg.parent
+		var info signals.Info
+		if parent != nil {
+			info = tg.childInfo(parent, code, status)
+		}
+		k.tree.RUnlock()
+		if parent == nil {
+			return
+		}
+		if parent.signals.actionsGet(sigChld).Flags&signals.FlagNoCldStop == 0 {
+			parent.Send(&info)
+		}
+		parent.notifyChildren()
+	}
+}
+
+func (g *groupSignals) actionsGet(s signals.Signal) signals.Action {
+	g.lock()
+	a := g.actions
+	g.unlock()
+	return a.get(s)
+}
+
+// childInfo returns the siginfo of SIGCHLD about tg, for parent. tree is held.
+func (tg *ThreadGroup) childInfo(parent *ThreadGroup, code, status int32) signals.Info {
+	info := signals.Info{Signo: int32(sigChld), Code: code}
+	info.SetPID(tg.ids.in(parent.ids.ns))
+	if l := tg.leader; l != nil {
+		info.SetUID(parent.leader.creds.Load().UserNS.UID(l.creds.Load().RUID))
+	}
+	info.SetStatus(status)
+	u := tg.usageLocked()
+	info.SetTimes(u.User/tick, u.System/tick)
+	return info
+}

@@ -1,0 +1,24 @@
+// Package kernel has tasks and what they are organised in: thread groups,
+// process groups, sessions, pid namespaces; how they are born (clone, exec), run
+// (the loop over the platform), get signals, wait for each other and end.
+//
+// A Task is a goroutine whose state lives in the struct: between two runs of
+// application code, and at every place where it sleeps (Block), all of it is in
+// memory.
+//
+// Three kinds of lock, in this order:
+//
+//   - Kernel.tree: who is whose parent, child, tracer, thread; pids; exit
+//     states. Taken for writing by fork, exit, wait, setpgid and the like.
+//   - ThreadGroup.signals.mu: pending signals, masks, job-control state of one
+//     thread group; two are never held together.
+//   - leaves: Task.mu (what other tasks may read: name, credentials,
+//     file tables), FSContext.mu, UTSNamespace.mu.
+//
+// Memory-manager and VFS locks are taken with none of these held, but for the
+// leaves of the VFS.
+//
+// What a task does to itself needs no lock: registers, blocking state, its own
+// pointers (only the task changes them, under Task.mu, so that it may read them
+// without).
+package kernel

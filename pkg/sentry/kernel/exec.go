@@ -1,0 +1,343 @@
+package kernel
+
+import (
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"vitrine/pkg/abi/linux"
+	"vitrine/pkg/sentry/arch"
+	"vitrine/pkg/sentry/auth"
+	"vitrine/pkg/sentry/limits"
+	"vitrine/pkg/sentry/loader"
+	"vitrine/pkg/sentry/memmap"
+	"vitrine/pkg/sentry/mm"
+	"vitrine/pkg/sentry/signals"
+	"vitrine/pkg/sentry/vfs"
+	"vitrine/pkg/usermem"
+)
+
+// ExecArgs are the arguments of execve(2) and execveat(2).
+type ExecArgs struct {
+	// View and Path name the program; Flags are those of the walk.
+	View  vfs.FSView
+	Path  string
+	Flags vfs.WalkFlags
+	// File is the program of execveat(2) with an empty path.
+	File *vfs.File
+	// ShownPath is what scripts and AT_EXECFN get, if not Path; Inaccessible
+	// says that nobody can open it after the exec.
+	ShownPath    string
+	Inaccessible bool
+	Argv, Envv   []string
+}
+
+// execFile is a program that is being executed: it can't be written meanwhile.
+type execFile struct {
+	task *Task
+	file *vfs.File
+	attr vfs.Attr
+}
+
+// ReadAt, Mappable and Release implement loader.File.
+func (f *execFile) ReadAt(p []byte, off int64) (int, error) {
+	b := usermem.BytesBuffer(p)
+	n, err := f.file.ReadAt(f.task, &b, off)
+	return int(n), err
+}
+
+func (f *execFile) Mappable() (memmap.Mappable, memmap.Identity, error) {
+	m, err := f.file.Mappable(f.task, &vfs.MapOptions{
+		Length: uint64(max(f.attr.Size, 1)), Private: true, Prot: usermem.Read | usermem.Execute, MaxProt: usermem.AnyAccess,
+	})
+	return m, f.file, err
+}
+
+func (f *execFile) Release() {
+	f.file.Inode().Base().AllowWrite()
+	f.file.DecRef()
+}
+
+// opener opens programs for the loader, as the task.
+type opener struct {
+	task *Task
+	view vfs.FSView
+}
+
+// OpenExec implements loader.Opener.
+func (o opener) OpenExec(path string) (loader.File, error) {
+	p, err := vfs.Resolve(o.task, o.view, path, vfs.FollowFinal)
+	if err != nil {
+		return nil, err
+	}
+	f, err := o.task.openExec(p)
+	if err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+// openExec opens the program at p: EACCES unless it is a regular file that the
+// task may execute.
+func (t *Task) openExec(p vfs.Path) (*execFile, error) {
+	f := &execFile{task: t}
+	if err := p.Inode().Attributes(t, &f.attr); err != nil {
+		return nil, err
+	}
+	if f.attr.Type() == unix.S_IFLNK {
+		return nil, unix.ELOOP
+	}
+	if f.attr.Type() != unix.S_IFREG || p.Mount.Flags()&vfs.MountNoExec != 0 {
+		return nil, unix.EACCES
+	}
+	if err := vfs.CheckPermission(t.Credentials(), &f.attr, vfs.MayExec); err != nil {
+		return nil, err
+	}
+	impl, err := p.Inode().Open(t, p, unix.O_RDONLY)
+	if err != nil {
+		return nil, err
+	}
+	f.file = vfs.NewFile(p, impl, unix.O_RDONLY, t.Credentials())
+	if err := p.Inode().Base().DenyWrite(); err != nil {
+		f.file.DecRef()
+		return nil, err
+	}
+	return f, nil
+}
+
+// Executable is the program as its address spaces keep it, for /proc/PID/exe.
+type Executable struct {
+	file *execFile
+	refs atomic.Int64
+}
+
+// Path returns where the program is.
+func (e *Executable) Path() vfs.Path { return e.file.file.Path() }
+
+// IncRef and DecRef implement mm.Executable.
+func (e *Executable) IncRef() { e.refs.Add(1) }
+func (e *Executable) DecRef() {
+	if e.refs.Add(-1) == 0 {
+		e.file.Release()
+	}
+}
+
+// Exec replaces the task's program. After an error the old one goes on, unless
+// the error came after the point of no return: then the process is killed.
+func (t *Task) Exec(a *ExecArgs) error {
+	var file *execFile
+	var err error
+	if a.File != nil {
+		file, err = t.openExec(a.File.Path())
+	} else {
+		var p vfs.Path
+		if p, err = vfs.Resolve(t, a.View, a.Path, a.Flags); err == nil {
+			file, err = t.openExec(p)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	path := a.Path
+	if a.ShownPath != "" {
+		path = a.ShownPath
+	}
+	prog, err := loader.Prepare(loader.Args{
+		File: file, Path: path, PathInaccessible: a.Inaccessible, Opener: opener{t, t.fs.View()},
+		Argv: a.Argv, Envv: a.Envv, StackLimit: t.tg.Limits().Soft(limits.Stack),
+	})
+	if err != nil {
+		file.Release()
+		return err
+	}
+	final := prog.File().(*execFile)
+	creds, secure, noDump := t.execCredentials(final)
+	memory, err := mm.New(t.k.Platform, t.k.Memory, t.mm.Account(), mm.Options{
+		Limits: t.tg.Limits(), NoRandom: t.personality.Load()&linux.ADDR_NO_RANDOMIZE != 0,
+	})
+	if err != nil {
+		prog.Release()
+		file.Release()
+		return err
+	}
+	if err := t.killSiblings(); err != nil {
+		memory.DecUsers()
+		prog.Release()
+		file.Release()
+		return err
+	}
+	ns := creds.UserNS
+	img, err := prog.Map(loader.Target{
+		Memory: memory, UserRange: t.k.Platform.UserRange(), NoRandom: t.personality.Load()&linux.ADDR_NO_RANDOMIZE != 0,
+		Random: t.k.Random, CPU: t.k.CPU, VDSO: t.k.VDSO,
+		Credentials: loader.Credentials{UID: ns.UID(creds.RUID), EUID: ns.UID(creds.EUID), GID: ns.GID(creds.RGID), EGID: ns.GID(creds.EGID), Secure: secure},
+	})
+	if err != nil {
+		memory.DecUsers()
+		file.Release()
+		// There is nothing to go back to (execve(2), BUGS of the caller).
+		t.tg.Kill(ExitStatus{Signal: signals.Signal(unix.SIGSEGV)})
+		return err
+	}
+	if final != file {
+		file.Release()
+	}
+	exe := &Executable{file: final}
+	exe.IncRef()
+	memory.SetExecutable(exe)
+	dumpable := 1
+	if noDump {
+		dumpable = 0
+	}
+	memory.SetDumpable(dumpable)
+	t.becomes(memory, creds, &img)
+	if tr := t.k.Trace; tr != nil {
+		tr.Exec(t, path)
+	}
+	return nil
+}
+
+// becomes makes the task one that runs the new program.
+func (t *Task) becomes(memory *mm.MemoryManager, creds *auth.Credentials, img *loader.Image) {
+	tg := t.tg
+	t.exitMemory()
+	t.robustList = 0
+	t.park()
+	old := t.mm
+	t.mu.Lock()
+	t.mm = memory
+	t.name = img.Comm
+	t.mu.Unlock()
+	t.unpark()
+	t.creds.Store(creds)
+	t.releaseVfork()
+	if old != nil {
+		old.DecUsers()
+	}
+	if t.fds.Shared() {
+		shared := t.fds
+		t.SetFDs(shared.Fork())
+		closeAll(t, shared.DecRef())
+	}
+	closeAll(t, t.fds.RemoveIf(func(_ int32, cloexec bool) bool { return cloexec }))
+	g := &tg.signals
+	g.lock()
+	g.actions = g.actions.fork()
+	g.actions.ResetForExec()
+	g.unlock()
+	t.sig.stack = arch.NoAltStack
+	t.k.tree.Lock()
+	tg.execed = true
+	t.pdeathSignal = 0
+	tg.exitSignal = sigChldUnlessNone(tg.exitSignal)
+	t.k.tree.Unlock()
+	t.state.Exec(uint64(img.Entry), uint64(img.StackPointer))
+	t.NoReturn()
+	t.syscall.restart = 0
+}
+
+func sigChldUnlessNone(s signals.Signal) signals.Signal {
+	if s == 0 {
+		return 0
+	}
+	return sigChld
+}
+
+// killSiblings ends all other threads and waits until they are gone; the task
+// then takes the process's number over, whoever was its leader.
+func (t *Task) killSiblings() error {
+	k, tg := t.k, t.tg
+	k.tree.Lock()
+	g := &tg.signals
+	g.lock()
+	if g.exiting || g.execer != nil {
+		g.unlock()
+		k.tree.Unlock()
+		return RestartNoIntr // somebody else ends us
+	}
+	wait := len(tg.tasks) > 1
+	if wait {
+		g.execer = t
+		t.alone = make(chan struct{})
+		for _, o := range tg.tasks {
+			if o != t {
+				o.interrupt()
+			}
+		}
+		g.stop.release()
+	}
+	g.unlock()
+	k.tree.Unlock()
+	if wait {
+		ok := t.blockKillable(t.alone)
+		g.lock()
+		g.execer = nil
+		g.unlock()
+		if !ok {
+			return unix.EINTR
+		}
+	}
+	k.tree.Lock()
+	defer k.tree.Unlock()
+	if tg.leader != t {
+		t.forgetIDs()
+		old := tg.leader
+		old.forgetIDs()
+		t.ids = tg.ids
+		tg.leader = t
+		t.ids.each(func(ns *PIDNamespace, id int32) { ns.tasks[id] = t })
+	}
+	return nil
+}
+
+// execCredentials returns the credentials after execve(2) of f: set-user-ID and
+// set-group-ID (unless the mount or no_new_privs forbid), and the rules of
+// capabilities(7), "Transformation of capabilities during execve()". secure is
+// AT_SECURE; noDump says that the program may not be looked into.
+func (t *Task) execCredentials(f *execFile) (c *auth.Credentials, secure, noDump bool) {
+	old := t.Credentials()
+	c = old.Fork()
+	ns := c.UserNS
+	a := &f.attr
+	if f.file.Path().Mount.Flags()&vfs.MountNoSUID == 0 && !c.NoNewPrivs && ns.MapsUID(a.UID) && ns.MapsGID(a.GID) {
+		if a.Mode&unix.S_ISUID != 0 {
+			c.EUID = a.UID
+		}
+		if a.Mode&(unix.S_ISGID|unix.S_IXGRP) == unix.S_ISGID|unix.S_IXGRP {
+			c.EGID = a.GID
+		}
+	}
+	c.SUID, c.FSUID = c.EUID, c.EUID
+	c.SGID, c.FSGID = c.EGID, c.EGID
+	var fileP, fileI auth.CapSet
+	fileE := false
+	privileged := false
+	root, hasRoot := ns.KUID(0)
+	if hasRoot && c.SecureBits&auth.SecbitNoRoot == 0 {
+		if c.EUID == root || c.RUID == root {
+			fileP, fileI = auth.AllCaps, auth.AllCaps
+		}
+		fileE = c.EUID == root
+		privileged = c.EUID == root && old.EUID != root
+	}
+	changed := c.EUID != old.RUID || c.EGID != old.RGID
+	ambient := old.Ambient
+	if c.EUID != old.EUID || c.EGID != old.EGID || fileP != 0 {
+		if c.EUID != old.EUID || c.EGID != old.EGID {
+			ambient = 0
+		}
+	}
+	c.Ambient = ambient
+	c.Permitted = old.Inheritable&fileI | fileP&old.Bounding | ambient
+	c.Effective = ambient
+	if fileE {
+		c.Effective = c.Permitted
+	}
+	c.SecureBits &^= auth.SecbitKeepCaps
+	secure = changed && (c.EUID != c.RUID || c.EGID != c.RGID) || privileged && c.RUID != root
+	noDump = c.EUID != old.EUID || c.EGID != old.EGID
+	if vfs.CheckPermission(old, a, vfs.MayRead) != nil {
+		noDump = true
+	}
+	return c, secure, noDump
+}

@@ -1,0 +1,301 @@
+package kernel
+
+import (
+	"golang.org/x/sys/unix"
+
+	"vitrine/pkg/sentry/futex"
+	"vitrine/pkg/sentry/signals"
+	"vitrine/pkg/sentry/vfs"
+	"vitrine/pkg/usermem"
+	"vitrine/pkg/waiter"
+)
+
+// Exit ends the calling task (exit(2)): the call never returns to the
+// application. The process's status is this one if the task is its last.
+func (t *Task) Exit(code uint8) {
+	g := &t.tg.signals
+	g.lock()
+	t.exitCode = ExitStatus{Code: code}
+	if !g.exiting && len(t.tg.liveTasks()) == 1 {
+		g.exiting, g.status = true, t.exitCode
+	}
+	g.unlock()
+	t.work.Store(true)
+	t.leaving = true
+}
+
+// ExitGroup ends the process (exit_group(2)).
+func (t *Task) ExitGroup(code uint8) {
+	t.tg.Kill(ExitStatus{Code: code})
+	t.leaving = true
+}
+
+// exit takes the task apart, on its own goroutine, after its last run of
+// application code.
+func (t *Task) exit() {
+	k, tg := t.k, t.tg
+	t.park()
+	t.exitMemory()
+
+	t.mu.Lock()
+	memory, fds := t.mm, t.fds
+	t.mm, t.fds, t.fs, t.namespaces = nil, nil, nil, nil
+	t.mu.Unlock()
+	t.releaseVfork()
+	closeAll(vfs.KernelContext(t.Credentials()), fds.DecRef())
+	memory.DecUsers()
+	t.ctx.Release()
+
+	k.tree.Lock()
+	g := &tg.signals
+	g.lock()
+	t.dead = true
+	for i, o := range tg.tasks {
+		if o == t {
+			tg.tasks = append(tg.tasks[:i:i], tg.tasks[i+1:]...)
+			break
+		}
+	}
+	last := len(tg.tasks) == 0
+	stopDone := false
+	if st := &g.stop; t.sig.stopping {
+		t.sig.stopping = false
+		if st.waiting--; st.waiting <= 0 && !st.complete && !last {
+			st.complete, st.unreported, stopDone = true, true, true
+		}
+	}
+	status := g.status
+	if !g.exiting {
+		status = t.exitCode
+	}
+	// Signals that this task was to take are somebody else's now.
+	if !last {
+		for s := signals.Signal(1); s <= signals.Max; s++ {
+			if g.pending.Set().Has(s) {
+				tg.wakeFor(s, nil)
+			}
+		}
+	}
+	execer := g.execer
+	stopSignal := g.stop.signal
+	g.unlock()
+	tg.deadUsage.add(t.usage.read())
+	if t != tg.leader {
+		t.forgetIDs()
+	}
+	if execer != nil && len(tg.tasks) == 1 {
+		close(execer.alone)
+	}
+	var after []func()
+	for _, d := range t.deathSignals() {
+		after = append(after, d)
+	}
+	if last {
+		after = append(after, tg.ended(status)...)
+	}
+	k.tree.Unlock()
+	if stopDone {
+		tg.childStateChanged(signals.ChildStopped, int32(stopSignal))()
+	}
+	if tr := k.Trace; tr != nil {
+		tr.ExitTask(t, status)
+	}
+	for _, f := range after {
+		f()
+	}
+	k.tasks.Add(-1)
+	k.running.Done()
+}
+
+// exitMemory does what the end of a task does to the application's memory:
+// robust futexes (get_robust_list(2)) and the word of CLONE_CHILD_CLEARTID.
+func (t *Task) exitMemory() {
+	t.robustExit()
+	if a := t.clearTID; a != 0 && t.mm.Users() > 1 {
+		if usermem.CopyOutUint32(t.mm, a, 0) == nil {
+			t.FutexWake(a, false, 1, futex.MatchAny)
+		}
+	}
+	t.clearTID = 0
+}
+
+func (t *Task) releaseVfork() {
+	if t.vfork != nil {
+		close(t.vfork)
+		t.vfork = nil
+	}
+}
+
+// forgetIDs takes the task's numbers away. tree is held.
+func (t *Task) forgetIDs() {
+	t.ids.each(func(ns *PIDNamespace, id int32) {
+		if ns.tasks[id] == t {
+			delete(ns.tasks, id)
+		}
+	})
+}
+
+// deathSignals returns what tells children of the task's end that asked for it
+// (prctl(PR_SET_PDEATHSIG)). tree is held.
+func (t *Task) deathSignals() (after []func()) {
+	for _, c := range t.tg.children {
+		if c.parentTask != t || c.zombie {
+			continue
+		}
+		for _, o := range c.tasks {
+			if s := o.pdeathSignal; s != 0 {
+				after = append(after, func() {
+					info := signals.Info{Signo: int32(s), Code: signals.CodeUser}
+					o.SendSignal(&info)
+				})
+			}
+		}
+	}
+	return after
+}
+
+// ended makes the process a zombie, gives its children away and tells its
+// parent. It returns what is to be done without locks. tree is held.
+func (tg *ThreadGroup) ended(status ExitStatus) (after []func()) {
+	tg.zombie, tg.status = true, status
+	ns := tg.ids.ns
+	if ns.init == tg {
+		after = append(after, ns.die()...)
+	}
+	// Job control: groups that become orphaned by this, with stopped members,
+	// get SIGHUP and SIGCONT (_exit(2)).
+	hup := func(g *ProcessGroup) {
+		for _, m := range g.members {
+			if m.Stopped() {
+				members := append([]*ThreadGroup(nil), g.members...)
+				after = append(after, func() {
+					for _, m := range members {
+						m.SendKernel(unix.SIGHUP)
+						m.SendKernel(unix.SIGCONT)
+					}
+				})
+				return
+			}
+		}
+	}
+	if p := tg.parent; p != nil && p.group != tg.group && p.group.session == tg.group.session && tg.group.orphaned(nil) {
+		hup(tg.group)
+	}
+	reaper := tg.reaper()
+	for _, c := range tg.children {
+		was := c.group.orphaned(nil)
+		c.parent = reaper
+		c.parentTask = nil
+		if reaper != nil {
+			reaper.children = append(reaper.children, c)
+			if c.exitSignal != 0 {
+				c.exitSignal = sigChld
+			}
+			if c.zombie {
+				after = append(after, c.tellParent()...)
+			}
+		} else if c.zombie {
+			c.reap()
+		}
+		if c.group != tg.group && !was && c.group.orphaned(nil) {
+			hup(c.group)
+		}
+	}
+	tg.children = nil
+	if s := tg.group.session; s.leader == tg {
+		s.leader = nil
+		if tty := s.tty; tty != nil {
+			after = append(after, func() { tty.SessionLeaderExited(s) })
+		}
+	}
+	after = append(after, tg.tellParent()...)
+	after = append(after, func() { close(tg.done) })
+	return after
+}
+
+// die ends a pid namespace whose init has gone: everybody in it is killed. tree
+// is held.
+func (ns *PIDNamespace) die() (after []func()) {
+	ns.dying = true
+	for _, t := range ns.tasks {
+		if tg := t.tg; !tg.zombie && tg != ns.init {
+			after = append(after, func() { tg.Kill(ExitStatus{Signal: sigKill}) })
+		}
+	}
+	return after
+}
+
+// reaper returns who inherits the process's children. tree is held.
+func (tg *ThreadGroup) reaper() *ThreadGroup {
+	init := tg.ids.ns.init
+	for p := tg.parent; p != nil && p.ids.ns == tg.ids.ns; p = p.parent {
+		if p == init {
+			break
+		}
+		if p.subreaper && !p.zombie {
+			return p
+		}
+	}
+	if init != nil && init != tg && !init.zombie {
+		return init
+	}
+	return nil
+}
+
+// tellParent sends the exit signal of a zombie, or reaps it where nobody wants
+// to know. tree is held.
+func (tg *ThreadGroup) tellParent() (after []func()) {
+	p := tg.parent
+	if p == nil {
+		tg.reap()
+		return nil
+	}
+	reap := false
+	if tg.exitSignal != 0 {
+		if tg.exitSignal == sigChld {
+			a := p.signals.actionsGet(sigChld)
+			reap = a.Handler == signals.HandlerIgnore || a.Flags&signals.FlagNoCldWait != 0
+			if a.Handler == signals.HandlerIgnore {
+				after = append(after, p.notifyChildren)
+				tg.reap()
+				return after
+			}
+		}
+		code, st := int32(signals.ChildExited), int32(tg.status.Code)
+		if tg.status.Signal != 0 {
+			code, st = signals.ChildKilled, int32(tg.status.Signal)
+			if tg.status.Core {
+				code = signals.ChildDumped
+			}
+		}
+		info := tg.childInfo(p, code, st)
+		info.Signo = int32(tg.exitSignal)
+		after = append(after, func() { p.Send(&info) })
+	}
+	after = append(after, p.notifyChildren)
+	if reap {
+		tg.reap()
+	}
+	return after
+}
+
+// reap takes a zombie out of the tree. tree is held.
+func (tg *ThreadGroup) reap() {
+	if tg.reaped {
+		return
+	}
+	tg.reaped = true
+	if p := tg.parent; p != nil {
+		for i, c := range p.children {
+			if c == tg {
+				p.children = append(p.children[:i], p.children[i+1:]...)
+				break
+			}
+		}
+	}
+	tg.leader.forgetIDs()
+	tg.leave()
+}
+
+// notifyChildren wakes who waits for children.
+func (tg *ThreadGroup) notifyChildren() { tg.childEvents.Notify(waiter.Internal) }

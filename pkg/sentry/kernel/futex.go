@@ -1,0 +1,124 @@
+package kernel
+
+import (
+	"golang.org/x/sys/unix"
+
+	"vitrine/pkg/sentry/futex"
+	"vitrine/pkg/usermem"
+)
+
+// FutexKey returns the key of the word at addr: private to the address space, or
+// shared with whoever maps the same memory.
+func (t *Task) FutexKey(addr usermem.Addr, private bool) (futex.Key, error) {
+	if addr&3 != 0 {
+		return futex.Key{}, unix.EINVAL
+	}
+	if private {
+		k := t.mm.PrivateKey(addr)
+		return futex.Key{Object: k.Object, Offset: k.Offset}, nil
+	}
+	k, err := t.mm.SharedKey(addr)
+	return futex.Key{Object: k.Object, Offset: k.Offset}, err
+}
+
+// FutexWake does FUTEX_WAKE and FUTEX_WAKE_BITSET.
+func (t *Task) FutexWake(addr usermem.Addr, private bool, n int, bitset uint32) (int, error) {
+	k, err := t.FutexKey(addr, private)
+	if err != nil {
+		return 0, err
+	}
+	return t.k.Futexes.Wake(k, n, bitset), nil
+}
+
+// FutexWait does FUTEX_WAIT and FUTEX_WAIT_BITSET, with a deadline on the
+// monotonic clock: ErrTimeout once it has passed, RestartSys when interrupted.
+func (t *Task) FutexWait(addr usermem.Addr, private bool, val, bitset uint32, deadline int64) error {
+	k, err := t.FutexKey(addr, private)
+	if err != nil {
+		return err
+	}
+	w := t.futexWaiter
+	if err := t.k.Futexes.Prepare(w, k, t.mm, addr, val, bitset); err != nil {
+		return err
+	}
+	err = t.BlockUntil(w.Ready, deadline)
+	if err != nil && !t.k.Futexes.Cancel(w) {
+		// Woken at the last moment: that counts.
+		<-w.Ready
+		return nil
+	}
+	return err
+}
+
+// Robust futexes (Documentation/robust-futex-ABI.txt): the list's head has the
+// first entry, the offset of the word from an entry, and an entry that is about
+// to be added or removed.
+const (
+	robustLimit    = 2048
+	futexWaiters   = 0x80000000
+	futexOwnerDied = 0x40000000
+	futexTIDMask   = 0x3fffffff
+)
+
+// robustExit marks the robust futexes that the task held as ownerless. Memory
+// that can't be read ends the walk.
+func (t *Task) robustExit() {
+	head := t.robustList
+	if head == 0 {
+		return
+	}
+	t.robustList = 0
+	entry, err := usermem.CopyInUint64(t.mm, head)
+	if err != nil {
+		return
+	}
+	offset, err := usermem.CopyInUint64(t.mm, head+8)
+	if err != nil {
+		return
+	}
+	pending, err := usermem.CopyInUint64(t.mm, head+16)
+	if err != nil {
+		return
+	}
+	for n := 0; usermem.Addr(entry&^1) != head && n < robustLimit; n++ {
+		next, err := usermem.CopyInUint64(t.mm, usermem.Addr(entry&^1))
+		if entry != pending {
+			if !t.robustDeath(usermem.Addr((entry&^1)+offset), entry&1 != 0) {
+				return
+			}
+		}
+		if err != nil {
+			return
+		}
+		entry = next
+	}
+	if pending != 0 {
+		t.robustDeath(usermem.Addr((pending&^1)+offset), pending&1 != 0)
+	}
+}
+
+func (t *Task) robustDeath(addr usermem.Addr, pi bool) bool {
+	if addr&3 != 0 {
+		return false
+	}
+	tid := uint32(t.ids.in(t.ids.ns))
+	for {
+		v, err := t.mm.LoadUint32(addr)
+		if err != nil {
+			return false
+		}
+		if v&futexTIDMask != tid {
+			return true
+		}
+		seen, err := t.mm.CompareAndSwapUint32(addr, v, v&futexWaiters|futexOwnerDied)
+		if err != nil {
+			return false
+		}
+		if seen == v {
+			if v&futexWaiters != 0 && !pi {
+				t.FutexWake(addr, false, 1, futex.MatchAny)
+			}
+			return true
+		}
+	}
+}

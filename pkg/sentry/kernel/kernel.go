@@ -1,0 +1,94 @@
+package kernel
+
+import (
+	"io"
+	"sync"
+	"sync/atomic"
+
+	"vitrine/pkg/clock"
+	"vitrine/pkg/sentry/auth"
+	"vitrine/pkg/sentry/futex"
+	"vitrine/pkg/sentry/loader"
+	"vitrine/pkg/sentry/memfile"
+	"vitrine/pkg/sentry/platform"
+	"vitrine/pkg/sentry/vfs"
+)
+
+// Release is the kernel release that uname(2) reports: the newest whose calls
+// are all in the table. Version is what uname -v prints.
+const (
+	Release = "4.4.0"
+	Version = "#1 SMP Vitrine"
+)
+
+// SyscallHandler carries out system calls; package syscalls has it.
+type SyscallHandler interface {
+	// Call does system call no of t and returns its result, or an errno, one
+	// of the Restart errors included.
+	Call(t *Task, no uint64) (uint64, error)
+}
+
+// Kernel is all that the tasks of a sandbox share. Its exported fields are set
+// before the first task runs and constant after.
+type Kernel struct {
+	Platform platform.Platform
+	Memory   *memfile.File
+	Opener   vfs.Opener
+	Futexes  *futex.Manager
+	Syscalls SyscallHandler
+	VDSO     *loader.VDSO
+	CPU      loader.CPUFeatures
+	Random   io.Reader
+	Clock    *clock.Keeper
+	Timers   *clock.Queue
+	// CPUs is how many processors applications see.
+	CPUs int
+	// BootTime is the sandbox's start on the host's CLOCK_REALTIME and
+	// CLOCK_MONOTONIC, in nanoseconds.
+	BootTime, BootMonotonic int64
+
+	RootUserNS *auth.UserNamespace
+	RootPIDNS  *PIDNamespace
+
+	// Trace, if not nil, is told of each system call: strace-style logging.
+	Trace Tracer
+	// Logf writes to the debug log; never nil.
+	Logf func(format string, args ...any)
+
+	// tree guards the tree of tasks: see doc.go.
+	tree    sync.RWMutex
+	running sync.WaitGroup
+
+	tasks    atomic.Int64 // live tasks, for loadavg and sysinfo
+	forks    atomic.Uint64
+	switches atomic.Uint64
+	nsIno    atomic.Uint64
+}
+
+// Tracer is told of system calls. Its methods are called on the task's
+// goroutine.
+type Tracer interface {
+	Enter(t *Task, no uint64)
+	Exit(t *Task, no uint64, ret uint64, err error)
+	Signal(t *Task, signo int32, what string)
+	Exec(t *Task, path string)
+	ExitTask(t *Task, status ExitStatus)
+}
+
+// Init prepares a Kernel whose exported fields are set.
+func (k *Kernel) Init() {
+	k.nsIno.Store(0xF0000000 - 1)
+	k.Futexes = futex.NewManager()
+	k.RootUserNS = auth.NewRootUserNamespace()
+	k.RootPIDNS = k.newPIDNamespace(nil, k.RootUserNS)
+}
+
+// NewNamespaceInode returns an inode number for /proc/PID/ns.
+func (k *Kernel) NewNamespaceInode() uint64 { return k.nsIno.Add(1) }
+
+// TaskCount returns how many tasks live, ForkCount how many were made.
+func (k *Kernel) TaskCount() int64  { return k.tasks.Load() }
+func (k *Kernel) ForkCount() uint64 { return k.forks.Load() }
+
+// Wait returns when no task is left.
+func (k *Kernel) Wait() { k.running.Wait() }

@@ -1,0 +1,389 @@
+package kernel
+
+import (
+	"golang.org/x/sys/unix"
+
+	"vitrine/pkg/sentry/limits"
+	"vitrine/pkg/sentry/signals"
+)
+
+const (
+	sigKill = signals.Signal(unix.SIGKILL)
+	sigStop = signals.Signal(unix.SIGSTOP)
+	sigCont = signals.Signal(unix.SIGCONT)
+	sigChld = signals.Signal(unix.SIGCHLD)
+)
+
+// lock and unlock guard the group's signal state.
+func (s *groupSignals) lock()   { s.mu.Lock() }
+func (s *groupSignals) unlock() { s.mu.Unlock() }
+
+// Send sends a signal to the process: any thread that doesn't block it takes it.
+func (tg *ThreadGroup) Send(info *signals.Info) error { return tg.send(nil, info, nil) }
+
+// SendTimer is Send for a POSIX timer.
+func (tg *ThreadGroup) SendTimer(info *signals.Info, timer signals.Timer) error {
+	return tg.send(nil, info, timer)
+}
+
+// SendSignal sends a signal to this task.
+func (t *Task) SendSignal(info *signals.Info) error { return t.tg.send(t, info, nil) }
+
+// SendSignalTimer is SendSignal for a POSIX timer.
+func (t *Task) SendSignalTimer(info *signals.Info, timer signals.Timer) error {
+	return t.tg.send(t, info, timer)
+}
+
+// SendKernel sends signo as the kernel does.
+func (tg *ThreadGroup) SendKernel(signo unix.Signal) {
+	tg.Send(&signals.Info{Signo: int32(signo), Code: signals.CodeKernel})
+}
+
+// Send sends a signal to all members of the group.
+func (g *ProcessGroup) Send(k *Kernel, info *signals.Info) {
+	for _, tg := range g.Members(k) {
+		tg.Send(info)
+	}
+}
+
+// Members returns the processes in the group.
+func (g *ProcessGroup) Members(k *Kernel) []*ThreadGroup {
+	k.tree.RLock()
+	defer k.tree.RUnlock()
+	return append([]*ThreadGroup(nil), g.members...)
+}
+
+// send queues info for task, or for the process where task is nil, and sees to
+// it that somebody takes it. EAGAIN where the queue is full and the signal
+// must not get lost. The tree lock is not held.
+func (tg *ThreadGroup) send(task *Task, info *signals.Info, timer signals.Timer) error {
+	s := signals.Signal(info.Signo)
+	notify := tg.prepareSignal(s)
+	if notify != nil {
+		defer notify()
+	}
+	g := &tg.signals
+	g.lock()
+	defer g.unlock()
+	if g.exiting {
+		return nil
+	}
+	queue := &g.pending
+	if task != nil {
+		queue = &task.sig.pending
+	}
+	if !tg.wanted(s, task, info) {
+		return nil
+	}
+	if !queue.Add(info, timer, tg.Limits().Soft(limits.SignalsPending)) {
+		return unix.EAGAIN
+	}
+	tg.wakeFor(s, task)
+	return nil
+}
+
+// wanted reports whether s does anything: an ignored signal is dropped at once,
+// unless somebody blocks it and might change his mind. signals.mu is held.
+func (tg *ThreadGroup) wanted(s signals.Signal, task *Task, info *signals.Info) bool {
+	if s == sigKill || s == sigStop {
+		return true
+	}
+	if tg.isInit() && info.Code != signals.CodeKernel && tg.signals.actions.get(s).Handler == signals.HandlerDefault {
+		return false // signals that init has no handler for (kill(2), pid_namespaces(7))
+	}
+	if !tg.signals.actions.ignored(s) {
+		return true
+	}
+	if task != nil {
+		return (task.sig.mask | task.sig.waiting).Has(s)
+	}
+	for _, t := range tg.liveTasks() {
+		if (t.sig.mask | t.sig.waiting).Has(s) {
+			return true
+		}
+	}
+	return false
+}
+
+// isInit reports whether tg is the first process of its pid namespace.
+func (tg *ThreadGroup) isInit() bool { return tg.ids.num[tg.ids.ns.Level] == 1 }
+
+// liveTasks returns the tasks for which signals may be meant. signals.mu is
+// held; the list changes under it and the tree lock both.
+func (tg *ThreadGroup) liveTasks() []*Task { return tg.tasks }
+
+// takes reports whether t would take s now. signals.mu is held.
+func (t *Task) takes(s signals.Signal) bool {
+	return s == sigKill || !t.sig.mask.Has(s) || t.sig.waiting.Has(s)
+}
+
+// wakeFor wakes a task that will take s. signals.mu is held.
+func (tg *ThreadGroup) wakeFor(s signals.Signal, task *Task) {
+	if s == sigKill {
+		for _, t := range tg.liveTasks() {
+			t.interrupt()
+		}
+		tg.signals.stop.release()
+		return
+	}
+	if task != nil {
+		if task.takes(s) {
+			task.interrupt()
+		}
+		return
+	}
+	var chosen *Task
+	for _, t := range tg.liveTasks() {
+		if !t.takes(s) {
+			continue
+		}
+		// Somebody who waits for it, or sleeps anyway, comes first.
+		if chosen == nil || t.sig.waiting.Has(s) && !chosen.sig.waiting.Has(s) {
+			chosen = t
+		}
+	}
+	if chosen != nil {
+		chosen.interrupt()
+	}
+}
+
+// prepareSignal does what a signal does by being sent, whether or not it is
+// taken: SIGCONT goes on and takes stop signals away, and the other way round
+// (signal(7)). It returns a function to call without the lock, or nil.
+func (tg *ThreadGroup) prepareSignal(s signals.Signal) func() {
+	g := &tg.signals
+	switch {
+	case s == sigCont:
+		g.lock()
+		defer g.unlock()
+		g.pending.Discard(signals.StopSignals)
+		for _, t := range tg.liveTasks() {
+			t.sig.pending.Discard(signals.StopSignals)
+		}
+		return tg.continueLocked()
+	case signals.StopSignals.Has(s):
+		g.lock()
+		defer g.unlock()
+		g.pending.Discard(signals.SetOf(sigCont))
+		for _, t := range tg.liveTasks() {
+			t.sig.pending.Discard(signals.SetOf(sigCont))
+		}
+	}
+	return nil
+}
+
+// deliverable returns what may be delivered to t. signals.mu is held.
+func (t *Task) deliverable() signals.Set {
+	return (t.sig.pending.Set() | t.tg.signals.pending.Set()) &^ t.sig.mask
+}
+
+// interrupted reports whether a sleep must end: a signal that does something,
+// a stop, or death.
+func (t *Task) interrupted() bool {
+	g := &t.tg.signals
+	g.lock()
+	defer g.unlock()
+	if g.exiting || g.execer != nil && g.execer != t || t.sig.stopping {
+		return true
+	}
+	pending := t.sig.pending.Set() | g.pending.Set()
+	return pending&(^t.sig.mask|t.sig.waiting) != 0
+}
+
+// dying reports whether the task is to end whatever it does.
+func (t *Task) dying() bool {
+	g := &t.tg.signals
+	g.lock()
+	defer g.unlock()
+	return g.exiting || g.execer != nil && g.execer != t ||
+		(t.sig.pending.Set() | g.pending.Set()).Has(sigKill)
+}
+
+// SignalMask returns the task's mask; for the task itself.
+func (t *Task) SignalMask() signals.Set { return t.sig.mask }
+
+// SetSignalMask sets it. SIGKILL and SIGSTOP stay out.
+func (t *Task) SetSignalMask(m signals.Set) {
+	g := &t.tg.signals
+	g.lock()
+	old := t.sig.mask
+	t.sig.mask = m &^ signals.Unblockable
+	if (t.sig.pending.Set()|g.pending.Set())&^t.sig.mask != 0 {
+		t.work.Store(true)
+	}
+	// A signal of the process that this task blocks now may be somebody
+	// else's.
+	if lost := g.pending.Set() & t.sig.mask &^ old; lost != 0 {
+		for s := signals.Signal(1); s <= signals.Max; s++ {
+			if lost.Has(s) {
+				t.tg.wakeFor(s, nil)
+			}
+		}
+	}
+	g.unlock()
+}
+
+// WithMask puts m in place until the task has handled signals: a call that
+// returns RestartNoHand or EINTR has the handlers run under m, and the old mask
+// comes back after them (sigsuspend(2), ppoll(2)). The call must go on to
+// RestoreMask if it isn't interrupted.
+func (t *Task) WithMask(m signals.Set) {
+	t.sig.saved, t.sig.hasSaved = t.sig.mask, true
+	t.SetSignalMask(m)
+}
+
+// RestoreMask takes WithMask back at once.
+func (t *Task) RestoreMask() {
+	if t.sig.hasSaved {
+		t.sig.hasSaved = false
+		t.SetSignalMask(t.sig.saved)
+	}
+}
+
+// PendingSignals returns what is blocked and waits (sigpending(2)).
+func (t *Task) PendingSignals() signals.Set {
+	g := &t.tg.signals
+	g.lock()
+	defer g.unlock()
+	return (t.sig.pending.Set() | g.pending.Set()) & t.sig.mask
+}
+
+// SignalState is what /proc/PID/status shows.
+type SignalState struct {
+	Pending, Shared, Mask, Ignored, Caught signals.Set
+	Queued                                 int
+}
+
+// SignalState returns the signal state of any task.
+func (t *Task) SignalState() SignalState {
+	g := &t.tg.signals
+	g.lock()
+	defer g.unlock()
+	st := SignalState{Pending: t.sig.pending.Set(), Shared: g.pending.Set(), Mask: t.sig.mask,
+		Queued: t.sig.pending.Count() + g.pending.Count()}
+	g.actions.mu.Lock()
+	defer g.actions.mu.Unlock()
+	for s := signals.Signal(1); s <= signals.Max; s++ {
+		switch g.actions.Get(s).Handler {
+		case signals.HandlerDefault:
+		case signals.HandlerIgnore:
+			st.Ignored |= signals.SetOf(s)
+		default:
+			st.Caught |= signals.SetOf(s)
+		}
+	}
+	return st
+}
+
+// SignalAction returns the action for s, and puts n in place if it isn't nil.
+func (tg *ThreadGroup) SignalAction(s signals.Signal, n *signals.Action) signals.Action {
+	g := &tg.signals
+	g.lock()
+	defer g.unlock()
+	g.actions.mu.Lock()
+	old := *g.actions.Get(s)
+	if n != nil {
+		*g.actions.Get(s) = *n
+		g.actions.Get(s).Mask &^= signals.Unblockable
+	}
+	ignored := g.actions.Ignored(s)
+	g.actions.mu.Unlock()
+	if n != nil && ignored {
+		// What waits is dropped, blocked or not (sigaction(2)).
+		set := signals.SetOf(s)
+		g.pending.Discard(set)
+		for _, t := range tg.liveTasks() {
+			t.sig.pending.Discard(set)
+		}
+	}
+	return old
+}
+
+// TakeSignal removes a signal of set that waits for t, and returns it
+// (sigtimedwait(2), signalfd(2)).
+func (t *Task) TakeSignal(set signals.Set) (signals.Info, bool) {
+	g := &t.tg.signals
+	g.lock()
+	defer g.unlock()
+	return t.takeLocked(set)
+}
+
+func (t *Task) takeLocked(set signals.Set) (signals.Info, bool) {
+	for {
+		own, shared := t.sig.pending.Next(set), t.tg.signals.pending.Next(set)
+		s, queue := own, &t.sig.pending
+		if own == 0 || shared != 0 && shared < own && !signals.Synchronous.Has(own) {
+			s, queue = shared, &t.tg.signals.pending
+		}
+		if s == 0 {
+			return signals.Info{}, false
+		}
+		if info, ok := queue.Take(s); ok {
+			return info, true
+		}
+	}
+}
+
+// WaitSignal does sigtimedwait(2): it returns the first signal of set, waiting
+// for one until deadline (EAGAIN).
+func (t *Task) WaitSignal(set signals.Set, deadline int64) (signals.Info, error) {
+	set &^= signals.Unblockable
+	g := &t.tg.signals
+	for {
+		g.lock()
+		if info, ok := t.takeLocked(set); ok {
+			t.sig.waiting = 0
+			g.unlock()
+			return info, nil
+		}
+		t.sig.waiting = set
+		g.unlock()
+		err := t.BlockUntil(nil, deadline)
+		g.lock()
+		t.sig.waiting = 0
+		info, ok := t.takeLocked(set)
+		g.unlock()
+		if ok {
+			return info, nil
+		}
+		if err == ErrTimeout {
+			return info, unix.EAGAIN
+		}
+		if err != nil {
+			return info, unix.EINTR
+		}
+	}
+}
+
+// ForceSignal sends a signal that the task can't block or ignore: it comes from
+// what the task just did. If it is blocked or ignored it takes its default
+// action.
+func (t *Task) ForceSignal(info *signals.Info) {
+	g := &t.tg.signals
+	s := signals.Signal(info.Signo)
+	g.lock()
+	g.actions.mu.Lock()
+	a := g.actions.Get(s)
+	if t.sig.mask.Has(s) || a.Handler == signals.HandlerIgnore {
+		a.Handler = signals.HandlerDefault
+		t.sig.mask &^= signals.SetOf(s)
+	}
+	g.actions.mu.Unlock()
+	t.sig.pending.Add(info, nil, limits.Infinity)
+	t.work.Store(true)
+	g.unlock()
+}
+
+// Kill ends the process with status, whatever it does.
+func (tg *ThreadGroup) Kill(status ExitStatus) {
+	g := &tg.signals
+	g.lock()
+	if !g.exiting {
+		g.exiting, g.status = true, status
+	}
+	for _, t := range tg.liveTasks() {
+		t.interrupt()
+	}
+	g.stop.release()
+	g.unlock()
+}

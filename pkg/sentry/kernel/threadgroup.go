@@ -1,0 +1,409 @@
+package kernel
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"vitrine/pkg/sentry/auth"
+	"vitrine/pkg/sentry/limits"
+	"vitrine/pkg/sentry/signals"
+	"vitrine/pkg/waiter"
+)
+
+// ThreadGroup is a process.
+type ThreadGroup struct {
+	k      *Kernel
+	ids    ids // of the process: those of its first leader
+	limits atomic.Pointer[limits.Set]
+
+	// The tree: guarded by Kernel.tree.
+	leader   *Task
+	tasks    []*Task // live ones, the leader first while it lives
+	parent   *ThreadGroup
+	children []*ThreadGroup
+	group    *ProcessGroup
+	// zombie: all threads have ended; wait(2) can collect status.
+	zombie bool
+	reaped bool
+	status ExitStatus
+	// exitSignal is sent to the parent at the end; zero for none.
+	exitSignal signals.Signal
+	// parentTask made the process, for prctl(PR_SET_PDEATHSIG) and __WNOTHREAD.
+	parentTask *Task
+	// subreaper takes orphans in below it (prctl(2)); hasSubreaper says that
+	// there may be one above.
+	subreaper bool
+	// execed: setpgid(2) by the parent is refused after execve(2).
+	execed bool
+	// childUsage is of children that were waited for.
+	childUsage Usage
+	deadUsage  Usage // of threads that have ended
+
+	signals groupSignals
+
+	// childEvents is notified when a child changes its state.
+	childEvents waiter.Queue
+	// oomScoreAdj is /proc/PID/oom_score_adj.
+	oomScoreAdj atomic.Int32
+	// leaderDone is closed when the process has ended, for the runtime outside.
+	done chan struct{}
+	// attachments: terminals and the like keep things for each process here.
+	startTime int64 // monotonic nanoseconds
+}
+
+// groupSignals is the signal state of a thread group.
+type groupSignals struct {
+	mu      sync.Mutex
+	actions *actionTable
+	pending signals.Pending
+
+	// exiting: the group is ending with status; every task leaves as soon as
+	// it sees it.
+	exiting bool
+	status  ExitStatus
+	// execer is the task whose execve(2) ends all others.
+	execer *Task
+
+	stop groupStop
+}
+
+// groupStop is the state of job control.
+type groupStop struct {
+	// signal that stopped or is stopping the group; zero when running.
+	signal signals.Signal
+	// waiting counts tasks that have still to stop.
+	waiting int
+	// complete: all tasks are stopped; unreported: wait(2) hasn't told of it.
+	complete, unreported bool
+	// continued: SIGCONT came, and wait(2) hasn't told of it.
+	continued bool
+	// resume is closed to let stopped tasks go on.
+	resume chan struct{}
+}
+
+// actionTable is what CLONE_SIGHAND shares.
+type actionTable struct {
+	mu sync.Mutex
+	signals.Actions
+}
+
+func (a *actionTable) get(s signals.Signal) signals.Action {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return *a.Get(s)
+}
+
+func (a *actionTable) ignored(s signals.Signal) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.Ignored(s)
+}
+
+func (a *actionTable) fork() *actionTable {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return &actionTable{Actions: a.Actions}
+}
+
+// ExitStatus is how a task or process ended.
+type ExitStatus struct {
+	Code   uint8          // of exit(2)
+	Signal signals.Signal // that killed it, or zero
+	Core   bool           // WCOREDUMP
+}
+
+// Wait returns the status as wait(2) encodes it.
+func (s ExitStatus) Wait() uint32 {
+	w := uint32(s.Code)<<8 | uint32(s.Signal)&0x7f
+	if s.Signal != 0 {
+		w = uint32(s.Signal) & 0x7f
+		if s.Core {
+			w |= 0x80
+		}
+	}
+	return w
+}
+
+// ProcessGroup is a job (setpgid(2), credentials(7)). Guarded by Kernel.tree.
+type ProcessGroup struct {
+	ids     ids
+	session *Session
+	members []*ThreadGroup
+}
+
+// Session is what a login is (setsid(2)). Guarded by Kernel.tree.
+type Session struct {
+	ids    ids
+	leader *ThreadGroup
+	groups int
+	// tty is the controlling terminal: whatever the terminal code puts here.
+	tty Terminal
+}
+
+// Terminal is a controlling terminal, as far as sessions need to know.
+type Terminal interface {
+	// Name is that of /proc/PID/stat: the device number.
+	DeviceNumber() uint64
+	// SessionLeaderExited is called, without locks, when the session's leader
+	// ends: the terminal is given up, its foreground group gets SIGHUP.
+	SessionLeaderExited(s *Session)
+}
+
+// ID returns the process group's number in ns, or zero.
+func (g *ProcessGroup) ID(ns *PIDNamespace) int32 { return g.ids.in(ns) }
+
+// Session returns the group's session.
+func (g *ProcessGroup) Session() *Session { return g.session }
+
+// ID returns the session's number in ns, or zero.
+func (s *Session) ID(ns *PIDNamespace) int32 { return s.ids.in(ns) }
+
+// ID returns the process's number in ns, or zero.
+func (tg *ThreadGroup) ID(ns *PIDNamespace) int32 { return tg.ids.in(ns) }
+
+// PIDNamespace returns the namespace the process is in.
+func (tg *ThreadGroup) PIDNamespace() *PIDNamespace { return tg.ids.ns }
+
+// Kernel returns the kernel.
+func (tg *ThreadGroup) Kernel() *Kernel { return tg.k }
+
+// Limits returns the resource limits.
+func (tg *ThreadGroup) Limits() *limits.Set { return tg.limits.Load() }
+
+// Leader returns the first thread, which may have ended.
+func (tg *ThreadGroup) Leader() *Task {
+	tg.k.tree.RLock()
+	defer tg.k.tree.RUnlock()
+	return tg.leader
+}
+
+// Tasks returns the live threads.
+func (tg *ThreadGroup) Tasks() []*Task {
+	tg.k.tree.RLock()
+	defer tg.k.tree.RUnlock()
+	return append([]*Task(nil), tg.tasks...)
+}
+
+// Parent returns the parent process, or nil for the first.
+func (tg *ThreadGroup) Parent() *ThreadGroup {
+	tg.k.tree.RLock()
+	defer tg.k.tree.RUnlock()
+	return tg.parent
+}
+
+// ProcessGroup returns the process group.
+func (tg *ThreadGroup) ProcessGroup() *ProcessGroup {
+	tg.k.tree.RLock()
+	defer tg.k.tree.RUnlock()
+	return tg.group
+}
+
+// Session returns the session.
+func (tg *ThreadGroup) Session() *Session {
+	tg.k.tree.RLock()
+	defer tg.k.tree.RUnlock()
+	return tg.group.session
+}
+
+// Terminal returns the controlling terminal, or nil.
+func (s *Session) Terminal(k *Kernel) Terminal {
+	k.tree.RLock()
+	defer k.tree.RUnlock()
+	return s.tty
+}
+
+// SetTerminal sets the controlling terminal of s if it has none and leader
+// leads it; EPERM otherwise.
+func (s *Session) SetTerminal(leader *ThreadGroup, t Terminal) error {
+	leader.k.tree.Lock()
+	defer leader.k.tree.Unlock()
+	if s.leader != leader || s.tty != nil {
+		return unix.EPERM
+	}
+	s.tty = t
+	return nil
+}
+
+// ClearTerminal takes t away from s.
+func (s *Session) ClearTerminal(k *Kernel, t Terminal) {
+	k.tree.Lock()
+	if s.tty == t {
+		s.tty = nil
+	}
+	k.tree.Unlock()
+}
+
+// Leader returns the session's leader, or nil when it has ended.
+func (s *Session) Leader(k *Kernel) *ThreadGroup {
+	k.tree.RLock()
+	defer k.tree.RUnlock()
+	return s.leader
+}
+
+// Done is closed when the process has ended and ExitStatus is set.
+func (tg *ThreadGroup) Done() <-chan struct{} { return tg.done }
+
+// ExitStatus returns how the process ended, once Done is closed.
+func (tg *ThreadGroup) ExitStatus() ExitStatus {
+	tg.k.tree.RLock()
+	defer tg.k.tree.RUnlock()
+	return tg.status
+}
+
+// SetSubreaper and Subreaper are prctl(PR_SET_CHILD_SUBREAPER).
+func (tg *ThreadGroup) SetSubreaper(on bool) {
+	tg.k.tree.Lock()
+	tg.subreaper = on
+	tg.k.tree.Unlock()
+}
+
+func (tg *ThreadGroup) Subreaper() bool {
+	tg.k.tree.RLock()
+	defer tg.k.tree.RUnlock()
+	return tg.subreaper
+}
+
+// OOMScoreAdj is /proc/PID/oom_score_adj.
+func (tg *ThreadGroup) OOMScoreAdj() *atomic.Int32 { return &tg.oomScoreAdj }
+
+// StartTime is when the process began, on the monotonic clock.
+func (tg *ThreadGroup) StartTime() int64 { return tg.startTime }
+
+// join makes tg a member of g. tree is held.
+func (g *ProcessGroup) join(tg *ThreadGroup) {
+	g.members = append(g.members, tg)
+	tg.group = g
+}
+
+// leave takes tg out of its group; an empty group, and its session, go.
+// tree is held.
+func (tg *ThreadGroup) leave() {
+	g := tg.group
+	for i, m := range g.members {
+		if m == tg {
+			g.members = append(g.members[:i], g.members[i+1:]...)
+			break
+		}
+	}
+	if len(g.members) > 0 {
+		return
+	}
+	g.ids.each(func(ns *PIDNamespace, id int32) { delete(ns.groups, id) })
+	s := g.session
+	if s.groups--; s.groups == 0 {
+		s.ids.each(func(ns *PIDNamespace, id int32) { delete(ns.sessions, id) })
+	}
+}
+
+// newGroup makes a process group led by tg. tree is held.
+func (s *Session) newGroup(tg *ThreadGroup) *ProcessGroup {
+	g := &ProcessGroup{ids: tg.ids, session: s}
+	s.groups++
+	g.ids.each(func(ns *PIDNamespace, id int32) { ns.groups[id] = g })
+	return g
+}
+
+// newSession makes a session and process group led by tg, which is in none.
+// tree is held.
+func newSession(tg *ThreadGroup) *ProcessGroup {
+	s := &Session{ids: tg.ids, leader: tg}
+	s.ids.each(func(ns *PIDNamespace, id int32) { ns.sessions[id] = s })
+	return s.newGroup(tg)
+}
+
+// SetSID does setsid(2) and returns the new session's id.
+func (t *Task) SetSID() (int32, error) {
+	k, tg := t.k, t.tg
+	k.tree.Lock()
+	defer k.tree.Unlock()
+	if tg.ids.ns.groups[tg.ids.num[tg.ids.ns.Level]] != nil {
+		return 0, unix.EPERM
+	}
+	tg.leave()
+	newSession(tg).join(tg)
+	return tg.ids.in(t.PIDNamespace()), nil
+}
+
+// SetPGID does setpgid(2).
+func (t *Task) SetPGID(pid, pgid int32) error {
+	if pgid < 0 {
+		return unix.EINVAL
+	}
+	k := t.k
+	ns := t.PIDNamespace()
+	k.tree.Lock()
+	defer k.tree.Unlock()
+	tg := t.tg
+	if pid != 0 {
+		p := ns.tasks[pid]
+		if p == nil {
+			return unix.ESRCH
+		}
+		if p != p.tg.leader {
+			return unix.EINVAL
+		}
+		tg = p.tg
+	}
+	if pgid == 0 {
+		pgid = tg.ids.in(ns)
+	}
+	if tg != t.tg {
+		if tg.parent != t.tg || tg.zombie && tg.reaped {
+			return unix.ESRCH
+		}
+		if tg.group.session != t.tg.group.session {
+			return unix.EPERM
+		}
+		if tg.execed {
+			return unix.EACCES
+		}
+	}
+	if tg.group.session.leader == tg {
+		return unix.EPERM
+	}
+	g := ns.groups[pgid]
+	if pgid == tg.ids.in(ns) && g == nil {
+		g = tg.group.session.newGroup(tg)
+	} else if g == nil || g.session != t.tg.group.session {
+		return unix.EPERM
+	}
+	if g != tg.group {
+		tg.leave()
+		g.join(tg)
+	}
+	return nil
+}
+
+// orphaned reports whether g is an orphaned process group: no member has a
+// parent in another group of the same session (setpgid(2)). except is not
+// counted. tree is held.
+func (g *ProcessGroup) orphaned(except *ThreadGroup) bool {
+	for _, m := range g.members {
+		if m == except || m.zombie {
+			continue
+		}
+		if p := m.parent; p != nil && p.group != g && p.group.session == g.session && p != m.ids.ns.init {
+			return false
+		}
+	}
+	return true
+}
+
+// Orphaned reports whether the group is orphaned.
+func (g *ProcessGroup) Orphaned(k *Kernel) bool {
+	k.tree.RLock()
+	defer k.tree.RUnlock()
+	return g.orphaned(nil)
+}
+
+// countOf returns how many processes k's sandbox runs for uid. tree is held.
+func (k *Kernel) countOf(uid auth.KUID) (n uint64) {
+	for _, t := range k.RootPIDNS.tasks {
+		if t.creds.Load().RUID == uid {
+			n++
+		}
+	}
+	return n
+}

@@ -1,0 +1,529 @@
+package syscalls
+
+import (
+	"golang.org/x/sys/unix"
+
+	"vitrine/pkg/abi/linux"
+	"vitrine/pkg/sentry/auth"
+	"vitrine/pkg/sentry/kernel"
+	"vitrine/pkg/sentry/limits"
+	"vitrine/pkg/sentry/signals"
+	"vitrine/pkg/sentry/vfs"
+	"vitrine/pkg/usermem"
+	"vitrine/pkg/waiter"
+)
+
+var fileRows = []Row{
+	full(unix.SYS_READ, "read", call3(read)),
+	full(unix.SYS_WRITE, "write", call3(write)),
+	full(unix.SYS_PREAD64, "pread64", call4(pread)),
+	full(unix.SYS_PWRITE64, "pwrite64", call4(pwrite)),
+	full(unix.SYS_READV, "readv", call3(readv)),
+	full(unix.SYS_WRITEV, "writev", call3(writev)),
+	full(unix.SYS_PREADV, "preadv", call4(preadv)),
+	full(unix.SYS_PWRITEV, "pwritev", call4(pwritev)),
+	full(unix.SYS_LSEEK, "lseek", call3(lseek)),
+	full(unix.SYS_CLOSE, "close", call1(closeFD)),
+	full(unix.SYS_DUP, "dup", call1(dup)),
+	full(unix.SYS_DUP2, "dup2", call2(dup2)),
+	full(unix.SYS_DUP3, "dup3", call3(dup3)),
+	partial(unix.SYS_FCNTL, "fcntl", call3(fcntl), "no leases, no directory notifications"),
+	full(unix.SYS_IOCTL, "ioctl", call3(ioctl)),
+	full(unix.SYS_FSYNC, "fsync", call1(fsync)),
+	full(unix.SYS_FDATASYNC, "fdatasync", call1(fdatasync)),
+	full(unix.SYS_FTRUNCATE, "ftruncate", call2(ftruncate)),
+	full(unix.SYS_FALLOCATE, "fallocate", call4(fallocate)),
+	full(unix.SYS_GETDENTS64, "getdents64", call3(getdents64)),
+	full(unix.SYS_GETDENTS, "getdents", call3(getdents)),
+}
+
+// blockingIO does op, waiting for f to become ready for mask if it is in
+// blocking mode.
+func blockingIO(t *kernel.Task, f *vfs.File, mask waiter.Mask, op func() (int64, error)) (uint64, error) {
+	n, err := op()
+	if err == unix.EAGAIN && n == 0 && !f.NonBlocking() && f.Pollable() {
+		err = t.WaitFor(f, mask, kernel.Forever, func() (e error) {
+			n, e = op()
+			return e
+		})
+	}
+	return ioResult(t, n, err)
+}
+
+// ioResult returns what a read or write returns: a partial success hides the
+// error; EPIPE sends SIGPIPE.
+func ioResult(t *kernel.Task, n int64, err error) (uint64, error) {
+	if n > 0 {
+		return uint64(n), nil
+	}
+	if err == unix.EPIPE {
+		t.SendSignal(&signals.Info{Signo: int32(unix.SIGPIPE), Code: signals.CodeUser})
+	}
+	return 0, err
+}
+
+func read(t *kernel.Task, fd FD, a Addr, n Size) (uint64, error) {
+	f, err := fd.file(t)
+	if err != nil {
+		return 0, err
+	}
+	defer f.DecRef()
+	b, err := buffer(t, a, n)
+	if err != nil {
+		return 0, err
+	}
+	return readBuffer(t, f, b)
+}
+
+func readBuffer(t *kernel.Task, f *vfs.File, b usermem.Buffer) (uint64, error) {
+	n, err := f.Read(t, &b)
+	if err != unix.EAGAIN || n != 0 {
+		return ioResult(t, n, err)
+	}
+	return blockingIO(t, f, waiter.Readable|waiter.RdHup, func() (int64, error) { return f.Read(t, &b) })
+}
+
+func write(t *kernel.Task, fd FD, a Addr, n Size) (uint64, error) {
+	f, err := fd.file(t)
+	if err != nil {
+		return 0, err
+	}
+	defer f.DecRef()
+	b, err := buffer(t, a, n)
+	if err != nil {
+		return 0, err
+	}
+	return writeBuffer(t, f, b)
+}
+
+// writeBuffer writes all of b where the file is in blocking mode: a pipe takes
+// it in pieces.
+func writeBuffer(t *kernel.Task, f *vfs.File, b usermem.Buffer) (uint64, error) {
+	want := b.Len()
+	n, err := f.Write(t, &b)
+	if err == nil && uint64(n) >= want || f.NonBlocking() || !f.Pollable() || err != nil && err != unix.EAGAIN {
+		return ioResult(t, n, err)
+	}
+	done := n
+	err = t.WaitFor(f, waiter.Writable, kernel.Forever, func() error {
+		n, err := f.Write(t, &b)
+		done += n
+		if err == nil && b.Len() > 0 && n > 0 {
+			return unix.EAGAIN
+		}
+		return err
+	})
+	return ioResult(t, done, err)
+}
+
+func pread(t *kernel.Task, fd FD, a Addr, n Size, off int64) (uint64, error) {
+	f, err := fd.file(t)
+	if err != nil {
+		return 0, err
+	}
+	defer f.DecRef()
+	b, err := buffer(t, a, n)
+	if err != nil {
+		return 0, err
+	}
+	got, err := f.ReadAt(t, &b, off)
+	return ioResult(t, got, err)
+}
+
+func pwrite(t *kernel.Task, fd FD, a Addr, n Size, off int64) (uint64, error) {
+	f, err := fd.file(t)
+	if err != nil {
+		return 0, err
+	}
+	defer f.DecRef()
+	b, err := buffer(t, a, n)
+	if err != nil {
+		return 0, err
+	}
+	got, err := f.WriteAt(t, &b, off)
+	return ioResult(t, got, err)
+}
+
+func readv(t *kernel.Task, fd FD, a Addr, count int32) (uint64, error) {
+	f, err := fd.file(t)
+	if err != nil {
+		return 0, err
+	}
+	defer f.DecRef()
+	b, err := ioVector(t, a, count)
+	if err != nil {
+		return 0, err
+	}
+	return readBuffer(t, f, b)
+}
+
+func writev(t *kernel.Task, fd FD, a Addr, count int32) (uint64, error) {
+	f, err := fd.file(t)
+	if err != nil {
+		return 0, err
+	}
+	defer f.DecRef()
+	b, err := ioVector(t, a, count)
+	if err != nil {
+		return 0, err
+	}
+	return writeBuffer(t, f, b)
+}
+
+func preadv(t *kernel.Task, fd FD, a Addr, count int32, off int64) (uint64, error) {
+	f, err := fd.file(t)
+	if err != nil {
+		return 0, err
+	}
+	defer f.DecRef()
+	b, err := ioVector(t, a, count)
+	if err != nil {
+		return 0, err
+	}
+	n, err := f.ReadAt(t, &b, off)
+	return ioResult(t, n, err)
+}
+
+func pwritev(t *kernel.Task, fd FD, a Addr, count int32, off int64) (uint64, error) {
+	f, err := fd.file(t)
+	if err != nil {
+		return 0, err
+	}
+	defer f.DecRef()
+	b, err := ioVector(t, a, count)
+	if err != nil {
+		return 0, err
+	}
+	n, err := f.WriteAt(t, &b, off)
+	return ioResult(t, n, err)
+}
+
+func lseek(t *kernel.Task, fd FD, off int64, whence int32) (uint64, error) {
+	f, err := fd.file(t)
+	if err != nil {
+		return 0, err
+	}
+	defer f.DecRef()
+	n, err := f.Seek(t, off, int(whence))
+	return uint64(n), err
+}
+
+func closeFD(t *kernel.Task, fd FD) (uint64, error) {
+	f, err := t.FDs().Remove(int32(fd))
+	if err != nil {
+		return 0, err
+	}
+	err = f.Flush(t)
+	f.DecRef()
+	if err == kernel.RestartSys {
+		err = unix.EINTR // close(2) is never restarted: the descriptor is gone
+	}
+	return 0, err
+}
+
+func fdLimit(t *kernel.Task) uint64 { return t.ThreadGroup().Limits().Soft(limits.OpenFiles) }
+
+func dup(t *kernel.Task, fd FD) (uint64, error) {
+	f, err := fd.file(t)
+	if err != nil {
+		return 0, err
+	}
+	n, err := t.FDs().Add(f, 0, false, fdLimit(t))
+	if err != nil {
+		f.DecRef()
+	}
+	return uint64(n), err
+}
+
+func dup2(t *kernel.Task, old, n FD) (uint64, error) {
+	if old == n {
+		f, err := old.file(t)
+		if err != nil {
+			return 0, err
+		}
+		f.DecRef()
+		return uint64(n), nil
+	}
+	return dup3(t, old, n, 0)
+}
+
+func dup3(t *kernel.Task, old, n FD, flags uint32) (uint64, error) {
+	if flags&^unix.O_CLOEXEC != 0 || old == n {
+		return 0, unix.EINVAL
+	}
+	f, err := old.file(t)
+	if err != nil {
+		return 0, err
+	}
+	was, err := t.FDs().Replace(f, int32(n), flags&unix.O_CLOEXEC != 0, fdLimit(t))
+	if err != nil {
+		f.DecRef()
+		return 0, err
+	}
+	if was != nil {
+		was.Flush(t)
+		was.DecRef()
+	}
+	return uint64(n), nil
+}
+
+func fcntl(t *kernel.Task, fd FD, cmd uint32, arg uint64) (uint64, error) {
+	f, err := fd.file(t)
+	if err != nil {
+		return 0, err
+	}
+	defer f.DecRef()
+	if f.PathOnly() {
+		switch cmd {
+		case unix.F_DUPFD, unix.F_DUPFD_CLOEXEC, unix.F_GETFD, unix.F_SETFD, unix.F_GETFL:
+		default:
+			return 0, unix.EBADF
+		}
+	}
+	switch cmd {
+	case unix.F_DUPFD, unix.F_DUPFD_CLOEXEC:
+		if arg >= fdLimit(t) {
+			return 0, unix.EINVAL
+		}
+		f.IncRef()
+		n, err := t.FDs().Add(f, int32(arg), cmd == unix.F_DUPFD_CLOEXEC, fdLimit(t))
+		if err != nil {
+			f.DecRef()
+		}
+		return uint64(n), err
+	case unix.F_GETFD:
+		on, err := t.FDs().CloseOnExec(int32(fd))
+		if on {
+			return unix.FD_CLOEXEC, err
+		}
+		return 0, err
+	case unix.F_SETFD:
+		return 0, t.FDs().SetCloseOnExec(int32(fd), arg&unix.FD_CLOEXEC != 0)
+	case unix.F_GETFL:
+		return uint64(f.Flags()) | largeFile(f), nil
+	case unix.F_SETFL:
+		flags := uint32(arg)
+		if flags&unix.O_NOATIME != 0 && f.Flags()&unix.O_NOATIME == 0 {
+			var a vfs.Attr
+			if err := f.Stat(t, &a); err != nil {
+				return 0, err
+			}
+			if !vfs.IsOwner(t.Credentials(), &a) {
+				return 0, unix.EPERM
+			}
+		}
+		f.SetFlags(flags)
+		return 0, nil
+	}
+	if h := fcntlMore; h != nil {
+		return h(t, f, fd, cmd, arg)
+	}
+	return 0, unix.EINVAL
+}
+
+// fcntlMore handles the commands for locks, owners and pipes, in fcntl.go.
+var fcntlMore func(t *kernel.Task, f *vfs.File, fd FD, cmd uint32, arg uint64) (uint64, error)
+
+// largeFile is O_LARGEFILE, which open(2) sets on 64-bit systems for all but
+// O_PATH.
+func largeFile(f *vfs.File) uint64 {
+	if f.PathOnly() {
+		return 0
+	}
+	return 0x8000
+}
+
+func ioctl(t *kernel.Task, fd FD, cmd uint32, arg uint64) (uint64, error) {
+	f, err := fd.ioFile(t)
+	if err != nil {
+		return 0, err
+	}
+	defer f.DecRef()
+	switch cmd {
+	case linux.FIOCLEX:
+		return 0, t.FDs().SetCloseOnExec(int32(fd), true)
+	case linux.FIONCLEX:
+		return 0, t.FDs().SetCloseOnExec(int32(fd), false)
+	case linux.FIONBIO:
+		v, err := usermem.CopyInUint32(t.MM(), Addr(arg))
+		if err != nil {
+			return 0, err
+		}
+		flags := f.Flags() &^ unix.O_NONBLOCK
+		if v != 0 {
+			flags |= unix.O_NONBLOCK
+		}
+		f.SetFlags(flags)
+		return 0, nil
+	case linux.FIONREAD:
+		var a vfs.Attr
+		if err := f.Stat(t, &a); err == nil && a.Type() == unix.S_IFREG {
+			return 0, usermem.CopyOutUint32(t.MM(), Addr(arg), uint32(a.Size-f.Offset()))
+		}
+	}
+	return f.Ioctl(t, cmd, arg)
+}
+
+func fsync(t *kernel.Task, fd FD) (uint64, error)     { return syncFD(t, fd, false) }
+func fdatasync(t *kernel.Task, fd FD) (uint64, error) { return syncFD(t, fd, true) }
+
+func syncFD(t *kernel.Task, fd FD, data bool) (uint64, error) {
+	f, err := fd.ioFile(t)
+	if err != nil {
+		return 0, err
+	}
+	defer f.DecRef()
+	return 0, f.Sync(t, data)
+}
+
+func ftruncate(t *kernel.Task, fd FD, size int64) (uint64, error) {
+	if size < 0 {
+		return 0, unix.EINVAL
+	}
+	f, err := fd.ioFile(t)
+	if err != nil {
+		return 0, err
+	}
+	defer f.DecRef()
+	return 0, vfs.Truncate(t, f.Path(), f, size)
+}
+
+func fallocate(t *kernel.Task, fd FD, mode uint32, off, length int64) (uint64, error) {
+	f, err := fd.ioFile(t)
+	if err != nil {
+		return 0, err
+	}
+	defer f.DecRef()
+	if off < 0 || length <= 0 {
+		return 0, unix.EINVAL
+	}
+	const known = unix.FALLOC_FL_KEEP_SIZE | unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_COLLAPSE_RANGE |
+		unix.FALLOC_FL_ZERO_RANGE | unix.FALLOC_FL_INSERT_RANGE
+	if mode&^known != 0 {
+		return 0, unix.EOPNOTSUPP
+	}
+	if mode&unix.FALLOC_FL_PUNCH_HOLE != 0 && mode&unix.FALLOC_FL_KEEP_SIZE == 0 {
+		return 0, unix.EOPNOTSUPP
+	}
+	if !f.Writable() {
+		return 0, unix.EBADF
+	}
+	var a vfs.Attr
+	if err := f.Stat(t, &a); err != nil {
+		return 0, err
+	}
+	switch a.Type() {
+	case unix.S_IFREG:
+	case unix.S_IFDIR:
+		return 0, unix.EISDIR
+	case unix.S_IFIFO:
+		return 0, unix.ESPIPE
+	default:
+		return 0, unix.ENODEV
+	}
+	if off+length < 0 {
+		return 0, unix.EFBIG
+	}
+	if end := uint64(off + length); mode&unix.FALLOC_FL_KEEP_SIZE == 0 && end > uint64(a.Size) && end > t.FileSizeLimit() {
+		t.FileSizeExceeded()
+		return 0, unix.EFBIG
+	}
+	al, ok := f.Impl().(vfs.Allocator)
+	if !ok {
+		return 0, unix.EOPNOTSUPP
+	}
+	return 0, al.Allocate(t, mode, off, length)
+}
+
+func getdents64(t *kernel.Task, fd FD, a Addr, n uint32) (uint64, error) {
+	return dirents(t, fd, a, n, func(w *writer, e *vfs.DirEntry) {
+		w.u64(e.Ino)
+		w.i64(e.Next)
+		start := len(w.b)
+		w.u16(0)
+		w.b = append(w.b, e.Type)
+		w.b = append(w.b, e.Name...)
+		w.b = append(w.b, 0)
+		pad(w, start-16, start)
+	})
+}
+
+func getdents(t *kernel.Task, fd FD, a Addr, n uint32) (uint64, error) {
+	return dirents(t, fd, a, n, func(w *writer, e *vfs.DirEntry) {
+		w.u64(e.Ino)
+		w.i64(e.Next)
+		start := len(w.b)
+		w.u16(0)
+		w.b = append(w.b, e.Name...)
+		w.b = append(w.b, 0)
+		// The type is in the last byte of the record.
+		for (len(w.b)-start+16+1)%8 != 0 {
+			w.b = append(w.b, 0)
+		}
+		w.b = append(w.b, e.Type)
+		pad(w, start-16, start)
+	})
+}
+
+// pad fills a record up to eight bytes and stores its length.
+func pad(w *writer, record, lenAt int) {
+	for (len(w.b)-record)%8 != 0 {
+		w.b = append(w.b, 0)
+	}
+	n := len(w.b) - record
+	w.b[lenAt], w.b[lenAt+1] = byte(n), byte(n>>8)
+}
+
+func dirents(t *kernel.Task, fd FD, a Addr, n uint32, put func(w *writer, e *vfs.DirEntry)) (uint64, error) {
+	f, err := fd.ioFile(t)
+	if err != nil {
+		return 0, err
+	}
+	defer f.DecRef()
+	size := min(int(n), 1<<17)
+	w := writer{b: make([]byte, 0, min(size, 4096))}
+	full := false
+	err = f.ReadDir(t, func(e vfs.DirEntry) bool {
+		was := len(w.b)
+		put(&w, &e)
+		if len(w.b) > size {
+			w.b, full = w.b[:was], true
+			return false
+		}
+		return true
+	})
+	if len(w.b) == 0 {
+		if err == nil && full {
+			err = unix.EINVAL
+		}
+		return 0, err
+	}
+	if err := w.to(t, a); err != nil {
+		return 0, err
+	}
+	return uint64(len(w.b)), nil
+}
+
+// kuid and kgid map ids that an application gives: EINVAL where there is no
+// mapping. -1 stays NoID.
+func kuid(t *kernel.Task, id uint32) (auth.KUID, error) {
+	if id == auth.NoID {
+		return auth.KUID(auth.NoID), nil
+	}
+	k, ok := t.Credentials().UserNS.KUID(id)
+	if !ok {
+		return 0, unix.EINVAL
+	}
+	return k, nil
+}
+
+func kgid(t *kernel.Task, id uint32) (auth.KGID, error) {
+	if id == auth.NoID {
+		return auth.KGID(auth.NoID), nil
+	}
+	k, ok := t.Credentials().UserNS.KGID(id)
+	if !ok {
+		return 0, unix.EINVAL
+	}
+	return k, nil
+}

@@ -1,0 +1,186 @@
+package syscalls
+
+import (
+	"golang.org/x/sys/unix"
+
+	"vitrine/pkg/abi/linux"
+	"vitrine/pkg/sentry/kernel"
+	"vitrine/pkg/sentry/limits"
+	"vitrine/pkg/sentry/mm"
+	"vitrine/pkg/sentry/vfs"
+	"vitrine/pkg/usermem"
+)
+
+var memoryRows = []Row{
+	full(unix.SYS_MMAP, "mmap", call6(mmap)),
+	full(unix.SYS_MUNMAP, "munmap", call2(munmap)),
+	full(unix.SYS_MPROTECT, "mprotect", call3(mprotect)),
+	full(unix.SYS_MREMAP, "mremap", call5(mremap)),
+	full(unix.SYS_BRK, "brk", call1(brk)),
+	full(unix.SYS_MADVISE, "madvise", call3(madvise)),
+	full(unix.SYS_MSYNC, "msync", call3(msync)),
+	full(unix.SYS_MINCORE, "mincore", call3(mincore)),
+	full(unix.SYS_MLOCK, "mlock", call2(mlock)),
+	full(unix.SYS_MLOCK2, "mlock2", call3(mlock2)),
+	full(unix.SYS_MUNLOCK, "munlock", call2(munlock)),
+	full(unix.SYS_MLOCKALL, "mlockall", call1(mlockall)),
+	full(unix.SYS_MUNLOCKALL, "munlockall", call0(munlockall)),
+}
+
+// lockLimit is how much memory the task may lock.
+func lockLimit(t *kernel.Task) uint64 {
+	if t.Credentials().HasRootCap(unix.CAP_IPC_LOCK) {
+		return mm.NoLimit
+	}
+	return t.ThreadGroup().Limits().Soft(limits.LockedMemory)
+}
+
+func protection(prot uint32) (usermem.Access, bool) {
+	const known = unix.PROT_READ | unix.PROT_WRITE | unix.PROT_EXEC
+	return usermem.Access(prot & known), true
+}
+
+func mmap(t *kernel.Task, a Addr, length uint64, prot, flags uint32, fd FD, off uint64) (uint64, error) {
+	if off&usermem.PageMask != 0 || length == 0 {
+		return 0, unix.EINVAL
+	}
+	o := mm.MMapOpts{
+		Addr: a, Length: length, Offset: off,
+		Fixed: flags&unix.MAP_FIXED != 0, FixedNoReplace: flags&unix.MAP_FIXED_NOREPLACE != 0,
+		GrowsDown: flags&unix.MAP_GROWSDOWN != 0, Populate: flags&unix.MAP_POPULATE != 0 && flags&unix.MAP_NONBLOCK == 0,
+		Locked: flags&unix.MAP_LOCKED != 0, NoReserve: flags&unix.MAP_NORESERVE != 0, Stack: flags&unix.MAP_STACK != 0,
+		Map32Bit: flags&unix.MAP_32BIT != 0, MaxProt: usermem.AnyAccess,
+	}
+	o.Prot, _ = protection(prot)
+	switch flags & unix.MAP_TYPE {
+	case unix.MAP_PRIVATE:
+		o.Private = true
+	case unix.MAP_SHARED, unix.MAP_SHARED_VALIDATE:
+	default:
+		return 0, unix.EINVAL
+	}
+	if o.Locked {
+		if o.LockLimit = lockLimit(t); o.LockLimit == 0 {
+			return 0, unix.EPERM
+		}
+	} else {
+		o.LockLimit = lockLimit(t)
+	}
+	if flags&unix.MAP_ANONYMOUS == 0 {
+		f, err := fd.ioFile(t)
+		if err != nil {
+			return 0, err
+		}
+		defer f.DecRef()
+		if err := mapFile(t, f, &o); err != nil {
+			return 0, err
+		}
+	} else if o.GrowsDown && !o.Private {
+		return 0, unix.EINVAL
+	} else {
+		o.Offset = 0
+	}
+	at, err := t.MM().MMap(o)
+	return uint64(at), err
+}
+
+// mapFile applies the rules of mmap(2) for files and fills o.
+func mapFile(t *kernel.Task, f *vfs.File, o *mm.MMapOpts) error {
+	if !f.Readable() {
+		return unix.EACCES
+	}
+	if !o.Private && !f.Writable() {
+		if o.Prot.Has(usermem.Write) {
+			return unix.EACCES
+		}
+		o.MaxProt &^= usermem.Write
+	}
+	if f.Path().Mount.Flags()&vfs.MountNoExec != 0 {
+		if o.Prot.Has(usermem.Execute) {
+			return unix.EPERM
+		}
+		o.MaxProt &^= usermem.Execute
+	}
+	if o.GrowsDown {
+		return unix.EINVAL
+	}
+	if o.Offset+o.Length < o.Offset {
+		return unix.EOVERFLOW
+	}
+	opts := vfs.MapOptions{Length: o.Length, Offset: o.Offset, Private: o.Private, Prot: o.Prot, MaxProt: o.MaxProt}
+	m, err := f.Mappable(t, &opts)
+	if err != nil {
+		return err
+	}
+	o.Mappable, o.Identity, o.MaxProt, o.Name = m, f, opts.MaxProt, opts.Name
+	return nil
+}
+
+func munmap(t *kernel.Task, a Addr, n uint64) (uint64, error) { return 0, t.MM().MUnmap(a, n) }
+
+func mprotect(t *kernel.Task, a Addr, n uint64, prot uint32) (uint64, error) {
+	const known = unix.PROT_READ | unix.PROT_WRITE | unix.PROT_EXEC | unix.PROT_GROWSDOWN | unix.PROT_GROWSUP | 8 /* PROT_SEM */
+	if prot&^known != 0 || prot&unix.PROT_GROWSUP != 0 {
+		return 0, unix.EINVAL
+	}
+	p, _ := protection(prot)
+	return 0, t.MM().MProtect(a, n, p, prot&unix.PROT_GROWSDOWN != 0)
+}
+
+func mremap(t *kernel.Task, a Addr, oldLen, newLen uint64, flags uint32, to Addr) (uint64, error) {
+	if flags&^(unix.MREMAP_MAYMOVE|unix.MREMAP_FIXED) != 0 {
+		return 0, unix.EINVAL
+	}
+	if flags&unix.MREMAP_FIXED != 0 && flags&unix.MREMAP_MAYMOVE == 0 {
+		return 0, unix.EINVAL
+	}
+	at, err := t.MM().MRemap(a, oldLen, newLen, mm.MRemapOpts{
+		MayMove: flags&unix.MREMAP_MAYMOVE != 0, Fixed: flags&unix.MREMAP_FIXED != 0, NewAddr: to, LockLimit: lockLimit(t),
+	})
+	return uint64(at), err
+}
+
+func brk(t *kernel.Task, a Addr) (uint64, error) { return uint64(t.MM().Brk(a)), nil }
+
+func madvise(t *kernel.Task, a Addr, n uint64, advice int32) (uint64, error) {
+	return 0, t.MM().MAdvise(a, n, int(advice))
+}
+
+func msync(t *kernel.Task, a Addr, n uint64, flags int32) (uint64, error) {
+	return 0, t.MM().MSync(a, n, int(flags))
+}
+
+func mincore(t *kernel.Task, a Addr, n uint64, vec Addr) (uint64, error) {
+	return 0, t.MM().MIncore(a, n, vec)
+}
+
+func mlock(t *kernel.Task, a Addr, n uint64) (uint64, error) { return mlock2(t, a, n, 0) }
+
+func mlock2(t *kernel.Task, a Addr, n uint64, flags uint32) (uint64, error) {
+	if flags&^linux.MLOCK_ONFAULT != 0 {
+		return 0, unix.EINVAL
+	}
+	limit := lockLimit(t)
+	if limit == 0 {
+		return 0, unix.EPERM
+	}
+	return 0, t.MM().MLock(a, n, flags != 0, limit)
+}
+
+func munlock(t *kernel.Task, a Addr, n uint64) (uint64, error) { return 0, t.MM().MUnlock(a, n) }
+
+func mlockall(t *kernel.Task, flags uint32) (uint64, error) {
+	if flags == 0 || flags&^(unix.MCL_CURRENT|unix.MCL_FUTURE|unix.MCL_ONFAULT) != 0 || flags == unix.MCL_ONFAULT {
+		return 0, unix.EINVAL
+	}
+	limit := lockLimit(t)
+	if limit == 0 {
+		return 0, unix.EPERM
+	}
+	return 0, t.MM().MLockAll(int(flags), limit)
+}
+
+func munlockall(t *kernel.Task) (uint64, error) {
+	t.MM().MUnlockAll()
+	return 0, nil
+}

@@ -1,0 +1,185 @@
+package syscalls
+
+import (
+	"golang.org/x/sys/unix"
+
+	"vitrine/pkg/clock"
+	"vitrine/pkg/sentry/kernel"
+	"vitrine/pkg/usermem"
+)
+
+var timeRows = []Row{
+	full(unix.SYS_CLOCK_GETTIME, "clock_gettime", call2(clockGettime)),
+	full(unix.SYS_CLOCK_GETRES, "clock_getres", call2(clockGetres)),
+	full(unix.SYS_GETTIMEOFDAY, "gettimeofday", call2(gettimeofday)),
+	full(unix.SYS_TIME, "time", call1(timeCall)),
+	full(unix.SYS_NANOSLEEP, "nanosleep", call2(nanosleep)),
+	full(unix.SYS_CLOCK_NANOSLEEP, "clock_nanosleep", call4(clockNanosleep)),
+	refused(unix.SYS_SETTIMEOFDAY, "settimeofday", unix.EPERM, "no capability in the sandbox reaches the host's clock"),
+	refused(unix.SYS_CLOCK_SETTIME, "clock_settime", unix.EPERM, "no capability in the sandbox reaches the host's clock"),
+}
+
+// readClock returns a clock's time in nanoseconds (clock_gettime(2)).
+func readClock(t *kernel.Task, id int32) (int64, error) {
+	switch id {
+	case unix.CLOCK_PROCESS_CPUTIME_ID:
+		u := t.ThreadGroup().Usage()
+		return u.User + u.System, nil
+	case unix.CLOCK_THREAD_CPUTIME_ID:
+		u := t.Usage()
+		return u.User + u.System, nil
+	case unix.CLOCK_REALTIME_ALARM:
+		id = unix.CLOCK_REALTIME
+	case unix.CLOCK_BOOTTIME_ALARM:
+		id = unix.CLOCK_BOOTTIME
+	}
+	if id < 0 {
+		return cpuClock(t, id)
+	}
+	ns, ok := t.Kernel().Clock.Now(clock.ID(id))
+	if !ok {
+		return 0, unix.EINVAL
+	}
+	return ns, nil
+}
+
+// cpuClock reads the clock of another process or thread (clock_getcpuclockid(3)):
+// the number is its id, inverted, with the kind in the low bits.
+func cpuClock(t *kernel.Task, id int32) (int64, error) {
+	if id&3 == 3 {
+		return 0, unix.EINVAL
+	}
+	tid := PID(^(id >> 3))
+	o := t
+	if tid != 0 {
+		if o = t.PIDNamespace().Task(int32(tid)); o == nil {
+			return 0, unix.EINVAL
+		}
+	}
+	var u kernel.Usage
+	if id&4 != 0 {
+		if o.ThreadGroup() != t.ThreadGroup() {
+			return 0, unix.EINVAL
+		}
+		u = o.Usage()
+	} else {
+		u = o.ThreadGroup().Usage()
+	}
+	switch id & 3 {
+	case 1:
+		return u.User, nil
+	default:
+		return u.User + u.System, nil
+	}
+}
+
+func clockGettime(t *kernel.Task, id int32, a Addr) (uint64, error) {
+	ns, err := readClock(t, id)
+	if err != nil {
+		return 0, err
+	}
+	var room [16]byte
+	w := writer{b: room[:0]}
+	w.timespec(ns)
+	return 0, w.to(t, a)
+}
+
+func clockGetres(t *kernel.Task, id int32, a Addr) (uint64, error) {
+	if _, err := readClock(t, id); err != nil {
+		return 0, err
+	}
+	if a == 0 {
+		return 0, nil
+	}
+	res := int64(1)
+	switch id {
+	case unix.CLOCK_REALTIME_COARSE, unix.CLOCK_MONOTONIC_COARSE:
+		res = 4_000_000
+	}
+	var w writer
+	w.timespec(res)
+	return 0, w.to(t, a)
+}
+
+func gettimeofday(t *kernel.Task, tv, tz Addr) (uint64, error) {
+	if tv != 0 {
+		var w writer
+		w.timeval(t.Kernel().Clock.Realtime())
+		if err := w.to(t, tv); err != nil {
+			return 0, err
+		}
+	}
+	if tz != 0 {
+		var w writer
+		w.zero(8)
+		return 0, w.to(t, tz)
+	}
+	return 0, nil
+}
+
+func timeCall(t *kernel.Task, a Addr) (uint64, error) {
+	s := uint64(t.Kernel().Clock.Realtime() / second)
+	if a != 0 {
+		return s, usermem.CopyOutUint64(t.MM(), a, s)
+	}
+	return s, nil
+}
+
+func nanosleep(t *kernel.Task, req, rem Addr) (uint64, error) {
+	d, err := readTimespec(t, req)
+	if err != nil {
+		return 0, err
+	}
+	return sleepUntil(t, deadline(t, d), rem)
+}
+
+// sleepUntil sleeps until the monotonic time end; interrupted, it writes what is
+// left to rem and can be restarted.
+func sleepUntil(t *kernel.Task, end int64, rem Addr) (uint64, error) {
+	err := t.Sleep(end)
+	if err == nil {
+		return 0, nil
+	}
+	if rem != 0 {
+		left := max(end-t.Kernel().Clock.Monotonic(), 0)
+		if left == 0 {
+			return 0, nil
+		}
+		var w writer
+		w.timespec(left)
+		if err := w.to(t, rem); err != nil {
+			return 0, err
+		}
+	}
+	t.SetRestart(func(t *kernel.Task) (uint64, error) { return sleepUntil(t, end, rem) })
+	return 0, kernel.RestartBlock
+}
+
+func clockNanosleep(t *kernel.Task, id int32, flags uint32, req, rem Addr) (uint64, error) {
+	switch id {
+	case unix.CLOCK_REALTIME, unix.CLOCK_MONOTONIC, unix.CLOCK_BOOTTIME, unix.CLOCK_TAI,
+		unix.CLOCK_REALTIME_ALARM, unix.CLOCK_BOOTTIME_ALARM:
+	case unix.CLOCK_MONOTONIC_RAW, unix.CLOCK_REALTIME_COARSE, unix.CLOCK_MONOTONIC_COARSE, unix.CLOCK_PROCESS_CPUTIME_ID:
+		return 0, unix.EOPNOTSUPP
+	default:
+		return 0, unix.EINVAL
+	}
+	d, err := readTimespec(t, req)
+	if err != nil {
+		return 0, err
+	}
+	if flags&unix.TIMER_ABSTIME == 0 {
+		return sleepUntil(t, deadline(t, d), rem)
+	}
+	now, err := readClock(t, id)
+	if err != nil {
+		return 0, err
+	}
+	if d <= now {
+		return 0, nil
+	}
+	if t.Sleep(deadline(t, d-now)) != nil {
+		return 0, kernel.RestartNoHand
+	}
+	return 0, nil
+}
