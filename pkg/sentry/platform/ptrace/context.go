@@ -413,6 +413,7 @@ func (c *context) Park(state *arch.State) {
 // unlock gives the goroutine's thread back to the Go runtime.
 func (c *context) unlock() {
 	c.platform.spreader.freeTracer(c.tracer)
+	c.tracer.leave()
 	c.tracer = nil
 	runtime.UnlockOSThread()
 }

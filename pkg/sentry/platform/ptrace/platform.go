@@ -214,13 +214,19 @@ func (p *Platform) destroy(proc *process) {
 }
 
 // thisTracer returns the tracer of the thread that the caller is locked to.
+// The caller calls leave when it is done with it.
 func (p *Platform) thisTracer() *tracer {
 	tid := gettid()
-	if t, ok := p.tracers.Load(tid); ok {
-		return t.(*tracer)
+	if v, ok := p.tracers.Load(tid); ok {
+		t := v.(*tracer)
+		t.turn.Add(1)
+		return t
 	}
 	t := &tracer{tid: tid}
 	t.cpu.Store(-1)
 	p.tracers.Store(tid, t)
 	return t
 }
+
+// leave ends a goroutine's use of the tracer of its thread.
+func (t *tracer) leave() { t.turn.Add(1) }

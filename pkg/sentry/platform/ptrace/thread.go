@@ -19,6 +19,10 @@ var errLost = errors.New("ptrace: the stub process is lost")
 // locked to it.
 type tracer struct {
 	tid int
+	// turn orders goroutines that come to this thread one after the other, in
+	// the eyes of Go's memory model: each adds to it when it comes and when it
+	// goes.
+	turn atomic.Uint64
 	// fp is room for an XSAVE image of the host's whole size.
 	fp []byte
 	// cpu is the only CPU that the tracer may run on, or -1. Only its own
