@@ -184,6 +184,9 @@ func (c *context) run(th *thread, state *arch.State) (platform.Event, error) {
 				return platform.Event{}, th.gone()
 			}
 			if si.code > 0 && fault.signo == 0 {
+				if ev, ok, err := decodeFault(th, state, &si); ok || err != nil {
+					return ev, err
+				}
 				fault = si
 				sig = stop
 			}
@@ -273,10 +276,11 @@ func trapEvent(si *sigInfo) platform.Event {
 const (
 	vsyscallStart = 0xffffffffff600000
 	vsyscallEnd   = vsyscallStart + 0x1000
-	// pfUser, pfWrite and pfFetch are bits of a page fault's error code.
-	pfWrite = 1 << 1
-	pfUser  = 1 << 2
-	pfFetch = 1 << 4
+	// Bits of a page fault's error code.
+	pfPresent = 1 << 0
+	pfWrite   = 1 << 1
+	pfUser    = 1 << 2
+	pfFetch   = 1 << 4
 )
 
 // vsyscallEvent undoes the return that the host's kernel has made for a call
@@ -297,6 +301,60 @@ func vsyscallFault(rip uint64) platform.Event {
 		TrapNo: trapPageFault, ErrorCode: pfUser | pfFetch,
 	}
 }
+
+// decodeFault makes an event of a page fault whose access can be seen from the
+// instruction, which spares the signal frame. Should another thread change the
+// instruction meanwhile, the application misleads itself.
+func decodeFault(th *thread, state *arch.State, si *sigInfo) (platform.Event, bool, error) {
+	if si.signo != int32(unix.SIGSEGV) || si.code != codeMapErr && si.code != codeAccErr {
+		return platform.Event{}, false, nil
+	}
+	r := &state.Regs
+	if getRegs(th.tid, r) != 0 {
+		return platform.Event{}, false, th.gone()
+	}
+	th.saveSegments(r)
+	if r.Cs != arch.UserCs || r.Rip >= vsyscallStart {
+		return platform.Event{}, false, nil
+	}
+	var how usermem.Access
+	word, e := peekText(th.tid, r.Rip)
+	switch {
+	case si.addr == r.Rip || si.addr-r.Rip < maxInstruction:
+		// It may be the fetch, or touch itself.
+		if e == 0 || si.code != codeMapErr || si.addr != r.Rip {
+			return platform.Event{}, false, nil
+		}
+		how = usermem.Execute
+	case e != 0:
+		return platform.Event{}, false, nil
+	default:
+		var code [8]byte
+		binary.LittleEndian.PutUint64(code[:], word)
+		var ok bool
+		if how, ok = access(code[:]); !ok {
+			return platform.Event{}, false, nil
+		}
+	}
+	ev := platform.Event{
+		Kind: platform.EventFault, Signo: si.signo, Code: si.code,
+		Addr: usermem.Addr(si.addr), Access: how, TrapNo: trapPageFault, ErrorCode: pfUser,
+	}
+	switch how {
+	case usermem.Write:
+		ev.ErrorCode |= pfWrite
+	case usermem.Execute:
+		ev.ErrorCode |= pfFetch
+	}
+	if si.code == codeAccErr {
+		ev.ErrorCode |= pfPresent
+	}
+	r.OrigRax = ^uint64(0)
+	return ev, true, nil
+}
+
+// maxInstruction is the length of the longest instruction.
+const maxInstruction = 15
 
 // Places in a signal frame's ucontext (asm/ucontext.h, asm/sigcontext.h).
 const (

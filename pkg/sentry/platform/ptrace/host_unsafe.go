@@ -10,7 +10,7 @@ import (
 
 // Requests of ptrace(2).
 const (
-	reqPeekUser       = 3
+	reqPeekText       = 1
 	reqCont           = 7
 	reqSysemu         = 31
 	reqGetSigInfo     = 0x4202
@@ -97,6 +97,15 @@ func getSigInfo(tid int, si *sigInfo) unix.Errno {
 	// SAFETY: sigInfo has the 128 bytes of a siginfo_t and lives until the
 	// call returns.
 	return ptrace(reqGetSigInfo, tid, 0, uintptr(unsafe.Pointer(si)))
+}
+
+// peekText reads eight bytes of application memory.
+func peekText(tid int, addr uint64) (uint64, unix.Errno) {
+	var word uint64
+	// SAFETY: the system call, unlike its wrapper in C, stores the word at the
+	// address in data; word lives until the call returns.
+	e := ptrace(reqPeekText, tid, uintptr(addr), uintptr(unsafe.Pointer(&word)))
+	return word, e
 }
 
 // syscallArch returns the AUDIT_ARCH value of the system call that a tracee

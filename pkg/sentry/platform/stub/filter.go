@@ -84,3 +84,13 @@ func assemble(rows []Row) []unix.SockFilter {
 	}
 	return append(prog, ret(retKill))
 }
+
+// HostCalls are the system calls that a Factory makes once the Sentry's jail is
+// up.
+var HostCalls = []Row{
+	{Nr: unix.SYS_SENDMSG, Args: []Arg{{2, unix.MSG_NOSIGNAL}}, Why: "ask the factory for a stub, or hand it a descriptor"},
+	{Nr: unix.SYS_RECVFROM, Args: []Arg{{3, 0}}, Why: "the factory's answer"},
+	{Nr: unix.SYS_MMAP, Args: []Arg{{2, unix.PROT_READ | unix.PROT_WRITE}, {3, unix.MAP_SHARED}}, Why: "see a stub's command page and signal stacks"},
+	{Nr: unix.SYS_MUNMAP, Why: "when the stub has gone"},
+	{Nr: unix.SYS_FALLOCATE, Args: []Arg{{1, unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE}}, Why: "free a stub's part of the control file"},
+}
