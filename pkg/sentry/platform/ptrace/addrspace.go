@@ -128,8 +128,7 @@ func (a *addressSpace) thread(t *tracer) (*thread, error) {
 
 // lose gives the stub up: what is mapped in it must not stay. Caller holds a.mu.
 func (a *addressSpace) lose() {
-	a.proc.lost.Store(true)
-	unix.Kill(a.proc.Leader, unix.SIGKILL)
+	a.proc.kill()
 	a.queue = a.queue[:0]
 	a.queued.Store(false)
 }

@@ -302,11 +302,14 @@ func vsyscallFault(rip uint64) platform.Event {
 	}
 }
 
+// noDecode has every fault's access come from the processor. Tests compare.
+var noDecode atomic.Bool
+
 // decodeFault makes an event of a page fault whose access can be seen from the
 // instruction, which spares the signal frame. Should another thread change the
 // instruction meanwhile, the application misleads itself.
 func decodeFault(th *thread, state *arch.State, si *sigInfo) (platform.Event, bool, error) {
-	if si.signo != int32(unix.SIGSEGV) || si.code != codeMapErr && si.code != codeAccErr {
+	if noDecode.Load() || si.signo != int32(unix.SIGSEGV) || si.code != codeMapErr && si.code != codeAccErr {
 		return platform.Event{}, false, nil
 	}
 	r := &state.Regs

@@ -18,6 +18,7 @@ const (
 	reqSetRegSet      = 0x4205
 	reqSeize          = 0x4206
 	reqInterrupt      = 0x4207
+	reqSetSigMask     = 0x420b
 	reqGetSyscallInfo = 0x420e
 
 	optSysGood  = 1
@@ -106,6 +107,13 @@ func peekText(tid int, addr uint64) (uint64, unix.Errno) {
 	// address in data; word lives until the call returns.
 	e := ptrace(reqPeekText, tid, uintptr(addr), uintptr(unsafe.Pointer(&word)))
 	return word, e
+}
+
+// unblock empties a tracee's signal mask.
+func unblock(tid int) unix.Errno {
+	var none uint64
+	// SAFETY: none lives until the call returns.
+	return ptrace(reqSetSigMask, tid, unsafe.Sizeof(none), uintptr(unsafe.Pointer(&none)))
 }
 
 // syscallArch returns the AUDIT_ARCH value of the system call that a tracee

@@ -26,6 +26,7 @@ var HostCalls = append([]stub.Row{
 	{Nr: unix.SYS_PTRACE, Args: []stub.Arg{{Index: 0, Value: reqPeekText}}, Why: "read the instruction that faulted"},
 	{Nr: unix.SYS_PTRACE, Args: []stub.Arg{{Index: 0, Value: reqSeize}}, Why: "attach to a stub thread"},
 	{Nr: unix.SYS_PTRACE, Args: []stub.Arg{{Index: 0, Value: reqInterrupt}}, Why: "stop a stub thread after attaching"},
+	{Nr: unix.SYS_PTRACE, Args: []stub.Arg{{Index: 0, Value: reqSetSigMask}}, Why: "let signals through to a stub thread that now has a tracer"},
 	{Nr: unix.SYS_WAIT4, Args: []stub.Arg{{Index: 2, Value: unix.WALL}, {Index: 3, Value: 0}}, Why: "wait for a stop"},
 	{Nr: unix.SYS_TGKILL, Args: []stub.Arg{{Index: 2, Value: uint64(interruptSignal)}}, Why: "interrupt application code"},
 	{Nr: unix.SYS_KILL, Args: []stub.Arg{{Index: 1, Value: uint64(unix.SIGKILL)}}, Why: "end a stub"},

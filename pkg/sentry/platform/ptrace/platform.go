@@ -189,26 +189,20 @@ func (p *Platform) giveBack(proc *process) {
 	p.destroy(proc)
 }
 
-// destroy kills a stub and waits until it is gone.
+// destroy kills a stub and waits until it is gone. The leader is the first to
+// get a tracer, and its end is the last to be reported.
 func (p *Platform) destroy(proc *process) {
-	unix.Kill(proc.Leader, unix.SIGKILL)
+	proc.kill()
+	var leader *thread
 	for _, th := range proc.threads {
-		if th.tid != proc.Leader {
-			for {
-				// Stops may come before the end.
-				if status, e := wait(th.tid); e != 0 || !status.Stopped() {
-					break
-				}
-			}
+		if th.tid == proc.Leader {
+			leader = th
+		} else {
+			th.reap()
 		}
 	}
-	// The leader is the first to get a tracer, and the last to be reported.
-	if len(proc.threads) > 0 {
-		for {
-			if status, e := wait(proc.Leader); e != 0 || !status.Stopped() {
-				break
-			}
-		}
+	if leader != nil {
+		leader.reap()
 	}
 	p.factory.Recycle(proc.Process)
 }

@@ -45,6 +45,8 @@ type thread struct {
 	// cpu is the only CPU that the thread may run on, or -1. The spreader
 	// resets it.
 	cpu atomic.Int32
+	// ended says that its end was collected: the id may be another's by now.
+	ended atomic.Bool
 }
 
 // process is a stub with its threads. addressSpace.mu guards it, or
@@ -101,6 +103,10 @@ func (p *process) adopt(t *tracer) (*thread, error) {
 	if regs.Rax != 0 {
 		return nil, fmt.Errorf("sigaltstack in a stub: %w (%w)", unix.Errno(-regs.Rax), errLost)
 	}
+	// From here on it takes signals; the new thread has the mask from before.
+	if unblock(th.tid) != 0 {
+		return nil, th.gone()
+	}
 	if spawn {
 		if tid := int64(regs.R13); tid > 0 {
 			p.spare = append(p.spare, int(tid))
@@ -141,9 +147,32 @@ func (th *thread) resume(req int, sig unix.Signal) (unix.WaitStatus, error) {
 func (th *thread) await() (unix.WaitStatus, error) {
 	status, e := wait(th.tid)
 	if e != 0 || !status.Stopped() {
+		th.ended.Store(true)
 		return 0, th.gone()
 	}
 	return status, nil
+}
+
+// reap collects the end of a thread whose process was killed. Any thread of the
+// Sentry may do it.
+func (th *thread) reap() {
+	for !th.ended.Load() {
+		// Stops may come before the end.
+		if status, e := wait(th.tid); e != 0 || !status.Stopped() {
+			th.ended.Store(true)
+		}
+	}
+}
+
+// kill ends the process.
+func (p *process) kill() {
+	p.lost.Store(true)
+	for _, th := range p.threads {
+		if th.tid == p.Leader && th.ended.Load() {
+			return
+		}
+	}
+	unix.Kill(p.Leader, unix.SIGKILL)
 }
 
 // awaitStop waits for the stop that PTRACE_INTERRUPT asks for. Signals that

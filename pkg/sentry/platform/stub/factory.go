@@ -12,7 +12,7 @@
 // command page that only the Sentry writes, and signal stacks, all above
 // UserEnd. All share one table of descriptors with the factory, so that a
 // descriptor need be handed over only once (Factory.Take). A new stub consists of two sleeping threads that nobody
-// traces. What a platform does with them is its own business; ptrace attaches
+// traces, with all signals blocked. What a platform does with them is its own business; ptrace attaches
 // to them.
 //
 // Types: Factory makes Processes. Process is one stub: its id, its region of

@@ -70,13 +70,8 @@ TEXT ·stubFactory(SB),NOSPLIT|NOFRAME,$0
 	MUST(9)				// mmap
 	MOVQ	AX, BX
 
-	// The mask was filled by the Sentry for the time of the vfork.
-	MOVQ	$2, DI			// SIG_SETMASK
-	MOVQ	BX, SI			// zeroes
-	XORL	DX, DX
-	MOVQ	$8, R10
-	MUST(14)			// rt_sigprocmask
-
+	// All signals are blocked since the vfork, and stay so in threads that
+	// nobody traces: a signal from outside can't kill them.
 	ACTION(4, const_addrActHandle)	// SIGILL
 	ACTION(7, const_addrActHandle)	// SIGBUS
 	ACTION(8, const_addrActHandle)	// SIGFPE
