@@ -1,6 +1,9 @@
 package platformtest
 
 import (
+	"runtime"
+	"sync"
+
 	"vitrine/pkg/sentry/platform"
 	"vitrine/pkg/usermem"
 )
@@ -20,6 +23,7 @@ var memoryTests = []Test{
 	{"file-end-is-sigbus", testFileEnd},
 	{"forget-and-map-another-file-of-that-number", testForget},
 	{"hundred-address-spaces", testHundredSpaces},
+	{"hundred-address-spaces-on-two-threads", testHundredOnTwo},
 	{"released-address-spaces-leave-nothing-behind", testReleaseLeavesNothing},
 }
 
@@ -367,5 +371,54 @@ func testReleaseLeavesNothing(t T, p platform.Platform) {
 		e.state.Regs.Rip = uint64(codeAt)
 		e.fault(as, pageFault(codeAt, usermem.Execute, segvMapErr))
 		as.Release()
+	}
+}
+
+func testHundredOnTwo(t T, p platform.Platform) {
+	e := newEnv(t, p, codeAdd)
+	defer e.close()
+	const n, threads, rounds = 100, 2, 3
+	spaces := make([]platform.AddressSpace, n)
+	for i := range spaces {
+		spaces[i] = e.space()
+		e.mapIn(spaces[i], dataAt, dataOff+uint64(i*page), page, usermem.ReadWrite)
+	}
+	tasks := make([]task, threads)
+	for i := range tasks {
+		tasks[i] = e.newTask()
+		tasks[i].state.Regs.Rdi = uint64(dataAt)
+	}
+	var wg sync.WaitGroup
+	turn := make(chan struct{}, 1)
+	turn <- struct{}{}
+	for i := range tasks {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			for range rounds {
+				<-turn
+				for _, as := range spaces {
+					k := &tasks[i]
+					k.state.Regs.Rip = uint64(codeAt)
+					if ev, err := k.ctx.Switch(as, k.state); err != nil || ev.Kind != platform.EventSyscall {
+						t.Errorf("got %s, %v", show(ev), err)
+					}
+				}
+				tasks[i].ctx.Park(tasks[i].state)
+				turn <- struct{}{}
+			}
+		}()
+	}
+	wg.Wait()
+	for i, as := range spaces {
+		if got := e.word(i * page / 8); got != threads*rounds {
+			t.Errorf("address space %d counted %d of %d", i, got, threads*rounds)
+		}
+		as.Release()
+	}
+	for i := range tasks {
+		tasks[i].close()
 	}
 }

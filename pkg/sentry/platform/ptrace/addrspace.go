@@ -116,7 +116,7 @@ func (a *addressSpace) thread(t *tracer) (*thread, error) {
 	if a.proc.lost.Load() {
 		return nil, errLost
 	}
-	if th := a.proc.threads[t]; th != nil {
+	if th := a.proc.threads[t]; th != nil && !th.ended.Load() {
 		return th, nil
 	}
 	th, err := a.proc.adopt(t)

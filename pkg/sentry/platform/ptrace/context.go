@@ -50,6 +50,7 @@ func (c *context) Switch(as platform.AddressSpace, state *arch.State) (platform.
 	if c.tracer == nil {
 		runtime.LockOSThread()
 		c.tracer = c.platform.thisTracer()
+		c.tracer.current = c
 		c.tracer.bind()
 		if c.platform.spreader.asleep.Load() {
 			c.platform.spreader.rouse()
@@ -58,7 +59,7 @@ func (c *context) Switch(as platform.AddressSpace, state *arch.State) (platform.
 	a.running.Add(1)
 	defer a.running.Add(-1)
 	th := c.thread
-	if th == nil || th.proc != a.proc || th.tracer != c.tracer || a.queued.Load() {
+	if th == nil || th.proc != a.proc || th.tracer != c.tracer || th.ended.Load() || a.queued.Load() {
 		var err error
 		if th, err = c.prepare(a, state); err != nil {
 			return platform.Event{}, err
@@ -102,6 +103,12 @@ func (c *context) Switch(as platform.AddressSpace, state *arch.State) (platform.
 
 // prepare finds the thread for c in a and makes the queued changes of mappings.
 func (c *context) prepare(a *addressSpace, state *arch.State) (*thread, error) {
+	if c.thread != nil && (c.thread.proc != a.proc || c.thread.tracer != c.tracer) {
+		// Vector state that is still in the other thread is lost unless it is
+		// fetched now, for the one state that it belongs to. On another
+		// tracer there is none: Park has fetched it.
+		c.PullFP(state)
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	th, err := a.thread(c.tracer)
@@ -109,11 +116,6 @@ func (c *context) prepare(a *addressSpace, state *arch.State) (*thread, error) {
 		return nil, err
 	}
 	if th != c.thread {
-		// Vector state that is still in the other thread is lost unless it is
-		// fetched now, for the one state that it belongs to.
-		if c.fpAt == &state.FP[0] {
-			c.pullFP(state)
-		}
 		c.fpAt = nil
 		c.thread = th
 	}
@@ -447,7 +449,7 @@ func (c *context) loadFP(th *thread, state *arch.State) error {
 // pullFP makes state.FP current.
 func (c *context) pullFP(state *arch.State) {
 	th := c.thread
-	if c.fpAt != &state.FP[0] || c.fpPulled || th.fpOwner != c {
+	if c.fpPulled || c.fpAt == nil || c.fpAt != &state.FP[0] || th.fpOwner != c {
 		return
 	}
 	if _, e := getFP(th.tid, state.FP); e != 0 {
@@ -474,6 +476,7 @@ func (c *context) Park(state *arch.State) {
 // unlock gives the goroutine's thread back to the Go runtime.
 func (c *context) unlock() {
 	c.platform.spreader.freeTracer(c.tracer)
+	c.tracer.current = nil
 	c.tracer.leave()
 	c.tracer = nil
 	runtime.UnlockOSThread()

@@ -23,12 +23,20 @@ type tracer struct {
 	// the eyes of Go's memory model: each adds to it when it comes and when it
 	// goes.
 	turn atomic.Uint64
+	// current is the context whose goroutine is locked to the thread, if any.
+	current *context
 	// fp is room for an XSAVE image of the host's whole size.
 	fp []byte
 	// cpu is the only CPU that the tracer may run on, or -1. Only its own
 	// goroutine sets it to a CPU; the spreader may reset it.
 	cpu atomic.Int32
+	// seconds are its threads that aren't their stub's first, oldest first.
+	seconds []*thread
 }
+
+// maxSeconds bounds tracer.seconds: a stub thread costs the host some memory,
+// and there could be as many as there are pairs of stub and tracer.
+const maxSeconds = 64
 
 // thread is a stub's thread with its tracer. But for the atomic fields it
 // belongs to the goroutine that is locked to the tracer.
@@ -64,10 +72,17 @@ type process struct {
 
 // adopt attaches t to a spare thread of p.
 func (p *process) adopt(t *tracer) (*thread, error) {
-	if len(p.spare) == 0 || p.slots >= stub.MaxSlots {
+	slot := p.slots
+	if old := p.threads[t]; old != nil {
+		slot = old.slot // it was dismissed
+	} else {
+		p.slots++
+	}
+	if len(p.spare) == 0 || slot >= stub.MaxSlots {
 		return nil, fmt.Errorf("no thread left in the stub: %w", errLost)
 	}
-	th := &thread{proc: p, tracer: t, tid: p.spare[0], slot: p.slots}
+	t.dismiss()
+	th := &thread{proc: p, tracer: t, tid: p.spare[0], slot: slot}
 	th.cpu.Store(-1)
 	// On the tracer's CPU from the first: waking it elsewhere costs more.
 	th.place(getCPU())
@@ -75,8 +90,10 @@ func (p *process) adopt(t *tracer) (*thread, error) {
 		return nil, fmt.Errorf("attaching to a stub: %w (%w)", e, errLost)
 	}
 	p.spare = p.spare[1:]
-	p.slots++
 	p.threads[t] = th
+	if th.tid != p.Leader {
+		t.seconds = append(t.seconds, th)
+	}
 	if e := ptrace(reqInterrupt, th.tid, 0, 0); e != 0 {
 		return nil, fmt.Errorf("stopping a stub: %w (%w)", e, errLost)
 	}
@@ -113,6 +130,39 @@ func (p *process) adopt(t *tracer) (*thread, error) {
 		}
 	}
 	return th, nil
+}
+
+// dismiss makes room for another thread of t, if need be by having the oldest
+// end. It stays in its process's table, to be replaced by whoever looks for it.
+func (t *tracer) dismiss() {
+	for len(t.seconds) >= maxSeconds {
+		th := t.seconds[0]
+		t.seconds = t.seconds[1:]
+		if t.current != nil && t.current.thread == th {
+			// Vector state may be in it, as in no other.
+			t.seconds = append(t.seconds, th)
+			continue
+		}
+		if th.ended.Load() || th.proc.lost.Load() {
+			continue
+		}
+		regs := arch.Registers{Rip: stub.CallAddr, Rax: unix.SYS_EXIT, Cs: arch.UserCs, Ss: arch.UserDs, Eflags: arch.FlagIF, OrigRax: ^uint64(0)}
+		if setRegs(th.tid, &regs, generalSize) != 0 {
+			th.gone()
+			continue
+		}
+		status, e := unix.WaitStatus(0), ptrace(reqCont, th.tid, 0, 0)
+		for e == 0 {
+			if status, e = wait(th.tid); e != 0 || !status.Stopped() {
+				break
+			}
+			e = ptrace(reqCont, th.tid, 0, 0) // a signal from outside
+		}
+		th.ended.Store(true)
+		if e != 0 || !status.Exited() {
+			th.gone()
+		}
+	}
 }
 
 func (th *thread) saveSegments(r *arch.Registers) {
