@@ -143,7 +143,7 @@ func (m *MemoryManager) punch(start, end uint64) error {
 		switch {
 		case v.lock != unlocked || v.mappable == nil:
 			return unix.EINVAL
-		case v.private || !v.maxProt.Has(usermem.Write) || !v.prot.Has(usermem.Write):
+		case !v.writableShared():
 			return unix.EACCES
 		case !ok:
 			return unix.EOPNOTSUPP
@@ -171,12 +171,7 @@ func (m *MemoryManager) prefault(start, end uint64, write bool) error {
 		if !e.Value.prot.Effective().Has(access) {
 			err = unix.EINVAL
 		} else {
-			m.pageMu.Lock()
-			var fresh span
-			if fresh, err = m.faultIn(e, at, stop, access, true); err == nil {
-				err = m.mapHost(e, at, access, fresh)
-			}
-			m.pageMu.Unlock()
+			err = m.makeResident(e, at, stop, access)
 		}
 		m.mu.RUnlock()
 		switch {

@@ -69,8 +69,8 @@ func (m *MemoryManager) HandleFault(addr usermem.Addr, access usermem.Access) er
 type span struct{ start, end uint64 }
 
 // faultIn sees to it that the pages of [start, end), which lies in e, exist and
-// can be accessed. With mapped the caller maps what is returned, the last run
-// made, at once; otherwise the address space loses what became stale. mu and pageMu are held;
+// can be accessed. With mapped, for a single page, the caller maps the run that is
+// returned at once; otherwise the address space loses what became stale. mu and pageMu are held;
 // pageMu is released meanwhile when a Mappable is asked, so what was there at
 // the start of a long range may be gone again.
 func (m *MemoryManager) faultIn(e vmaEntry, start, end uint64, access usermem.Access, mapped bool) (fresh span, err error) {
@@ -187,7 +187,8 @@ func (m *MemoryManager) breakCOW(e vmaEntry, a areaEntry, at, end uint64, mapped
 	}
 	want := uint64(pageSize)
 	v := e.Value
-	if at == v.lastCopy.Load() {
+	if at == v.lastCopy.Load() && a.Value.private {
+		// Not from an object: until a page is written, it follows the object.
 		want = cowWindow
 	}
 	want = min(max(want, end-at), limit-at)
@@ -366,6 +367,28 @@ func (m *MemoryManager) mapHost(e vmaEntry, at uint64, access usermem.Access, fr
 	m.as.Flush()
 	if err := m.as.MapFile(usermem.Addr(w.start), a.Value.file, a.Value.offset(w.start), w.end-w.start, prot, false); err != nil {
 		return ErrOOM
+	}
+	return nil
+}
+
+// makeResident makes the pages of [start, end), which lies in e, and maps them. mu
+// is held.
+func (m *MemoryManager) makeResident(e vmaEntry, start, end uint64, access usermem.Access) error {
+	m.pageMu.Lock()
+	defer m.pageMu.Unlock()
+	if _, err := m.faultIn(e, start, end, access, false); err != nil {
+		return err
+	}
+	for at := start; at < end; {
+		a, ok := m.areas.Next(at)
+		if !ok || a.Start >= end {
+			return nil
+		}
+		at = max(at, a.Start)
+		if err := m.mapHost(e, at, access, span{at, min(end, a.End)}); err != nil {
+			return err
+		}
+		at = a.End
 	}
 	return nil
 }

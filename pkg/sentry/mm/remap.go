@@ -120,6 +120,11 @@ func (m *MemoryManager) remap(old, oldLen, newLen uint64, opts MRemapOpts, g *ga
 			return 0, false, err
 		}
 	}
+	if oldLen == 0 && to <= old && old-to < newLen {
+		// What is to be mapped once more makes room for itself.
+		m.remove(to, to+newLen, g)
+		return 0, false, unix.EFAULT
+	}
 	if err := m.move(e, old, oldLen, to, newLen, opts.DontUnmap, g); err != nil {
 		return 0, false, err
 	}

@@ -382,12 +382,7 @@ func (m *MemoryManager) populate(start, end uint64) {
 		if !e.Value.private {
 			access &^= usermem.Write // as Linux does: no write fault on shared files
 		}
-		m.pageMu.Lock()
-		fresh, err := m.faultIn(e, at, stop, access, true)
-		if err == nil {
-			err = m.mapHost(e, at, access, fresh)
-		}
-		m.pageMu.Unlock()
+		err := m.makeResident(e, at, stop, access)
 		m.mu.RUnlock()
 		if err != nil {
 			return
