@@ -50,7 +50,7 @@ type Options struct {
 type File struct {
 	fd   int
 	opts Options
-	refs atomic.Int64 // the owner's, and one for each page referred to
+	refs atomic.Int64 // the owner's, and one for each page mapped or referred to
 
 	mu       sync.Mutex
 	mappings memmap.Mappings
@@ -165,14 +165,16 @@ func (f *File) AddMapping(space memmap.MappingSpace, r memmap.Range, writableSha
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.mappings.Add(space, r, writableShared)
+	f.IncRef(r.Start, r.Len()) // a mapping without pages keeps the file, too
 	return nil
 }
 
 // RemoveMapping implements memmap.Mappable.
 func (f *File) RemoveMapping(space memmap.MappingSpace, r memmap.Range, writableShared bool) {
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	f.mappings.Remove(space, r, writableShared)
+	f.mu.Unlock()
+	f.DecRef(r.Start, r.Len())
 }
 
 // Truncated says that the file's size, which Size returns by now, was reduced:

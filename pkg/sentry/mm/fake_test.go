@@ -217,3 +217,58 @@ func wantByte(t testing.TB, m *MemoryManager, addr usermem.Addr, want byte) {
 }
 
 func allZero(b []byte) bool { return bytes.Count(b, []byte{0}) == len(b) }
+
+// nullSpace maps nothing, for measuring what is ours.
+type nullSpace struct{}
+
+func (nullSpace) MapFile(usermem.Addr, platform.File, uint64, uint64, usermem.Access, bool) error {
+	return nil
+}
+func (nullSpace) Unmap(usermem.AddrRange)                   {}
+func (nullSpace) Protect(usermem.AddrRange, usermem.Access) {}
+func (nullSpace) Flush()                                    {}
+func (nullSpace) Release()                                  {}
+
+type nullPlatform struct{ fakePlatform }
+
+func (nullPlatform) NewAddressSpace() (platform.AddressSpace, error) { return nullSpace{}, nil }
+
+// BenchmarkFault measures faults at random pages of anonymous memory, with
+// MADV_DONTNEED at the end of each round.
+func BenchmarkFault(b *testing.B) {
+	e := newEnv(b, 0)
+	m, err := New(nullPlatform{}, e.file, e.acct, Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	const pages = 1024
+	a := mustMap(b, m, MMapOpts{Length: pages * pageSize, Private: true})
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		if i%pages == 0 {
+			m.MAdvise(a, pages*pageSize, unix.MADV_DONTNEED)
+		}
+		m.HandleFault(a+usermem.Addr(i*37%pages)*pageSize, usermem.Write)
+	}
+}
+
+func BenchmarkForkExit(b *testing.B) {
+	e := newEnv(b, 0)
+	m, err := New(nullPlatform{}, e.file, e.acct, Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	for range 30 {
+		a := mustMap(b, m, MMapOpts{Length: 64 * pageSize, Private: true})
+		m.CopyOut(a, make([]byte, 40*pageSize))
+		mustMap(b, m, MMapOpts{Length: pageSize, Private: true, Prot: usermem.Read})
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		c, err := m.Fork()
+		if err != nil {
+			b.Fatal(err)
+		}
+		c.DecUsers()
+	}
+}

@@ -360,6 +360,13 @@ func (m *MemoryManager) sharePages(c *MemoryManager, gone, wiped []usermem.AddrR
 	c.areas = m.areas.Clone()
 	for _, r := range append(gone, wiped...) {
 		c.areas.Remove(uint64(r.Start), uint64(r.End), nil)
+		// What is not shared is as new.
+		m.areas.Update(uint64(r.Start), uint64(r.End), func(e areaEntry) area {
+			if e.Value.epoch == old {
+				e.Value.epoch = old + 1
+			}
+			return e.Value
+		})
 	}
 	var pinned []areaEntry
 	c.areas.Ascend(0, func(e areaEntry) bool {
@@ -369,6 +376,8 @@ func (m *MemoryManager) sharePages(c *MemoryManager, gone, wiped []usermem.AddrR
 		return true
 	})
 	if err := m.copyPinned(c, pinned, old+1); err != nil {
+		// Pages in gone and wiped, being of an epoch that does not come, are
+		// taken over at their next write.
 		c.areas = rangemap.New(areaFuncs)
 		return err
 	}
@@ -384,7 +393,7 @@ func (m *MemoryManager) sharePages(c *MemoryManager, gone, wiped []usermem.AddrR
 	})
 	// Take the host's write permission away where m could write.
 	m.vmas.Ascend(0, func(e vmaEntry) bool {
-		if v := e.Value; !v.private || !v.prot.Has(usermem.Write) || v.dontFork || v.wipeOnFork {
+		if v := e.Value; !v.private || !v.prot.Has(usermem.Write) {
 			return true
 		}
 		var r usermem.AddrRange
