@@ -272,3 +272,22 @@ func BenchmarkForkExit(b *testing.B) {
 		c.DecUsers()
 	}
 }
+
+// BenchmarkMapUnmap measures mmap and munmap of a page in a process with 2000
+// mappings.
+func BenchmarkMapUnmap(b *testing.B) {
+	e := newEnv(b, 0)
+	m, err := New(nullPlatform{}, e.file, e.acct, Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	for range 1000 {
+		mustMap(b, m, MMapOpts{Length: pageSize, Private: true, Prot: usermem.Read})
+		mustMap(b, m, MMapOpts{Length: pageSize, Private: true})
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		a := mustMap(b, m, MMapOpts{Length: pageSize, Private: true})
+		m.MUnmap(a, pageSize)
+	}
+}

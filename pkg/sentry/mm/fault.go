@@ -80,7 +80,7 @@ func (m *MemoryManager) faultIn(e vmaEntry, start, end uint64, access usermem.Ac
 		a, ok := m.areas.Find(at)
 		switch {
 		case ok && (!access.Has(usermem.Write) || m.writable(v, a.Value)):
-			at = a.End
+			at, retries = a.End, 0
 			continue
 		case ok && v.private:
 			fresh, err = m.breakCOW(e, a, at, end, mapped)
@@ -91,17 +91,18 @@ func (m *MemoryManager) faultIn(e vmaEntry, start, end uint64, access usermem.Ac
 			if err != nil {
 				return span{}, err
 			}
-			if !done {
-				if retries++; retries > maxRetries {
-					return span{}, nil
+			if retries++; retries > maxRetries {
+				if done {
+					return span{}, faultAccErr // the object does not give what it should
 				}
+				return span{}, nil
 			}
 			continue // look again: a private mapping copies it now
 		}
 		if err != nil {
 			return span{}, err
 		}
-		at = fresh.end
+		at, retries = fresh.end, 0
 	}
 	return fresh, nil
 }

@@ -117,6 +117,9 @@ type layout struct {
 	base     usermem.Addr      // mappings are placed below it, top down
 	brkStart usermem.Addr
 	brkEnd   usermem.Addr
+	// Between cursor and base no gap is longer than skipped, so that the
+	// search for a longer one can begin at cursor. A zero cursor says nothing.
+	cursor, skipped uint64
 }
 
 // sizes are sums over the VMAs, in bytes. Guarded by mu.
@@ -329,9 +332,9 @@ func (m *MemoryManager) Fork() (*MemoryManager, error) {
 		m.pageMu.Unlock()
 	}
 	if err != nil {
-		c.forking = false
 		c.mu.Lock()
 		c.pageMu.Lock()
+		c.forking = false
 		c.vmas.Ascend(0, func(e vmaEntry) bool {
 			if id := e.Value.identity; id != nil {
 				id.DecRef()

@@ -621,3 +621,51 @@ func BenchmarkCopyOut64K(b *testing.B) {
 		m.CopyOut(a, buf)
 	}
 }
+
+// TestPlacementFindsTheHighestGap maps and unmaps at random and compares where
+// mappings go with a search of everything.
+func TestPlacementFindsTheHighestGap(t *testing.T) {
+	e := newEnv(t, 0)
+	m := e.newMM(t, Options{})
+	rng := rand.New(rand.NewPCG(1, 1))
+	type mapping struct {
+		at     usermem.Addr
+		length uint64
+	}
+	var have []mapping
+	for range 3000 {
+		if len(have) > 100 || len(have) > 0 && rng.IntN(3) == 0 {
+			i := rng.IntN(len(have))
+			h := have[i]
+			have[i] = have[len(have)-1]
+			have = have[:len(have)-1]
+			if rng.IntN(4) == 0 {
+				to, err := m.MRemap(h.at, h.length, h.length+4*pageSize, MRemapOpts{MayMove: true})
+				if err != nil {
+					t.Fatal(err)
+				}
+				have = append(have, mapping{to, h.length + 4*pageSize})
+			} else if err := m.MUnmap(h.at, h.length); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		length := uint64(1+rng.IntN(8)) * pageSize
+		want := uint64(m.layout.base)
+		m.vmas.Descend(uint64(m.layout.base), func(v vmaEntry) bool {
+			if want >= v.End && want-v.End >= length {
+				return false
+			}
+			want = min(want, v.Start)
+			return true
+		})
+		// Attributes that keep neighbours apart.
+		prot := []usermem.Access{usermem.Read, usermem.ReadWrite, usermem.Execute}[rng.IntN(3)]
+		at := mustMap(t, m, MMapOpts{Length: length, Private: true, Prot: prot})
+		if uint64(at)+length != want {
+			t.Fatalf("%d bytes were put at %#x, want %#x", length, at, want-length)
+		}
+		have = append(have, mapping{at, length})
+	}
+	check(t, m)
+}

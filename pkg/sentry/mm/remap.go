@@ -169,5 +169,6 @@ func (m *MemoryManager) move(e vmaEntry, old, oldLen, to, newLen uint64, keep bo
 		})
 	}
 	m.pageMu.Unlock()
+	m.freed(old)
 	return nil
 }

@@ -129,6 +129,7 @@ func (m *MemoryManager) remove(start, end uint64, g *garbage) {
 	})
 	m.dropAreas(start, end, nil)
 	m.pageMu.Unlock()
+	m.freed(start)
 }
 
 // pieces returns how many mappings removing [start, end) adds: one, where it
@@ -175,7 +176,7 @@ func (m *MemoryManager) place(hint usermem.Addr, length uint64, low bool) (uint6
 			return uint64(at), nil
 		}
 	}
-	if at, ok := m.gapBelow(uint64(m.layout.base), length); ok {
+	if at, ok := m.gapBelow(length); ok {
 		return at, nil
 	}
 	// Linux falls back to a third of the address space, upwards.
@@ -205,17 +206,26 @@ func guardOf(e vmaEntry) uint64 {
 	return 0
 }
 
-// gapBelow returns the highest free range that ends at or below end.
-func (m *MemoryManager) gapBelow(end, length uint64) (uint64, bool) {
-	low := uint64(m.layout.bounds.Start)
+// gapBelow returns the highest free range below the layout's base.
+func (m *MemoryManager) gapBelow(length uint64) (uint64, bool) {
+	l := &m.layout
+	low, end := uint64(l.bounds.Start), uint64(l.base)
+	if l.cursor != 0 && length > l.skipped {
+		end = min(end, l.cursor)
+	} else {
+		l.skipped = 0
+	}
 	if next, ok := m.vmas.Ceil(end); ok {
 		end = min(end, next.Start-guardOf(next))
 	}
 	at, found := uint64(0), false
 	m.vmas.Descend(end, func(e vmaEntry) bool {
-		if end >= e.End && end-e.End >= length {
-			at, found = end-length, true
-			return false
+		if end >= e.End {
+			if end-e.End >= length {
+				at, found = end-length, true
+				return false
+			}
+			l.skipped = max(l.skipped, end-e.End)
 		}
 		end = min(end, e.Start-guardOf(e))
 		return end > low
@@ -223,7 +233,21 @@ func (m *MemoryManager) gapBelow(end, length uint64) (uint64, bool) {
 	if !found && end >= low && end-low >= length {
 		at, found = end-length, true
 	}
+	l.cursor = at + length
+	if !found {
+		l.cursor = 0
+	}
 	return at, found
+}
+
+// freed tells the next search that start was made free.
+func (m *MemoryManager) freed(start uint64) {
+	if m.layout.cursor == 0 {
+		return
+	}
+	if _, end := m.vmas.Gap(start, uint64(m.layout.bounds.End)); end > m.layout.cursor {
+		m.layout.cursor = end
+	}
 }
 
 // gapAbove returns the lowest free range in [start, end).
@@ -239,7 +263,7 @@ func (m *MemoryManager) gapAbove(start, end, length uint64) (uint64, bool) {
 	return start, end >= start && end-start >= length
 }
 
-// userRange checks a fixed range.
+// inBounds reports whether a fixed range may be mapped.
 func (m *MemoryManager) inBounds(addr usermem.Addr, length uint64) bool {
 	r, ok := addr.Range(length)
 	return ok && m.layout.bounds.Covers(r)
@@ -350,9 +374,6 @@ func (m *MemoryManager) checkLimits(start, length uint64, a *vmaAttr, lockLimit 
 	}
 	if a.lock != unlocked && over(m.sizes.locked, length, lockLimit) {
 		return unix.EAGAIN
-	}
-	if m.vmas.Len()+m.pieces(start, end) >= MaxMappings && replaced != length {
-		return unix.ENOMEM
 	}
 	if m.vmas.Len()+1+m.pieces(start, end) > MaxMappings {
 		return unix.ENOMEM
@@ -513,7 +534,6 @@ func (m *MemoryManager) protectHost(start, end uint64) {
 	case !run.Empty():
 		m.as.Protect(run, access)
 	}
-	m.as.Flush()
 }
 
 // SetBrk says where the heap starts: exec does, behind the program's data.
