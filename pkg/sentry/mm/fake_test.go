@@ -36,11 +36,13 @@ type fakeSpace struct {
 	mu    sync.Mutex
 	pages map[uint64]fakePage
 	fail  int // how many calls of MapFile fail
+	maps  int // how many were made
 }
 
 func (s *fakeSpace) MapFile(addr usermem.Addr, f platform.File, offset, length uint64, access usermem.Access, precommit bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.maps++
 	if s.fail > 0 {
 		s.fail--
 		return unix.ENOMEM

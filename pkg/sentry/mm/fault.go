@@ -21,6 +21,8 @@ const (
 	mapWindow  = 256 * pageSize // of resident pages mapped at once
 	// populate is how much is entered in the host's page tables at once.
 	populate = 64 * pageSize
+	// maxPatience is how many faults may be taken for late ones.
+	maxPatience = 4
 	// maxRetries bounds how often a fault races with truncations.
 	maxRetries = 100
 )
@@ -347,9 +349,14 @@ func (m *MemoryManager) mapHost(e vmaEntry, at uint64, access usermem.Access, fr
 	if !m.writable(v, a.Value) {
 		prot &^= usermem.Write
 	}
+	fromHere := fresh.start <= at && at < fresh.end
+	if r := &m.recent; !fromHere && r.span.start <= at && at < r.span.end && r.access.Has(access) && r.patience > 0 {
+		r.patience--
+		return nil
+	}
 	var w span
 	precommit := false
-	if fresh.start <= at && at < fresh.end {
+	if fromHere {
 		w = fresh
 		precommit = w.end-w.start <= populate
 	} else {
@@ -361,8 +368,10 @@ func (m *MemoryManager) mapHost(e vmaEntry, at uint64, access usermem.Access, fr
 	w.start, w.end = max(w.start, a.Start), min(w.end, a.End)
 	err := m.as.MapFile(usermem.Addr(w.start), a.Value.file, a.Value.offset(w.start), w.end-w.start, prot, precommit)
 	if err == nil {
+		m.recent = recentMap{w, prot, maxPatience}
 		return nil
 	}
+	m.recent = recentMap{}
 	// Too many mappings in the host: begin anew with only this one.
 	m.as.Unmap(m.platform.UserRange())
 	m.as.Flush()

@@ -97,6 +97,7 @@ type MemoryManager struct {
 	areas    *rangemap.Map[area]
 	epoch    uint64
 	invalSeq uint64 // counts calls of Invalidate
+	recent   recentMap
 	// forking is set while Fork builds this address space; what Invalidate
 	// was called for meanwhile is kept in early.
 	forking bool
@@ -109,6 +110,15 @@ type MemoryManager struct {
 	peakRSS                    atomic.Int64
 
 	meta metadata
+}
+
+// recentMap is what was mapped into the address space last. Threads that fault in
+// it at the same time find it mapped, and mapping it again would only empty the
+// host's page tables. Should they not, they come again until patience is over.
+type recentMap struct {
+	span     span
+	access   usermem.Access
+	patience int
 }
 
 // layout is where things go. Guarded by mu.

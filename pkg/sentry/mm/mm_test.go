@@ -669,3 +669,22 @@ func TestPlacementFindsTheHighestGap(t *testing.T) {
 	}
 	check(t, m)
 }
+
+func TestLateFaultsDoNotMapAgain(t *testing.T) {
+	e := newEnv(t, 0)
+	m := e.newMM(t, Options{})
+	a := mustMap(t, m, MMapOpts{Length: 64 * pageSize, Private: true})
+	s := m.as.(*fakeSpace)
+	for range 3 { // three threads touch the same page at once
+		if err := m.HandleFault(a, usermem.Write); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s.maps != 1 {
+		t.Errorf("mapped %d times", s.maps)
+	}
+	// Should the host have lost it, it comes back.
+	s.Unmap(usermem.AddrRange{Start: a, End: a + 64*pageSize})
+	touch(t, m, a, true, 1)
+	wantByte(t, m, a, 1)
+}

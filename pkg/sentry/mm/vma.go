@@ -530,6 +530,7 @@ func (m *MemoryManager) protectHost(start, end uint64) {
 	switch {
 	case runs > 64:
 		// Cheaper to let faults bring it back.
+		m.recent = recentMap{}
 		m.as.Unmap(usermem.AddrRange{Start: usermem.Addr(start), End: usermem.Addr(end)})
 	case !run.Empty():
 		m.as.Protect(run, access)
