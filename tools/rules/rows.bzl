@@ -29,11 +29,11 @@ ROWS = [
     ("machine", [
         "pkg/ring0/...",
         "pkg/sentry/arch",
-        "pkg/sentry/hostfd",
         "pkg/sentry/memfile",
         "pkg/sentry/platform/...",
     ]),
     ("memory", [
+        "pkg/sentry/hostfd",
         "pkg/sentry/memmap",
         "pkg/sentry/mm",
         "pkg/sentry/pagestore",
