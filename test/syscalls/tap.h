@@ -165,7 +165,6 @@ __attribute__((format(printf, 5, 6))) TAP_FN int tap_report(int ok, const char *
 
 #define CHECK_EQ(a, b)                                                                             \
 	({                                                                                         \
-		errno = 0;                                                                         \
 		long long tap_a = (long long)(a), tap_b = (long long)(b);                          \
 		tap_report(tap_a == tap_b, __FILE__, __LINE__, #a " == " #b,                       \
 			   "got %lld (%#llx), want %lld (%#llx)", tap_a, tap_a, tap_b, tap_b);     \
@@ -434,8 +433,10 @@ TAP_FN void tap_reset(void)
 	sigset_t none;
 	sigemptyset(&none);
 	for (int sig = 1; sig < NSIG; sig++)
-		if (sig != SIGALRM && sig != SIGKILL && sig != SIGSTOP && sig != 32 && sig != 33)
+		if (sig != SIGALRM && sig != SIGKILL && sig != SIGSTOP && sig != 32 && sig != 33) {
+			signal(sig, SIG_IGN); /* drops what is pending */
 			signal(sig, SIG_DFL);
+		}
 	struct itimerval off = {{0, 0}, {0, 0}};
 	setitimer(ITIMER_REAL, &off, NULL);
 	signal(SIGALRM, tap_watchdog);
