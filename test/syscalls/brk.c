@@ -91,6 +91,10 @@ TEST(overflow_is_a_segv_on_the_alternate_stack)
 			endless(0);
 		CHECK(overflow_code == SEGV_MAPERR || overflow_code == SEGV_ACCERR);
 	}
+}
+
+TEST(overflow_without_one_kills)
+{
 	int status;
 	CHILD_STATUS(status)
 	{
