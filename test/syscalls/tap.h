@@ -259,7 +259,7 @@ TAP_FN pid_t tap_no_fork(const char *file, int line)
 
 /* CHILD_STATUS(status) { body }: the same, with the wait status stored instead of checked. */
 #define CHILD_STATUS(status)                                                                       \
-	for (pid_t tap_p = tap_fork();                                                             \
+	for (pid_t tap_p = ((status) = -1, tap_fork());                                                          \
 	     tap_p != -2 && (tap_p >= 0 || (tap_p = tap_no_fork(__FILE__, __LINE__)) != -2);       \
 	     tap_p = tap_p == 0 ? (tap_child_exit(), -2) : (tap_store_child(tap_p, &(status)), -2)) \
 		if (tap_p == 0)
