@@ -1,0 +1,65 @@
+"""Syscall tests: one C program, run on the host's Linux and in the sandbox."""
+
+# One target per platform of this list, NAME_<platform>.
+PLATFORMS = ["ptrace"]
+
+def syscall_test(name, platforms = PLATFORMS, size = "small", tags = []):
+    """Builds NAME.c statically and makes a test of each way to run it.
+
+    Args:
+      name: the program, NAME.c; also the test suite of all variants.
+      platforms: the sandbox's platforms to run it on.
+      size: of the tests.
+      tags: added to every variant.
+    """
+    native.cc_binary(
+        name = name + "_bin",
+        testonly = True,
+        srcs = [
+            name + ".c",
+            "tap.h",
+        ],
+        copts = [
+            "-O1",
+            "-U_FORTIFY_SOURCE",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-pthread",
+        ],
+        linkopts = [
+            "-static",
+            "-pthread",
+        ],
+    )
+
+    # Bazel's sandbox maps only uid 0 and mounts much read-only: local.
+    native.sh_test(
+        name = name + "_native",
+        size = size,
+        srcs = ["tap-run"],
+        args = ["$(location :%s_bin)" % name],
+        data = [":%s_bin" % name],
+        tags = tags + ["local"],
+    )
+    for platform in platforms:
+        native.sh_test(
+            name = name + "_" + platform,
+            size = size,
+            srcs = ["tap-run"],
+            args = [
+                "$(location //runsc)",
+                "--platform=" + platform,
+                "do",
+                "--",
+                "$(location :%s_bin)" % name,
+            ],
+            data = [
+                ":%s_bin" % name,
+                "//runsc",
+                "//runsc/gofer",
+                "//runsc/sentry",
+            ],
+            # A sandbox inside a sandbox is not what is tested; manual while the kernel grows.
+            tags = tags + ["local", "manual", platform],
+        )
