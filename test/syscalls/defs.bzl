@@ -7,7 +7,7 @@ def syscall_test(name, platforms = PLATFORMS, size = "small", tags = []):
     """Builds NAME.c statically and makes a test of each way to run it.
 
     Args:
-      name: the program, NAME.c; also the test suite of all variants.
+      name: the program, NAME.c; the tests are NAME_native and NAME_<platform>.
       platforms: the sandbox's platforms to run it on.
       size: of the tests.
       tags: added to every variant.
