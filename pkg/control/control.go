@@ -11,8 +11,10 @@
 // # The wire
 //
 // A connection is a SOCK_STREAM unix socket that carries one request at a time:
-// a frame with a method number, descriptors (SCM_RIGHTS) and a JSON body, then
-// the frame of the answer. Requests that take long (Wait) occupy their
+// a frame with a method number, descriptors (SCM_RIGHTS) and a body, then the
+// frame of the answer. A body is the fields of the Go type one after the other
+// (code.go): runsc and the sentry are of one build, so there are no field names
+// and no versions, but for one number that the first frame of each side carries. Requests that take long (Wait) occupy their
 // connection; whoever wants something else meanwhile opens another. Closing the
 // connection cancels the request that is under way.
 //
@@ -96,41 +98,41 @@ type CreateArgs struct {
 
 	// Root is the connection to the gofer that serves the root file system.
 	// Nil only if Mounts begins with one at "/" that needs no gofer.
-	Root *os.File `json:"-"`
+	Root *os.File
 	// RootReadonly makes the root mount read-only (EROFS).
-	RootReadonly bool `json:",omitempty"`
+	RootReadonly bool
 	// RootOverlay says where writes to the root go.
-	RootOverlay Overlay `json:",omitempty"`
+	RootOverlay Overlay
 	// RootPropagation is what linux.rootfsPropagation says: "", "private",
 	// "slave", "shared" or "unbindable".
-	RootPropagation string `json:",omitempty"`
+	RootPropagation string
 
 	// Mounts, in the order to make them. Missing mount points are made as
 	// the OCI runtimes do.
-	Mounts []Mount `json:",omitempty"`
+	Mounts []Mount
 	// Devices to make below /dev in addition to the default ones.
-	Devices []Device `json:",omitempty"`
+	Devices []Device
 
-	Hostname   string `json:",omitempty"`
-	Domainname string `json:",omitempty"`
+	Hostname   string
+	Domainname string
 	// Sysctls by dotted name, validated against the list of known names by
 	// the sentry: KindUnsupported otherwise.
-	Sysctls map[string]string `json:",omitempty"`
+	Sysctls map[string]string
 	// MaskedPaths can't be read; ReadonlyPaths not be written.
-	MaskedPaths   []string `json:",omitempty"`
-	ReadonlyPaths []string `json:",omitempty"`
+	MaskedPaths   []string
+	ReadonlyPaths []string
 
 	// Namespaces the container has of its own or joins. Of a type that is
 	// not listed it uses the sandbox's.
-	Namespaces []Namespace `json:",omitempty"`
+	Namespaces []Namespace
 	// UIDMap and GIDMap of a new user namespace.
-	UIDMap []IDMap `json:",omitempty"`
-	GIDMap []IDMap `json:",omitempty"`
+	UIDMap []IDMap
+	GIDMap []IDMap
 
-	Resources Resources `json:",omitzero"`
+	Resources Resources
 
 	// Annotations of the spec, for debugging only.
-	Annotations map[string]string `json:",omitempty"`
+	Annotations map[string]string
 
 	// Init is the first process.
 	Init Process
@@ -142,7 +144,7 @@ type ExecArgs struct {
 	Process Process
 	// KeepExit keeps the exit status for a later Wait. Without it the status
 	// of a process nobody waits for at its end is forgotten.
-	KeepExit bool `json:",omitempty"`
+	KeepExit bool
 }
 
 // Process describes a process to start.
@@ -150,43 +152,43 @@ type Process struct {
 	// Args has at least one element. Args[0] is looked up in PATH of Env as
 	// execvp(3) does, inside the container, if it has no slash.
 	Args []string
-	Env  []string `json:",omitempty"`
+	Env  []string
 	// Cwd is absolute. Where it is missing it is made, with the process's ids
 	// as its owner, as runc does.
 	Cwd  string
 	User User
 
 	Capabilities    Capabilities
-	NoNewPrivileges bool     `json:",omitempty"`
-	Rlimits         []Rlimit `json:",omitempty"`
+	NoNewPrivileges bool
+	Rlimits         []Rlimit
 	// OOMScoreAdj is what /proc/self/oom_score_adj shows, if set.
-	OOMScoreAdj *int `json:",omitempty"`
+	OOMScoreAdj *int
 	// Nice and IOPriority come from process.scheduler and ioPriority.
-	Nice *int32 `json:",omitempty"`
+	Nice *int32
 
 	// Stdio are host descriptors for 0, 1 and 2; a nil one is /dev/null. Not
 	// used with a Console.
-	Stdio [3]*os.File `json:"-"`
+	Stdio [3]*os.File
 	// Console, if not nil, is a host terminal in raw mode. The process gets a
 	// terminal of the sandbox's own (its line discipline, its controlling
 	// terminal) as 0, 1 and 2, which the sentry bridges to Console in both
 	// directions. runsc may have another owner of the terminal behind it: the
 	// sentry does nothing but read and write.
-	Console *os.File `json:"-"`
+	Console *os.File
 	// ConsoleRows and ConsoleCols are the terminal's first size.
-	ConsoleRows uint16 `json:",omitempty"`
-	ConsoleCols uint16 `json:",omitempty"`
+	ConsoleRows uint16
+	ConsoleCols uint16
 	// ExtraFiles are host descriptors for 3 and up (--preserve-fds).
-	ExtraFiles []*os.File `json:"-"`
+	ExtraFiles []*os.File
 }
 
 // User is who a process is.
 type User struct {
 	UID            uint32
 	GID            uint32
-	AdditionalGIDs []uint32 `json:",omitempty"`
+	AdditionalGIDs []uint32
 	// Umask, if not nil; otherwise 022.
-	Umask *uint32 `json:",omitempty"`
+	Umask *uint32
 }
 
 // Capabilities are bit masks by capability number (capabilities(7)).
@@ -224,22 +226,22 @@ type Mount struct {
 	// sysfs, devpts, mqueue, cgroup, dev), or "bind" for one with a Gofer.
 	Type string
 	// Source is what mountinfo shows; for a bind, the host path.
-	Source string `json:",omitempty"`
+	Source string
 	// Flags are MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_NOATIME... of
 	// mount(2). MS_REC and MS_BIND are not among them.
-	Flags uint64 `json:",omitempty"`
+	Flags uint64
 	// Propagation is one of MS_PRIVATE, MS_SLAVE, MS_SHARED, MS_UNBINDABLE
 	// (and MS_REC), or 0.
-	Propagation uint64 `json:",omitempty"`
+	Propagation uint64
 	// Data are the file system's own options ("size=64m", "mode=1777").
-	Data []string `json:",omitempty"`
+	Data []string
 	// Gofer serves a bind mount; its attach point may be a file.
-	Gofer *os.File `json:"-"`
+	Gofer *os.File
 	// Shared says that others change the tree behind the gofer: what was seen
 	// there must be looked up anew.
-	Shared bool `json:",omitempty"`
+	Shared bool
 	// Overlay says where writes to a bind go.
-	Overlay Overlay `json:",omitempty"`
+	Overlay Overlay
 }
 
 // Device is a device node.
@@ -271,28 +273,28 @@ type Namespace struct {
 	Type NamespaceType
 	// Join is the ID of a container whose namespace is joined; empty for a
 	// new one.
-	Join string `json:",omitempty"`
+	Join string
 }
 
 // Resources are limits the sentry enforces or shows, beside what the host's
 // cgroup holds. Zero: no limit.
 type Resources struct {
-	MemoryLimit int64  `json:",omitempty"` // bytes
-	PidsLimit   int64  `json:",omitempty"` // tasks
-	CPUQuota    int64  `json:",omitempty"` // microseconds a period
-	CPUPeriod   uint64 `json:",omitempty"` // microseconds
-	CPUShares   uint64 `json:",omitempty"` // as cpu.shares
-	Cpus        string `json:",omitempty"` // list as of cpuset.cpus
+	MemoryLimit int64  // bytes
+	PidsLimit   int64  // tasks
+	CPUQuota    int64  // microseconds a period
+	CPUPeriod   uint64 // microseconds
+	CPUShares   uint64 // as cpu.shares
+	Cpus        string // list as of cpuset.cpus
 }
 
 // WaitStatus says how a process ended.
 type WaitStatus struct {
 	// Signal that killed it, or 0.
-	Signal int32 `json:",omitempty"`
+	Signal int32
 	// CoreDumped with Signal.
-	CoreDumped bool `json:",omitempty"`
+	CoreDumped bool
 	// ExitCode if it exited: 0-255.
-	ExitCode int32 `json:",omitempty"`
+	ExitCode int32
 }
 
 // Code is what a shell and container engines make of the status: the exit
@@ -322,7 +324,7 @@ type ContainerState struct {
 	// InitPID in the sandbox's outermost PID namespace.
 	InitPID int32
 	// Exit is how init ended, if Status is StatusStopped.
-	Exit WaitStatus `json:",omitzero"`
+	Exit WaitStatus
 }
 
 // ProcessInfo is a row of Processes.
@@ -339,10 +341,10 @@ type ProcessInfo struct {
 	// State is the letter of /proc/PID/stat: R, S, D, T, Z.
 	State byte
 	// TTY is its controlling terminal ("pts/0") or empty.
-	TTY string `json:",omitempty"`
+	TTY string
 	// Comm and Args are bounded in length by the sentry (4096 bytes of Args).
 	Comm string
-	Args []string `json:",omitempty"`
+	Args []string
 }
 
 // Stats is what a container uses.
