@@ -1,0 +1,112 @@
+package cmd
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+	"vitrine/runsc/spec"
+)
+
+// doPrefix begins the IDs of do's containers, so that those that a killed
+// runsc left behind are known.
+const doPrefix = "do-"
+
+func doCommand() *command {
+	return &command{
+		name: "do", synopsis: "run a command in a sandbox over the host's files, which stay as they are",
+		usage: "[flags] [--] COMMAND [ARGS]", minArgs: 1, maxArgs: -1,
+		setup: func(f *flag.FlagSet) func(*Context, []string) error {
+			p := &processFlags{}
+			p.register(f)
+			root := f.String("root", "/", "directory of the host that is the root directory")
+			pidFile := f.String("pid-file", "", "file to write the sentry's pid to")
+			hostname := f.String("hostname", "", "host name inside; the host's without")
+			return func(c *Context, args []string) error {
+				s, err := doSpec(p, *root, *hostname, args)
+				if err != nil {
+					return err
+				}
+				if err := spec.Validate(s); err != nil {
+					return err
+				}
+				if c.Config.Overlay == string(spec.OverlayNone) {
+					return errors.New("do never writes to the host: --overlay=none is not for it")
+				}
+				c.sweep()
+				l := c.launchOf(&bundleFlags{pidFile: *pidFile}, fmt.Sprintf("%s%d", doPrefix, os.Getpid()), "/", s)
+				return l.runForeground()
+			}
+		},
+	}
+}
+
+// doSpec is the container of do: the caller's root, directory, ids, environment
+// and limits.
+func doSpec(p *processFlags, root, hostname string, args []string) (*specs.Spec, error) {
+	cwd := "/"
+	if root == "/" {
+		var err error
+		if cwd, err = os.Getwd(); err != nil {
+			return nil, err
+		}
+	}
+	if hostname == "" {
+		hostname, _ = os.Hostname()
+	}
+	groups, _ := os.Getgroups()
+	process := &specs.Process{
+		Args: args, Cwd: cwd, Env: os.Environ(),
+		Terminal:     isTerminal(os.Stdin),
+		User:         specs.User{UID: uint32(os.Getuid()), GID: uint32(os.Getgid())},
+		Capabilities: &specs.LinuxCapabilities{},
+	}
+	if os.Getuid() == 0 {
+		for _, g := range groups {
+			process.User.AdditionalGids = append(process.User.AdditionalGids, uint32(g))
+		}
+	} else {
+		// The gofer shows the caller's files as root's: so is the caller.
+		process.User = specs.User{}
+	}
+	if process.User.UID == 0 {
+		all := spec.CapabilityNames()
+		process.Capabilities = &specs.LinuxCapabilities{Bounding: all, Effective: all, Permitted: all}
+	}
+	if err := p.apply(process); err != nil {
+		return nil, err
+	}
+	return &specs.Spec{
+		Version: specs.Version,
+		Root:    &specs.Root{Path: root},
+		Process: process, Hostname: hostname,
+		Mounts: spec.StandardMounts(),
+		Linux:  &specs.Linux{Namespaces: spec.StandardNamespaces()},
+	}, nil
+}
+
+func isTerminal(f *os.File) bool {
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}
+
+// sweep removes what a do that was killed has left on disk. The sentry ended
+// with it.
+func (c *Context) sweep() {
+	entries, _ := os.ReadDir(c.Store.Root)
+	for _, e := range entries {
+		id := e.Name()
+		var pid int
+		if n, _ := fmt.Sscanf(strings.TrimPrefix(id, doPrefix), "%d", &pid); n != 1 || !strings.HasPrefix(id, doPrefix) {
+			continue
+		}
+		// The ID has the pid of its runsc.
+		if unix.Kill(pid, 0) == unix.ESRCH {
+			c.Store.Delete(id, true)
+		}
+	}
+}

@@ -1,0 +1,281 @@
+package cmd
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+	"vitrine/pkg/control"
+	"vitrine/runsc/container"
+	"vitrine/runsc/spec"
+)
+
+func createCommand() *command {
+	return &command{
+		name: "create", synopsis: "create a container from a bundle, to be started later", usage: "[flags] ID", minArgs: 1, maxArgs: 1,
+		setup: func(f *flag.FlagSet) func(*Context, []string) error {
+			b := &bundleFlags{detach: true}
+			b.register(f)
+			return func(c *Context, args []string) error {
+				l, err := c.newLaunch(b, args[0])
+				if err != nil {
+					return err
+				}
+				return l.create()
+			}
+		},
+	}
+}
+
+func runCommand() *command {
+	return &command{
+		name: "run", synopsis: "create and start a container", usage: "[flags] ID", minArgs: 1, maxArgs: 1,
+		setup: func(f *flag.FlagSet) func(*Context, []string) error {
+			b := &bundleFlags{}
+			b.register(f)
+			for _, name := range []string{"detach", "d"} {
+				f.BoolVar(&b.detach, name, false, "return when the container runs")
+			}
+			keep := f.Bool("keep", false, "don't delete the container when it has ended")
+			f.Bool("no-subreaper", false, "accepted and not used")
+			return func(c *Context, args []string) error {
+				l, err := c.newLaunch(b, args[0])
+				if err != nil {
+					return err
+				}
+				if b.detach {
+					if err := l.create(); err != nil {
+						return err
+					}
+					if err := c.Store.Start(args[0]); err != nil {
+						c.Store.Delete(args[0], true)
+						return err
+					}
+					return nil
+				}
+				l.keep = *keep
+				return l.runForeground()
+			}
+		},
+	}
+}
+
+func startCommand() *command {
+	return &command{
+		name: "start", synopsis: "start a created container", usage: "ID", minArgs: 1, maxArgs: 1,
+		setup: func(*flag.FlagSet) func(*Context, []string) error {
+			return func(c *Context, args []string) error { return c.Store.Start(args[0]) }
+		},
+	}
+}
+
+// launch is a container that a command makes.
+type launch struct {
+	c       *Context
+	options container.CreateOptions
+	flags   *bundleFlags
+	console *container.Console
+	keep    bool
+}
+
+func (c *Context) newLaunch(b *bundleFlags, id string) (*launch, error) {
+	if err := spec.ValidateID(id); err != nil {
+		return nil, err
+	}
+	bundle, err := filepath.Abs(b.bundle)
+	if err != nil {
+		return nil, err
+	}
+	s, err := spec.Load(bundle)
+	if err != nil {
+		return nil, err
+	}
+	return c.launchOf(b, id, bundle, s), nil
+}
+
+func (c *Context) launchOf(b *bundleFlags, id, bundle string, s *specs.Spec) *launch {
+	return &launch{c: c, flags: b, options: container.CreateOptions{
+		ID: id, Bundle: bundle, Spec: s, Join: joins(s), Warn: c.warn,
+		Stdio:      [3]*os.File{os.Stdin, os.Stdout, os.Stderr},
+		ExtraFiles: preserved(b.preserveFDs),
+	}}
+}
+
+// joins is the sandbox that a container of a pod belongs to, as CRI's engines
+// say in annotations.
+func joins(s *specs.Spec) string {
+	for _, prefix := range []string{"io.kubernetes.cri.", "io.kubernetes.cri-o."} {
+		kind := s.Annotations[prefix+"container-type"]
+		if kind == "" {
+			kind = s.Annotations[prefix+"ContainerType"]
+		}
+		if kind == "container" {
+			if id := s.Annotations[prefix+"sandbox-id"]; id != "" {
+				return id
+			}
+			return s.Annotations[prefix+"SandboxID"]
+		}
+	}
+	return ""
+}
+
+// openConsole gives the process the terminal it asks for.
+func openConsole(wanted bool, socket string, detach bool) (*container.Console, error) {
+	switch {
+	case !wanted && socket != "":
+		return nil, errors.New("--console-socket needs process.terminal to be true")
+	case !wanted:
+		return nil, nil
+	case socket != "":
+		return container.NewConsole(socket)
+	case detach:
+		return nil, errors.New("a terminal for a detached process needs --console-socket")
+	}
+	return container.CallerConsole()
+}
+
+func (l *launch) openConsole() error {
+	console, err := openConsole(l.options.Spec.Process.Terminal, l.flags.consoleSocket, l.flags.detach)
+	if err != nil || console == nil {
+		return err
+	}
+	l.console = console
+	l.options.Console, l.options.Rows, l.options.Cols = console.File, console.Rows, console.Cols
+	l.options.ConsoleLeads = !console.Own && l.options.Join == ""
+	return nil
+}
+
+// create makes a detached container.
+func (l *launch) create() (err error) {
+	if err := l.openConsole(); err != nil {
+		return err
+	}
+	if l.console != nil {
+		defer l.console.Release()
+	}
+	created, err := l.c.Store.Create(l.c.Config, &l.options)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			created.Destroy()
+		}
+	}()
+	if l.options.Join != "" {
+		var leads *os.File
+		if l.console != nil && !l.console.Own {
+			leads = l.console.File
+		}
+		pid, err := l.c.startWaiter(l.options.ID, 0, leads)
+		if err != nil {
+			return err
+		}
+		if err := created.SetWaiter(pid); err != nil {
+			return err
+		}
+	}
+	if err := writePIDFile(l.flags.pidFile, created.PID()); err != nil {
+		return err
+	}
+	return created.Detach()
+}
+
+// runForeground makes a container, waits for it, and removes it.
+func (l *launch) runForeground() error {
+	if err := l.openConsole(); err != nil {
+		return err
+	}
+	if l.console != nil {
+		defer l.console.Release()
+	}
+	// From now on a signal is the container's.
+	signals := make(chan os.Signal, 64)
+	signal.Notify(signals)
+	created, err := l.c.Store.Create(l.c.Config, &l.options)
+	if err != nil {
+		return err
+	}
+	code, err := l.runCreated(created, signals)
+	if !l.keep || err != nil {
+		if destroyErr := created.Destroy(); err == nil {
+			err = destroyErr
+		}
+	}
+	if err == nil {
+		err = exitWith(code)
+	}
+	return err
+}
+
+func (l *launch) runCreated(created *container.Created, signals chan os.Signal) (int, error) {
+	if err := writePIDFile(l.flags.pidFile, created.PID()); err != nil {
+		return 0, err
+	}
+	stop := forwardSignals(created.Container, 0, l.console, signals)
+	defer stop()
+	if err := created.StartNow(); err != nil {
+		var warning *container.HookWarning
+		if !errors.As(err, &warning) {
+			return 0, err
+		}
+		Report(l.c.Config, err)
+	}
+	return created.WaitExit()
+}
+
+// forwardSignals passes signals on to a process until stop is called: SIGWINCH
+// as the console's new size.
+func forwardSignals(c *container.Container, pid int32, console *container.Console, signals chan os.Signal) (stop func()) {
+	done := make(chan struct{})
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		var client *control.Client
+		for {
+			var s os.Signal
+			select {
+			case <-done:
+				if client != nil {
+					client.Close()
+				}
+				return
+			case s = <-signals:
+			}
+			signo := s.(syscall.Signal)
+			switch signo {
+			case unix.SIGCHLD, unix.SIGURG, unix.SIGPIPE, unix.SIGTTIN, unix.SIGTTOU:
+				continue // runsc's own
+			}
+			if client == nil {
+				var err error
+				if client, err = c.Dial(); err != nil {
+					client = nil
+					continue
+				}
+			}
+			if signo == unix.SIGWINCH {
+				if console != nil {
+					rows, cols := console.Size()
+					client.Resize(c.State.ID, pid, rows, cols)
+				}
+				continue
+			}
+			client.Signal(c.State.ID, pid, int(signo), false)
+		}
+	}()
+	return func() {
+		signal.Stop(signals)
+		close(done)
+		<-ended
+	}
+}
+
+// childPID formats a pid for an argument.
+func childPID(pid int32) string { return fmt.Sprint(pid) }

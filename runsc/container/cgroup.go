@@ -1,0 +1,351 @@
+package container
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// A cgroup is the directories of one container in the host's hierarchies, by
+// controller for version 1 and "" for version 2 (cgroups(7)).
+type cgroup struct {
+	dirs map[string]string
+	// made are the directories that did not exist, parents first.
+	made []string
+}
+
+// mounts finds where the hierarchies are mounted.
+func cgroupMounts() (map[string]string, error) {
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	mounts := map[string]string{}
+	for _, line := range strings.Split(string(b), "\n") {
+		before, after, ok := strings.Cut(line, " - ")
+		f, g := strings.Fields(before), strings.Fields(after)
+		if !ok || len(f) < 5 || len(g) < 3 {
+			continue
+		}
+		switch g[0] {
+		case "cgroup2":
+			mounts[""] = f[4]
+		case "cgroup":
+			for _, o := range strings.Split(g[2], ",") {
+				switch o {
+				case "memory", "cpu", "cpuacct", "cpuset", "pids", "blkio", "freezer", "devices":
+					mounts[o] = f[4]
+				}
+			}
+		}
+	}
+	return mounts, nil
+}
+
+// makeCgroup makes the directories for a path of the spec's cgroupsPath, in
+// version 2 alone or in all hierarchies of version 1.
+func makeCgroup(path string) (*cgroup, error) {
+	if strings.Count(path, ":") == 2 {
+		return nil, fmt.Errorf("linux.cgroupsPath %q is one for systemd, which is not supported", path)
+	}
+	mounts, err := cgroupMounts()
+	if err != nil {
+		return nil, fmt.Errorf("cgroups: %w", err)
+	}
+	if len(mounts) == 0 {
+		return nil, errors.New("cgroups: no hierarchy is mounted")
+	}
+	if len(mounts) > 1 {
+		delete(mounts, "") // an empty version 2 beside version 1
+	}
+	g := &cgroup{dirs: map[string]string{}}
+	for controller, mount := range mounts {
+		dir := filepath.Join(mount, filepath.Clean("/"+path))
+		if err := g.mkdir(controller, mount, dir); err != nil {
+			g.remove()
+			return nil, fmt.Errorf("cgroups: %w", err)
+		}
+		g.dirs[controller] = dir
+	}
+	return g, nil
+}
+
+func (g *cgroup) mkdir(controller, mount, dir string) error {
+	if dir == mount {
+		return nil
+	}
+	if err := g.mkdir(controller, mount, filepath.Dir(dir)); err != nil {
+		return err
+	}
+	if controller == "" {
+		// What can't be passed down is found out when a limit is set.
+		for _, c := range []string{"+memory", "+cpu", "+cpuset", "+pids"} {
+			os.WriteFile(filepath.Join(filepath.Dir(dir), "cgroup.subtree_control"), []byte(c), 0)
+		}
+	}
+	err := os.Mkdir(dir, 0o755)
+	if errors.Is(err, fs.ErrExist) {
+		err = nil
+	} else if err == nil {
+		g.made = append(g.made, dir)
+	}
+	if err == nil && controller == "cpuset" {
+		// A new one is empty, and takes no process before it is filled.
+		for _, name := range []string{"cpuset.cpus", "cpuset.mems"} {
+			file := filepath.Join(dir, name)
+			if b, err := os.ReadFile(file); err == nil && strings.TrimSpace(string(b)) == "" {
+				if b, err := os.ReadFile(filepath.Join(filepath.Dir(dir), name)); err == nil {
+					os.WriteFile(file, b, 0)
+				}
+			}
+		}
+	}
+	return err
+}
+
+// owned are the directories to remove with the container: those that were made,
+// but for parents that it shares with others.
+func (g *cgroup) owned() []string {
+	var dirs []string
+	for _, made := range g.made {
+		for _, dir := range g.dirs {
+			if dir == made {
+				dirs = append(dirs, dir)
+				break
+			}
+		}
+	}
+	return dirs
+}
+
+func (g *cgroup) remove() {
+	for i := len(g.made) - 1; i >= 0; i-- {
+		unix.Rmdir(g.made[i])
+	}
+}
+
+// enter moves the calling thread into the cgroup, and so what it starts. The
+// thread is to end afterwards. A version 2 hierarchy moves whole processes:
+// there enter is for the child, and returns a directory to start it in.
+func (g *cgroup) enter() (startIn *os.File, err error) {
+	for controller, dir := range g.dirs {
+		if controller == "" {
+			return os.Open(dir)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "tasks"), []byte("0"), 0); err != nil {
+			return nil, fmt.Errorf("cgroups: %w", err)
+		}
+	}
+	return nil, nil
+}
+
+// headroom of pids.max for the sentry's and the gofer's own threads. A task of
+// the application takes a thread of the sentry and one of a stub.
+const headroomPids = 64
+
+// apply sets limits. What an engine asks for and the host doesn't have is an
+// error that names the field; negative values lift limits.
+func (g *cgroup) apply(r *specs.LinuxResources) error {
+	if r == nil {
+		return nil
+	}
+	set := func(field, controller, file1, file2, value1, value2 string) error {
+		dir, ok := g.dirs[controller]
+		file, value := file1, value1
+		if !ok {
+			dir, ok = g.dirs[""]
+			file, value = file2, value2
+		}
+		if !ok || file == "" {
+			return fmt.Errorf("linux.resources.%s: the host has no cgroup for it", field)
+		}
+		if err := os.WriteFile(filepath.Join(dir, file), []byte(value), 0); err != nil {
+			return fmt.Errorf("linux.resources.%s: %w", field, err)
+		}
+		return nil
+	}
+	number := func(v int64) string { return strconv.FormatInt(v, 10) }
+	orMax := func(v int64) string {
+		if v < 0 {
+			return "max"
+		}
+		return number(v)
+	}
+	if m := r.Memory; m != nil {
+		if m.Limit != nil && *m.Limit != 0 {
+			memory := func() error {
+				return set("memory.limit", "memory", "memory.limit_in_bytes", "memory.max", number(*m.Limit), orMax(*m.Limit))
+			}
+			swap := func() error {
+				if m.Swap == nil || *m.Swap == 0 || g.dirs["memory"] == "" || !exists(filepath.Join(g.dirs["memory"], "memory.memsw.limit_in_bytes")) {
+					return nil
+				}
+				return set("memory.swap", "memory", "memory.memsw.limit_in_bytes", "", number(*m.Swap), "")
+			}
+			// Neither may pass the other on the way: the second order is for
+			// raising both.
+			if err := memory(); err != nil {
+				if swap() != nil {
+					return err
+				}
+				if err := memory(); err != nil {
+					return err
+				}
+			} else if err := swap(); err != nil {
+				return err
+			}
+		}
+		if m.Reservation != nil && *m.Reservation != 0 {
+			if err := set("memory.reservation", "memory", "memory.soft_limit_in_bytes", "memory.low", number(*m.Reservation), number(max(*m.Reservation, 0))); err != nil {
+				return err
+			}
+		}
+	}
+	if c := r.CPU; c != nil {
+		if c.Shares != nil && *c.Shares != 0 {
+			// The map of cpu.shares' range to cpu.weight's.
+			weight := 1 + (min(max(*c.Shares, 2), 262144)-2)*9999/262142
+			if err := set("cpu.shares", "cpu", "cpu.shares", "cpu.weight", strconv.FormatUint(*c.Shares, 10), strconv.FormatUint(weight, 10)); err != nil {
+				return err
+			}
+		}
+		period := uint64(100000)
+		if c.Period != nil && *c.Period != 0 {
+			period = *c.Period
+			if _, ok := g.dirs["cpu"]; ok {
+				if err := set("cpu.period", "cpu", "cpu.cfs_period_us", "", strconv.FormatUint(period, 10), ""); err != nil {
+					return err
+				}
+			}
+		}
+		if c.Quota != nil && *c.Quota != 0 {
+			if err := set("cpu.quota", "cpu", "cpu.cfs_quota_us", "cpu.max", number(*c.Quota), orMax(*c.Quota)+" "+strconv.FormatUint(period, 10)); err != nil {
+				return err
+			}
+		}
+		if c.Cpus != "" {
+			if err := set("cpu.cpus", "cpuset", "cpuset.cpus", "cpuset.cpus", c.Cpus, c.Cpus); err != nil {
+				return err
+			}
+		}
+		if c.Mems != "" {
+			if err := set("cpu.mems", "cpuset", "cpuset.mems", "cpuset.mems", c.Mems, c.Mems); err != nil {
+				return err
+			}
+		}
+	}
+	if r.Pids != nil && r.Pids.Limit != 0 {
+		// The sentry enforces the application's limit; this is against a
+		// sentry that doesn't.
+		value := "max"
+		if r.Pids.Limit > 0 {
+			value = number(2*min(r.Pids.Limit, 1<<22) + headroomPids)
+		}
+		if err := set("pids.limit", "pids", "pids.max", "pids.max", value, value); err != nil {
+			return err
+		}
+	}
+	for file, value := range r.Unified {
+		dir, ok := g.dirs[""]
+		if !ok || strings.Contains(file, "/") {
+			return fmt.Errorf("linux.resources.unified %q: the host has no cgroup version 2 for it", file)
+		}
+		if err := os.WriteFile(filepath.Join(dir, file), []byte(value), 0); err != nil {
+			return fmt.Errorf("linux.resources.unified %q: %w", file, err)
+		}
+	}
+	return nil
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// limitsAsked says whether resources have a limit that a cgroup must hold.
+func limitsAsked(r *specs.LinuxResources) bool {
+	if r == nil {
+		return false
+	}
+	return r.Memory != nil && r.Memory.Limit != nil && *r.Memory.Limit > 0 ||
+		r.CPU != nil && (r.CPU.Quota != nil && *r.CPU.Quota > 0 || r.CPU.Cpus != "") ||
+		r.Pids != nil && r.Pids.Limit > 0 || len(r.Unified) > 0
+}
+
+// UpdateCgroup sets new limits for a container that has cgroups.
+func (c *Container) UpdateCgroup(r *specs.LinuxResources) error {
+	if len(c.State.Cgroups) == 0 {
+		return fmt.Errorf("container %q has no cgroup", c.State.ID)
+	}
+	mounts, err := cgroupMounts()
+	if err != nil {
+		return err
+	}
+	if len(mounts) > 1 {
+		delete(mounts, "")
+	}
+	g := &cgroup{dirs: map[string]string{}}
+	for controller, mount := range mounts {
+		for _, dir := range c.State.Cgroups {
+			if strings.HasPrefix(dir, mount+"/") {
+				g.dirs[controller] = dir
+			}
+		}
+	}
+	return g.apply(r)
+}
+
+// removeCgroup removes a directory and those below it, which only the sandbox
+// can have made. Processes that end just now are waited for.
+func removeCgroup(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		for _, e := range entries {
+			if e.IsDir() {
+				if err := removeCgroup(filepath.Join(dir, e.Name())); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	for try := 0; ; try++ {
+		err := unix.Rmdir(dir)
+		if err == nil || err == unix.ENOENT {
+			return nil
+		}
+		if err != unix.EBUSY || try == 100 {
+			return fmt.Errorf("removing cgroup %s: %w", dir, err)
+		}
+		if try > 0 {
+			waitForMembers(dir)
+		}
+	}
+}
+
+// waitForMembers waits until the processes that are in a cgroup now have ended.
+// They were killed, or end because their sentry was.
+func waitForMembers(dir string) {
+	b, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	if err != nil {
+		return
+	}
+	for _, f := range strings.Fields(string(b)) {
+		pid, _ := strconv.Atoi(f)
+		if fd, err := unix.PidfdOpen(pid, 0); err == nil {
+			unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 100)
+			unix.Close(fd)
+		}
+	}
+	// The cgroup is left a little after the end shows (RCU).
+	unix.Nanosleep(&unix.Timespec{Nsec: 1e6}, nil)
+}

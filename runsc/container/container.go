@@ -1,0 +1,313 @@
+// Package container is the life of OCI containers on this host: it starts a
+// sentry and a gofer, keeps what must be known of them under --root, and ends
+// them. The commands of package cmd are thin around it.
+//
+// # A container on disk
+//
+// ROOT/ID/ holds state.json (replaced in one step), control.sock, where the
+// sentry of a sandbox's root container listens, and exit, which the sentry
+// writes its exit status to. The directory itself is locked with flock(2) by
+// create, start and delete; reading needs no lock. What is on disk says which
+// processes belong to the container, by pid and start time; how the container
+// is, only the sentry says. A container whose sentry is dead is stopped, however
+// that came about, and can be deleted.
+//
+// # Who depends on whom
+//
+// Until a container is created, and for as long as a foreground runsc stays,
+// the sentry ends with runsc (package process has the line between them). A
+// gofer ends when its connections close, thus with the sentry. Everything of
+// the application is in the sentry's PID namespace. So no process outlives a
+// SIGKILL of any other that it should not outlive; what remains on disk is
+// removed by delete.
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"vitrine/pkg/control"
+)
+
+// Container is a container as last read from disk.
+type Container struct {
+	store *Store
+	State State
+}
+
+// Dial connects to the container's sentry. KindGone if it is dead.
+func (c *Container) Dial() (*control.Client, error) {
+	client, err := control.Dial(filepath.Join(c.store.dir(c.State.Sandbox), socketFile))
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) {
+		return nil, &control.Error{Kind: control.KindGone, Message: fmt.Sprintf("container %q has no running sentry", c.State.ID)}
+	}
+	return client, err
+}
+
+// Status says how the container is, and how init ended if that is known.
+func (c *Container) Status() (control.ContainerState, error) {
+	stopped := control.ContainerState{Status: control.StatusStopped}
+	if !c.State.Sentry.Alive() {
+		return stopped, nil
+	}
+	if !c.State.Complete {
+		return control.ContainerState{Status: control.StatusCreating}, nil
+	}
+	client, err := c.Dial()
+	if err == nil {
+		defer client.Close()
+		var state control.ContainerState
+		if state, err = client.State(c.State.ID); err == nil {
+			return state, nil
+		}
+	}
+	switch control.ErrorKind(err) {
+	case control.KindGone, control.KindNotFound:
+		return stopped, nil
+	}
+	if !c.State.Sentry.Alive() {
+		return stopped, nil
+	}
+	return control.ContainerState{}, err
+}
+
+// PID is the host process that stands for the container: it ends with the
+// exit status of init.
+func (c *Container) PID() int {
+	if c.State.Waiter.PID != 0 {
+		return c.State.Waiter.PID
+	}
+	return c.State.Sentry.PID
+}
+
+// ExitCode is the exit code that the sentry of a stopped root container left
+// behind; ok is false if it was killed before it could.
+func (c *Container) ExitCode() (code int, ok bool) {
+	b, err := os.ReadFile(filepath.Join(c.store.dir(c.State.ID), exitFile))
+	if err != nil {
+		return 0, false
+	}
+	n, _ := fmt.Sscan(string(b), &code)
+	return code, n == 1
+}
+
+// Wait waits for a process of the container, init with pid 0, and returns its
+// exit code. A sentry that died counts as killed.
+func (c *Container) Wait(ctx context.Context, pid int32) (int, error) {
+	client, err := c.Dial()
+	if err == nil {
+		defer client.Close()
+		var status control.WaitStatus
+		if status, err = client.Wait(ctx, c.State.ID, pid); err == nil {
+			return status.Code(), nil
+		}
+	}
+	switch kind := control.ErrorKind(err); {
+	case kind == control.KindGone, kind == control.KindNotFound && pid == 0:
+		if pid == 0 && c.State.Sandbox == c.State.ID {
+			if code, ok := c.ExitCode(); ok {
+				return code, nil
+			}
+		}
+		return 128 + int(unix.SIGKILL), nil
+	}
+	return 0, err
+}
+
+// Start starts a created container.
+func (s *Store) Start(id string) error {
+	e, err := s.lock(id)
+	if err != nil {
+		return err
+	}
+	defer e.unlock()
+	c, err := s.Load(id)
+	if err != nil {
+		return err
+	}
+	state, err := c.Status()
+	if err != nil {
+		return err
+	}
+	if state.Status != control.StatusCreated {
+		return fmt.Errorf("cannot start container %q: it is %s, not created", id, state.Status)
+	}
+	return c.start(e)
+}
+
+// start runs the hooks around the start. The caller holds the lock e.
+func (c *Container) start(e *entry) error {
+	client, err := c.Dial()
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	hooks := c.State.Hooks
+	if hooks != nil {
+		if err := runHooks("startContainer", hooks.StartContainer, &c.State, c.PID(), control.StatusCreated); err != nil {
+			client.Destroy(c.State.ID)
+			return err
+		}
+	}
+	if err := client.Start(c.State.ID); err != nil {
+		return fmt.Errorf("starting container %q: %w", c.State.ID, err)
+	}
+	if hooks != nil {
+		// The container runs already: as the spec has it, a failure is logged.
+		if err := runHooks("poststart", hooks.Poststart, &c.State, c.PID(), control.StatusRunning); err != nil {
+			return &HookWarning{err}
+		}
+	}
+	return nil
+}
+
+// HookWarning is an error of a hook that doesn't end the operation.
+type HookWarning struct{ Err error }
+
+func (w *HookWarning) Error() string { return w.Err.Error() }
+
+// Delete removes a stopped container, or with force any. With force, a container
+// that isn't there is no error.
+func (s *Store) Delete(id string, force bool) error {
+	e, err := s.lock(id)
+	if force && errors.Is(err, ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer e.unlock()
+	c, err := s.Load(id)
+	if err != nil {
+		if !force {
+			return err
+		}
+		return e.remove()
+	}
+	state, err := c.Status()
+	if err != nil && !force {
+		return err
+	}
+	if !force {
+		switch state.Status {
+		case control.StatusStopped, control.StatusCreated:
+		default:
+			return fmt.Errorf("cannot delete container %q: it is %s, not stopped", id, state.Status)
+		}
+	}
+	return c.destroy(e)
+}
+
+// destroy ends all that is left of the container and removes it. The caller
+// holds the lock.
+func (c *Container) destroy(e *entry) error {
+	if c.State.Sandbox == c.State.ID {
+		// The sentry goes with its root container: no need to ask it.
+		kill(c.State.Sentry)
+	} else if c.State.Sentry.Alive() {
+		if client, err := c.Dial(); err == nil {
+			err = client.Destroy(c.State.ID)
+			client.Close()
+			if err != nil {
+				return fmt.Errorf("ending container %q: %w", c.State.ID, err)
+			}
+		}
+	}
+	kill(c.State.Gofer)
+	kill(c.State.Waiter)
+	for _, dir := range c.State.Cgroups {
+		if err := removeCgroup(dir); err != nil {
+			return err
+		}
+	}
+	var hookErr error
+	if c.State.Hooks != nil {
+		hookErr = runHooks("poststop", c.State.Hooks.Poststop, &c.State, 0, control.StatusStopped)
+	}
+	if err := e.remove(); err != nil {
+		return fmt.Errorf("removing the state of container %q: %w", c.State.ID, err)
+	}
+	if hookErr != nil {
+		return &HookWarning{hookErr}
+	}
+	return nil
+}
+
+// kill kills the process and waits until it is gone or a zombie.
+func kill(p ProcessID) {
+	if !p.Alive() {
+		return
+	}
+	fd, err := unix.PidfdOpen(p.PID, 0)
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	// The descriptor might be of a process that has the pid since.
+	if !p.Alive() {
+		return
+	}
+	unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+	for {
+		_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int((10*time.Second)/time.Millisecond))
+		if err != unix.EINTR {
+			return
+		}
+	}
+}
+
+// Signal sends a signal to init, or with all to every process.
+func (c *Container) Signal(signo int, all bool) error {
+	notRunning := fmt.Errorf("cannot signal container %q: container not running", c.State.ID)
+	if !c.State.Sentry.Alive() {
+		if all {
+			return nil // as runc: nobody is left
+		}
+		return notRunning
+	}
+	if !c.State.Complete {
+		return fmt.Errorf("cannot signal container %q: it is being created", c.State.ID)
+	}
+	client, err := c.Dial()
+	if err == nil {
+		defer client.Close()
+		err = client.Signal(c.State.ID, 0, signo, all)
+	}
+	switch control.ErrorKind(err) {
+	case control.KindGone, control.KindNotFound, control.KindState:
+		if all {
+			return nil
+		}
+		return notRunning
+	}
+	return err
+}
+
+// sandboxOfPath finds the container whose process a path like /proc/PID/ns/net
+// is about, among those of one sandbox.
+func (s *Store) sandboxOfPath(path, sandbox string) string {
+	rest, ok := strings.CutPrefix(path, "/proc/")
+	if !ok {
+		return ""
+	}
+	var pid int
+	if n, _ := fmt.Sscanf(rest, "%d/ns/", &pid); n != 1 {
+		return ""
+	}
+	all, err := s.List()
+	if err != nil {
+		return ""
+	}
+	for _, c := range all {
+		if c.State.Sandbox == sandbox && c.PID() == pid {
+			return c.State.ID
+		}
+	}
+	return ""
+}

@@ -1,0 +1,534 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+	"vitrine/pkg/control"
+	"vitrine/runsc/config"
+	"vitrine/runsc/spec"
+)
+
+// CreateOptions describes a container to create.
+type CreateOptions struct {
+	ID     string
+	Bundle string // absolute
+	Spec   *specs.Spec
+	// Stdio or Console are as in control.Process; they stay the caller's.
+	Stdio      [3]*os.File
+	Console    *os.File
+	Rows, Cols uint16
+	// ConsoleLeads makes Console the sentry's controlling terminal, which then
+	// follows its size. For consoles that are not the caller's own.
+	ConsoleLeads bool
+	ExtraFiles   []*os.File
+	// Join is the ID of the sandbox's root container, or empty for a new
+	// sandbox.
+	Join string
+	// Warn is told what Translate accepts without effect.
+	Warn func(string)
+}
+
+// Created is a container that its creator still holds. Until Detach its
+// sentry ends when this process does.
+type Created struct {
+	*Container
+	store  *Store
+	line   *os.File // to the sentry; nil if the sandbox is another's
+	sentry *os.Process
+	gofer  *os.Process
+}
+
+// Create makes a container, ready to be started. On an error nothing is left.
+func (s *Store) Create(conf *config.Config, o *CreateOptions) (*Created, error) {
+	e, err := s.add(o.ID)
+	if err != nil {
+		return nil, err
+	}
+	defer e.unlock()
+	k := &creation{conf: conf, o: o, store: s, entry: e}
+	created, err := k.run()
+	if err != nil {
+		k.undo()
+		return nil, err
+	}
+	return created, nil
+}
+
+// creation is a Create under way.
+type creation struct {
+	conf  *config.Config
+	o     *CreateOptions
+	store *Store
+	entry *entry
+
+	state  State
+	plan   *spec.Plan
+	cgroup *cgroup
+
+	line        *os.File // to the sentry
+	sentryErr   *os.File // what it wrote to standard error
+	sentry      *os.Process
+	gofer       *os.Process
+	goferReport *os.File
+}
+
+func (k *creation) run() (*Created, error) {
+	o := k.o
+	k.state = State{
+		OCIVersion: o.Spec.Version, ID: o.ID, Bundle: o.Bundle, Sandbox: o.ID,
+		Created: time.Now().UTC(), Owner: os.Geteuid(), Annotations: o.Spec.Annotations,
+		Terminal: o.Spec.Process.Terminal, Hooks: o.Spec.Hooks, Process: o.Spec.Process,
+	}
+	if o.Join != "" {
+		k.state.Sandbox = o.Join
+	}
+	if err := k.makeCgroup(); err != nil {
+		return nil, err
+	}
+	var err error
+	k.plan, err = spec.Translate(o.Spec, spec.Options{
+		ID: o.ID, Bundle: o.Bundle, Overlay: spec.OverlayMode(k.conf.Overlay),
+		SharedFiles:   k.conf.FileAccess == "shared",
+		JoinContainer: func(path string) string { return k.store.sandboxOfPath(path, k.state.Sandbox) },
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer k.plan.Close()
+	for _, w := range k.plan.Warnings {
+		o.Warn(w)
+	}
+	k.state.Rootfs = k.plan.Attach[0].Name
+	if err := k.startProcesses(); err != nil {
+		return nil, err
+	}
+	if err := k.entry.save(&k.state); err != nil {
+		return nil, err
+	}
+	if h := k.state.Hooks; h != nil {
+		for _, stage := range spec.HookStages(h)[:3] {
+			if err := runHooks(stage.Name, stage.Hooks, &k.state, k.state.Sentry.PID, control.StatusCreating); err != nil {
+				return nil, k.cause(err)
+			}
+		}
+	}
+	if err := k.createInSentry(); err != nil {
+		return nil, k.cause(err)
+	}
+	k.state.Complete = true
+	if err := k.entry.save(&k.state); err != nil {
+		return nil, err
+	}
+	if k.sentryErr != nil {
+		k.sentryErr.Close()
+	}
+	k.goferReport.Close()
+	return &Created{Container: &Container{store: k.store, State: k.state}, store: k.store,
+		line: k.line, sentry: k.sentry, gofer: k.gofer}, nil
+}
+
+// undo removes what there is of a container that can't be created.
+func (k *creation) undo() {
+	if k.sentry != nil {
+		k.sentry.Kill()
+		k.sentry.Wait()
+	} else if k.state.Sentry.PID != 0 {
+		// Somebody else's sandbox: it may hold the container already.
+		c := &Container{store: k.store, State: k.state}
+		if client, err := c.Dial(); err == nil {
+			client.Destroy(k.state.ID)
+			client.Close()
+		}
+	}
+	if k.gofer != nil {
+		k.gofer.Kill()
+		k.gofer.Wait()
+	}
+	for _, f := range []*os.File{k.line, k.sentryErr, k.goferReport} {
+		if f != nil {
+			f.Close()
+		}
+	}
+	if k.cgroup != nil {
+		for _, dir := range k.cgroup.owned() {
+			removeCgroup(dir)
+		}
+		k.cgroup.remove()
+	}
+	k.entry.remove()
+}
+
+// makeCgroup makes the cgroup if the spec wants one. Who may not make any, as a
+// caller without privileges, gets none unless it holds limits.
+func (k *creation) makeCgroup() error {
+	l := k.o.Spec.Linux
+	if l == nil || l.CgroupsPath == "" && !limitsAsked(l.Resources) {
+		return nil
+	}
+	path := l.CgroupsPath
+	if path == "" {
+		path = "/vitrine/" + k.o.ID
+	}
+	g, err := makeCgroup(path)
+	if err != nil {
+		if !limitsAsked(l.Resources) && !strings.Contains(err.Error(), "systemd") {
+			k.o.Warn(err.Error())
+			return nil
+		}
+		return err
+	}
+	k.cgroup = g
+	k.state.Cgroups = g.owned()
+	return g.apply(l.Resources)
+}
+
+// startProcesses starts sentry and gofer.
+func (k *creation) startProcesses() error {
+	type result struct{ err error }
+	done := make(chan result)
+	go func() {
+		if k.cgroup != nil {
+			// This thread stays in the cgroup: it must end with its goroutine.
+			runtime.LockOSThread()
+		}
+		var err error
+		var startIn *os.File
+		if k.cgroup != nil {
+			startIn, err = k.cgroup.enter()
+		}
+		if err == nil && k.o.Join == "" {
+			err = k.startSentry(startIn)
+		}
+		if err == nil {
+			err = k.startGofer(startIn)
+		}
+		if startIn != nil {
+			startIn.Close()
+		}
+		done <- result{err}
+	}()
+	if r := <-done; r.err != nil {
+		return r.err
+	}
+	if k.o.Join != "" {
+		root, err := k.store.Load(k.o.Join)
+		if err != nil {
+			return fmt.Errorf("sandbox of the container: %w", err)
+		}
+		if root.State.Sandbox != root.State.ID || !root.State.Sentry.Alive() {
+			return fmt.Errorf("sandbox %q of the container is not running", k.o.Join)
+		}
+		k.state.Sentry = root.State.Sentry
+	} else {
+		k.state.Sentry = identify(k.sentry.Pid)
+	}
+	k.state.Gofer = identify(k.gofer.Pid)
+	return nil
+}
+
+func (k *creation) startSentry(startIn *os.File) error {
+	c, err := sentryChild(k.conf)
+	if err != nil {
+		return err
+	}
+	listener, err := control.Listen(filepath.Join(k.entry.path, socketFile))
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	var theirs *os.File
+	if k.line, theirs, err = socketPair(unix.SOCK_SEQPACKET, "line to the sentry"); err != nil {
+		return err
+	}
+	defer theirs.Close()
+	exit, err := os.OpenFile(filepath.Join(k.entry.path, exitFile), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer exit.Close()
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer null.Close()
+	log, err := k.openLog()
+	if err != nil {
+		return err
+	}
+	stderr := log
+	if log != nil {
+		defer log.Close()
+	} else {
+		fd, err := unix.MemfdCreate("sentry-stderr", unix.MFD_CLOEXEC)
+		if err != nil {
+			return fmt.Errorf("memfd_create: %w", err)
+		}
+		k.sentryErr = os.NewFile(uintptr(fd), "sentry-stderr")
+		stderr = k.sentryErr
+	}
+	c.files = []*os.File{null, null, stderr}
+	c.flag("parent-fd", theirs)
+	c.flag("control-fd", listener)
+	c.flag("exit-fd", exit)
+	if log != nil {
+		c.flag("log-fd", log)
+	}
+	if k.o.ConsoleLeads {
+		c.flag("console-fd", k.o.Console)
+		c.sys.Setctty = true
+		c.sys.Ctty = len(c.files) - 1
+	}
+	if device, err := k.openDevice(); err != nil {
+		return err
+	} else if device != nil {
+		defer device.Close()
+		c.flag("device-fd", device)
+	}
+	inCgroup(c, startIn)
+	k.sentry, err = c.start()
+	return err
+}
+
+func inCgroup(c *child, startIn *os.File) {
+	if startIn != nil {
+		c.sys.UseCgroupFD = true
+		c.sys.CgroupFD = int(startIn.Fd())
+	}
+}
+
+// openLog opens --debug-log, if it is used.
+func (k *creation) openLog() (*os.File, error) {
+	if k.conf.DebugLog == "" {
+		return nil, nil
+	}
+	path := strings.ReplaceAll(k.conf.DebugLog, "%ID%", k.o.ID)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("--debug-log: %w", err)
+	}
+	return f, nil
+}
+
+// openDevice opens the platform's device: the sentry is not allowed to.
+func (k *creation) openDevice() (*os.File, error) {
+	if k.conf.Platform != "kvm" {
+		return nil, nil
+	}
+	f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
+	if err != nil {
+		return nil, fmt.Errorf("--platform=kvm: %w", err)
+	}
+	return f, nil
+}
+
+func (k *creation) startGofer(startIn *os.File) error {
+	c, err := goferChild(k.conf)
+	if err != nil {
+		return err
+	}
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer null.Close()
+	c.files = []*os.File{null, null, null}
+	log, err := k.openLog()
+	if err != nil {
+		return err
+	}
+	if log != nil {
+		defer log.Close()
+		c.flag("log-fd", log)
+		c.files[2] = log
+	}
+	var report *os.File
+	if k.goferReport, report, err = os.Pipe(); err != nil {
+		return err
+	}
+	defer report.Close()
+	c.flag("report-fd", report)
+	for _, a := range k.plan.Attach {
+		ours, theirs, err := socketPair(unix.SOCK_STREAM, "gofer connection")
+		if err != nil {
+			return err
+		}
+		defer theirs.Close()
+		if a.Mount < 0 {
+			k.plan.Args.Root = ours
+		} else {
+			k.plan.Args.Mounts[a.Mount].Gofer = ours
+		}
+		mode := "rw"
+		if a.ReadOnly {
+			mode = "ro"
+		}
+		c.args = append(c.args, fmt.Sprintf("--attach=%d:%s:%s", c.fd(a.File), mode, a.Name),
+			fmt.Sprintf("--conn=%d", c.fd(theirs)))
+	}
+	inCgroup(c, startIn)
+	k.gofer, err = c.start()
+	return err
+}
+
+// createInSentry has the sentry create the container.
+func (k *creation) createInSentry() error {
+	c := &Container{store: k.store, State: k.state}
+	client, err := c.Dial()
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	p := &k.plan.Args.Init
+	p.Console = k.o.Console
+	if k.o.Console == nil {
+		p.Stdio = k.o.Stdio
+	}
+	if k.o.Rows != 0 || k.o.Cols != 0 {
+		p.ConsoleRows, p.ConsoleCols = k.o.Rows, k.o.Cols
+	}
+	p.ExtraFiles = k.o.ExtraFiles
+	// The client closes what it sends; these are the caller's.
+	if err := Duplicate(p); err != nil {
+		return err
+	}
+	return client.Create(k.plan.Args)
+}
+
+// duplicate replaces files, where they are not nil, with duplicates.
+func duplicate(places ...**os.File) error {
+	for i, place := range places {
+		if *place == nil {
+			continue
+		}
+		fd := -1
+		raw, err := (*place).SyscallConn()
+		if err == nil {
+			raw.Control(func(old uintptr) { fd, err = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0) })
+		}
+		if err != nil {
+			for _, later := range places[i:] {
+				*later = nil
+			}
+			return fmt.Errorf("duplicating %s: %w", (*place).Name(), err)
+		}
+		// NewFile of a non-blocking one would leave it so; it is only sent.
+		*place = os.NewFile(uintptr(fd), (*place).Name())
+	}
+	return nil
+}
+
+// cause finds out why something failed: what gofer or sentry have said before
+// they ended explains more than the broken connection.
+func (k *creation) cause(err error) error {
+	if k.goferReport != nil {
+		// Ready and ended gofers have closed it; one that hangs has not.
+		k.goferReport.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
+		if b, _ := io.ReadAll(io.LimitReader(k.goferReport, 4096)); len(b) > 0 {
+			return fmt.Errorf("gofer: %s", strings.TrimSpace(string(b)))
+		}
+	}
+	if control.ErrorKind(err) != control.KindGone || k.sentry == nil {
+		return err
+	}
+	b := make([]byte, 4096)
+	if n, _ := k.line.Read(b); n > 0 {
+		return fmt.Errorf("sentry: %s", strings.TrimSpace(string(b[:n])))
+	}
+	state, waitErr := k.sentry.Wait()
+	if waitErr != nil {
+		return err
+	}
+	said := ""
+	if k.sentryErr != nil {
+		n, _ := k.sentryErr.ReadAt(b, 0)
+		if line, _, _ := strings.Cut(strings.TrimSpace(string(b[:n])), "\n"); line != "" {
+			said = ": " + line
+		}
+	}
+	return fmt.Errorf("the sentry ended while the container was created (%s)%s", state, said)
+}
+
+// StartNow starts the container, before anybody else may.
+func (c *Created) StartNow() error {
+	e, err := c.store.lock(c.State.ID)
+	if err != nil {
+		return err
+	}
+	defer e.unlock()
+	return c.Container.start(e)
+}
+
+// Detach lets the container outlive this process.
+func (c *Created) Detach() error {
+	if c.line == nil {
+		return nil
+	}
+	if _, err := c.line.Write([]byte{'D'}); err != nil {
+		return errors.New("the sentry ended before it was detached")
+	}
+	return nil
+}
+
+// SetWaiter records the process that stands for the container.
+func (c *Created) SetWaiter(pid int) error {
+	e, err := c.store.lock(c.State.ID)
+	if err != nil {
+		return err
+	}
+	defer e.unlock()
+	c.State.Waiter = identify(pid)
+	return e.save(&c.State)
+}
+
+// WaitExit waits for the end of a container that wasn't detached, and of its
+// processes, and returns init's exit code.
+func (c *Created) WaitExit() (int, error) {
+	if c.sentry == nil {
+		return c.Wait(context.Background(), 0)
+	}
+	state, err := c.sentry.Wait()
+	if err != nil {
+		return 0, fmt.Errorf("waiting for the sentry: %w", err)
+	}
+	status := state.Sys().(syscall.WaitStatus)
+	if status.Signaled() {
+		return 128 + int(status.Signal()), nil
+	}
+	return status.ExitStatus(), nil
+}
+
+// Destroy ends and removes the container, whatever its state.
+func (c *Created) Destroy() error {
+	e, err := c.store.lock(c.State.ID)
+	if errors.Is(err, ErrNotExist) {
+		return nil // somebody else was faster
+	}
+	if err != nil {
+		return err
+	}
+	defer e.unlock()
+	err = c.Container.destroy(e)
+	// Children of this process: their last traces.
+	if c.sentry != nil {
+		c.sentry.Wait()
+	}
+	c.gofer.Wait()
+	return err
+}
+
+// Duplicate replaces the standard files and the console of p with duplicates,
+// for a call that closes what it sends.
+func Duplicate(p *control.Process) error {
+	return duplicate(&p.Console, &p.Stdio[0], &p.Stdio[1], &p.Stdio[2])
+}

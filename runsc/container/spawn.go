@@ -1,0 +1,174 @@
+package container
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+	"vitrine/runsc/config"
+)
+
+// nobody is the host id that a sentry started by root is.
+const nobody = 65534
+
+// program finds one of the two other programs: as the flag says, beside runsc,
+// or in ../libexec/vitrine.
+func program(name, flag string) (string, error) {
+	if flag != "" {
+		return flag, nil
+	}
+	self, err := os.Readlink("/proc/self/exe")
+	if err != nil {
+		return "", fmt.Errorf("finding the %s program: %w", name, err)
+	}
+	dir := filepath.Dir(self)
+	candidates := []string{filepath.Join(dir, name), filepath.Join(dir, "../libexec/vitrine", name)}
+	for _, c := range candidates {
+		if unix.Access(c, unix.X_OK) == nil {
+			return c, nil
+		}
+	}
+	return "", fmt.Errorf("the %s program is not there: looked for %s", name, strings.Join(candidates, " and "))
+}
+
+// child is a process to start. Its descriptors 0, 1, 2 are the first files.
+type child struct {
+	path  string
+	args  []string
+	files []*os.File
+	sys   syscall.SysProcAttr
+}
+
+// fd adds f and returns its number in the child.
+func (c *child) fd(f *os.File) int {
+	c.files = append(c.files, f)
+	return len(c.files) - 1
+}
+
+// flag adds a flag whose value is f's number in the child.
+func (c *child) flag(name string, f *os.File) {
+	c.args = append(c.args, fmt.Sprintf("--%s=%d", name, c.fd(f)))
+}
+
+// start starts the child with an empty environment. The program is opened
+// first and executed by descriptor, because as nobody it might not find the
+// way there.
+func (c *child) start() (*os.Process, error) {
+	exe, err := unix.Open(c.path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("starting %s: %w", c.path, err)
+	}
+	defer unix.Close(exe)
+	// The descriptors of the child are moved into place before exec: this one
+	// must not be where one of them goes on its way.
+	highest := 0
+	for _, f := range c.files {
+		raw, err := f.SyscallConn()
+		if err != nil {
+			return nil, err
+		}
+		raw.Control(func(fd uintptr) { highest = max(highest, int(fd)) })
+	}
+	high, err := unix.FcntlInt(uintptr(exe), unix.F_DUPFD_CLOEXEC, highest+2*len(c.files)+16)
+	if err != nil {
+		return nil, fmt.Errorf("starting %s: %w", c.path, err)
+	}
+	defer unix.Close(high)
+	p, err := os.StartProcess(fmt.Sprintf("/proc/self/fd/%d", high), append([]string{c.path}, c.args...),
+		&os.ProcAttr{Env: []string{}, Files: c.files, Sys: &c.sys, Dir: "/"})
+	if err != nil {
+		var pathErr *os.PathError
+		if errors.As(err, &pathErr) {
+			err = pathErr.Err
+		}
+		return nil, fmt.Errorf("starting %s: %w%s", c.path, err, hint(err))
+	}
+	return p, nil
+}
+
+func hint(err error) string {
+	switch {
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EUSERS):
+		return " (are user namespaces limited by /proc/sys/user?)"
+	case errors.Is(err, unix.EPERM):
+		return " (are user namespaces forbidden on this host?)"
+	}
+	return ""
+}
+
+// setID makes the child root of a new user namespace: nobody outside, or who the
+// caller is if that isn't root.
+func (c *child) newUserNamespace() {
+	c.sys.Cloneflags |= unix.CLONE_NEWUSER
+	uid, gid := os.Geteuid(), os.Getegid()
+	c.sys.Credential = &syscall.Credential{NoSetGroups: true}
+	if uid == 0 {
+		uid, gid = nobody, nobody
+		c.sys.GidMappingsEnableSetgroups = true
+		c.sys.Credential.NoSetGroups = false
+	}
+	c.sys.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: uid, Size: 1}}
+	c.sys.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: gid, Size: 1}}
+}
+
+const isolated = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
+
+// sentryChild describes the sentry process.
+func sentryChild(conf *config.Config) (*child, error) {
+	path, err := program("sentry", conf.SentryPath)
+	if err != nil {
+		return nil, err
+	}
+	c := &child{path: path}
+	c.sys.Setsid = true // no signals of the caller's terminal
+	c.sys.Cloneflags = isolated
+	c.newUserNamespace()
+	c.args = []string{"--platform=" + conf.Platform}
+	if conf.TotalMemory != 0 {
+		c.args = append(c.args, fmt.Sprintf("--total-memory=%d", conf.TotalMemory))
+	}
+	if conf.CPUs != 0 {
+		c.args = append(c.args, fmt.Sprintf("--cpus=%d", conf.CPUs))
+	}
+	for _, f := range []struct {
+		set  bool
+		name string
+	}{{conf.Strace, "strace"}, {conf.Debug, "debug"}, {conf.NoJail, "no-jail"}} {
+		if f.set {
+			c.args = append(c.args, "--"+f.name)
+		}
+	}
+	return c, nil
+}
+
+// goferChild describes the gofer process. A gofer of root's stays root of the
+// host, because files have owners; its jail is its own affair.
+func goferChild(conf *config.Config) (*child, error) {
+	path, err := program("gofer", conf.GoferPath)
+	if err != nil {
+		return nil, err
+	}
+	c := &child{path: path}
+	c.sys.Setsid = true
+	c.sys.Cloneflags = isolated
+	if os.Geteuid() != 0 {
+		c.newUserNamespace()
+	}
+	if conf.NoJail {
+		c.args = append(c.args, "--no-jail")
+	}
+	return c, nil
+}
+
+// socketPair returns two connected sockets. The second is for a child.
+func socketPair(kind int, name string) (ours, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return os.NewFile(uintptr(fds[0]), name), os.NewFile(uintptr(fds[1]), name), nil
+}
