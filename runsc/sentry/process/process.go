@@ -22,6 +22,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -149,6 +150,13 @@ func parse(args []string) (*process, error) {
 }
 
 func (p *process) run(prepare func(*Options) (Kernel, error)) error {
+	if !p.noJail {
+		if err := jail.DropBoundingSet(); err != nil {
+			return err
+		}
+	}
+	// runsc starts it with one, for the sake of the step before.
+	runtime.GOMAXPROCS(runtime.NumCPU())
 	go p.watchParent()
 	// The terminal of a detached container hangs up and changes its size.
 	// Hanging up shows in reads from it too.

@@ -8,7 +8,7 @@ import (
 
 // threadFlags are what Go's runtime gives to clone(2) for a thread.
 const threadFlags = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND |
-	unix.CLONE_SYSVSEM | unix.CLONE_THREAD
+	unix.CLONE_SYSVSEM | unix.CLONE_THREAD | unix.CLONE_SETTLS
 
 // HostCalls are the host calls of a sentry that has no kernel in it yet: those
 // of the Go runtime and of the control socket. The kernel and the platform add

@@ -5,9 +5,10 @@
 // left to do from within, in this order, is:
 //
 //   - [CloseFrom]: no descriptors but those of the command line;
+//   - [DropBoundingSet]: no way to gain capabilities;
 //   - [EmptyRoot]: an empty, read-only tmpfs as root directory, nothing of the
 //     host's tree mounted anywhere;
-//   - [DropPrivileges]: no capabilities in any set of any thread, not dumpable;
+//   - [DropPrivileges]: no capabilities in any thread, not dumpable;
 //   - [Confine]: a seccomp filter that lists each host call with its arguments.
 //
 // After Confine there is no way back and no way to do any of the steps again.
@@ -68,17 +69,10 @@ func EmptyRoot() error {
 	return nil
 }
 
-// DropPrivileges gives up all capabilities of all threads: permitted, effective,
-// inheritable, ambient and bounding. Nobody may ptrace the process or read its
-// /proc files afterwards but a superuser of the host.
-func DropPrivileges() error {
-	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
-		return fmt.Errorf("prctl(PR_SET_DUMPABLE): %w", err)
-	}
-	// Capabilities belong to threads: each of these runs on all of them.
-	if err := onAllThreads(unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL); err != nil {
-		return fmt.Errorf("prctl(PR_CAP_AMBIENT_CLEAR_ALL): %w", err)
-	}
+// DropBoundingSet empties the bounding set of all threads: whatever would be
+// executed can't gain capabilities. It takes a call for each capability and
+// thread, so it comes first in the process's life, while there are few threads.
+func DropBoundingSet() error {
 	for c := uintptr(0); c < 64; c++ {
 		err := onAllThreads(unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, c)
 		if err == unix.EINVAL {
@@ -88,6 +82,19 @@ func DropPrivileges() error {
 			return fmt.Errorf("prctl(PR_CAPBSET_DROP, %d): %w", c, err)
 		}
 	}
+	return nil
+}
+
+// DropPrivileges gives up the capabilities of all threads: permitted, effective,
+// inheritable and ambient. Nobody may ptrace the process or read its /proc files
+// afterwards but a superuser of the host.
+func DropPrivileges() error {
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("prctl(PR_SET_DUMPABLE): %w", err)
+	}
+	// Capabilities belong to threads: each of these runs on all of them. An
+	// ambient capability is one that is permitted and inheritable (capabilities(7)):
+	// with those it goes.
 	if err := clearCapabilities(); err != nil {
 		return fmt.Errorf("capset: %w", err)
 	}
