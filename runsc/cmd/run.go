@@ -196,9 +196,15 @@ func (l *launch) runForeground() error {
 		defer l.console.Release()
 	}
 	// From now on a signal is the container's.
+	// It takes half a millisecond to say so for all of them.
 	signals := make(chan os.Signal, 64)
-	signal.Notify(signals)
+	taken := make(chan struct{})
+	go func() {
+		signal.Notify(signals)
+		close(taken)
+	}()
 	created, err := l.c.Store.Create(l.c.Config, &l.options)
+	<-taken
 	if err != nil {
 		return err
 	}

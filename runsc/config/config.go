@@ -95,11 +95,11 @@ func (c *Config) Load(f *flag.FlagSet) error {
 			return fmt.Errorf("--config: %w", err)
 		}
 		err = parseFile(string(b), func(name, value string) error {
-			if given[name] {
-				return nil
-			}
 			if f.Lookup(name) == nil || name == "config" {
 				return fmt.Errorf("there is no flag %q", name)
+			}
+			if given[name] {
+				return nil
 			}
 			return f.Set(name, value)
 		})

@@ -190,11 +190,12 @@ func (s *Store) Delete(id string, force bool) error {
 		}
 		return e.remove()
 	}
-	state, err := c.Status()
-	if err != nil && !force {
-		return err
-	}
+	// By force, also one whose sentry doesn't answer.
 	if !force {
+		state, err := c.Status()
+		if err != nil {
+			return err
+		}
 		switch state.Status {
 		case control.StatusStopped, control.StatusCreated:
 		default:
