@@ -61,7 +61,7 @@ ROWS = [
     ]),
     ("assembly", [
         "pkg/gofer",
-        "pkg/sentry/boot",
+        "pkg/sentry/boot/...",
     ]),
     ("programs", [
         "runsc/...",
