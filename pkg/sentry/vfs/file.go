@@ -71,6 +71,12 @@ type (
 	// Releaser is told when the last reference goes. ctx may be a context of
 	// the kernel's own.
 	Releaser interface{ Release(f *File) }
+	// Sealer has seals: fcntl(2)'s F_GET_SEALS and F_ADD_SEALS. The caller has
+	// checked that the file is open for writing.
+	Sealer interface {
+		Seals() (uint32, error)
+		AddSeals(seals uint32) error
+	}
 	// FlagSetter is told of changes by fcntl(F_SETFL).
 	FlagSetter interface{ SetFlags(flags uint32) }
 )
@@ -138,6 +144,11 @@ func NewFile(p Path, impl any, flags uint32, cred *auth.Credentials) *File {
 	f := &File{path: p, inode: p.Dentry.inode, impl: impl, cred: cred}
 	f.flags.Store(flags &^ (unix.O_CREAT | unix.O_EXCL | unix.O_NOCTTY | unix.O_TRUNC | unix.O_CLOEXEC))
 	f.refs.Store(1)
+	if flags&unix.O_PATH != 0 {
+		if pin, ok := f.inode.(Pinner); ok {
+			pin.Pin()
+		}
+	}
 	return f
 }
 
@@ -232,6 +243,11 @@ func (f *File) DecRef() {
 	}
 	if r, ok := f.impl.(Releaser); ok {
 		r.Release(f)
+	}
+	if f.PathOnly() {
+		if pin, ok := f.inode.(Pinner); ok {
+			pin.Unpin()
+		}
 	}
 	if f.counted {
 		f.inode.Base().PutWrite()

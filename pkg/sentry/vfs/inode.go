@@ -154,6 +154,13 @@ type Revalidator interface {
 	Revalidate(ctx Context, name string, child Inode) bool
 }
 
+// Pinner is an inode that ends with its last name and its last open file. Pin
+// and Unpin count what keeps it without opening it (O_PATH).
+type Pinner interface {
+	Pin()
+	Unpin()
+}
+
 // Ephemeral marks inodes of which no dentry is kept (/proc/PID).
 type Ephemeral interface{ Ephemeral() }
 

@@ -215,9 +215,10 @@ func (o *Opener) openCreate(ctx Context, view FSView, path string, flags, mode u
 		}
 		w.cur = parent.Dir
 		switch parent.Name {
-		case "":
-			return nil, unix.EISDIR
-		case ".", "..":
+		case "", ".", "..":
+			if flags&unix.O_EXCL != 0 {
+				return nil, unix.EEXIST
+			}
 			return nil, unix.EISDIR
 		}
 		if parent.Slash {
@@ -406,7 +407,7 @@ func Truncate(ctx Context, p Path, f *File, size int64) error {
 	if err := inode.Attributes(ctx, &a); err != nil {
 		return err
 	}
-	if a.IsDir() {
+	if a.IsDir() && f == nil {
 		return unix.EISDIR
 	}
 	if a.Type() != unix.S_IFREG {

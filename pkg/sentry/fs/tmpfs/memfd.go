@@ -1,0 +1,60 @@
+package tmpfs
+
+import (
+	"golang.org/x/sys/unix"
+
+	"vitrine/pkg/sentry/auth"
+	"vitrine/pkg/sentry/vfs"
+)
+
+// Anonymous is an instance for files without a place: memfds and shared memory.
+// Safe for concurrent use.
+type Anonymous struct {
+	storage *Storage
+	fs      *vfs.Filesystem
+	mount   *vfs.Mount
+}
+
+// NewAnonymous returns an instance. Of o only where memory comes from counts.
+func NewAnonymous(o Options) (*Anonymous, error) {
+	o.Mode, o.Size = 0, 0
+	fs, err := New(o)
+	if err != nil {
+		return nil, err
+	}
+	return &Anonymous{fs.Impl.(*Storage), fs, vfs.NewInternalMount(fs)}, nil
+}
+
+// maxMemfdName is the length of a name in memfd_create(2).
+const maxMemfdName = 249
+
+// NewMemfd does memfd_create(2): a file open for reading and writing. The
+// caller sees to MFD_CLOEXEC.
+func (a *Anonymous) NewMemfd(cred *auth.Credentials, name string, flags uint32) (*vfs.File, error) {
+	if flags&^uint32(unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING) != 0 || len(name) > maxMemfdName {
+		return nil, unix.EINVAL
+	}
+	return a.open(cred, "/memfd:"+name, 0o777, flags&unix.MFD_ALLOW_SEALING != 0, 0)
+}
+
+// NewShared returns a file of size bytes for memory that processes share: a
+// shared anonymous mapping, or shmget(2). name is what /proc/PID/maps shows.
+func (a *Anonymous) NewShared(cred *auth.Credentials, name string, size uint64) (*vfs.File, error) {
+	return a.open(cred, name, 0o777, false, size)
+}
+
+func (a *Anonymous) open(cred *auth.Credentials, name string, mode uint32, sealing bool, size uint64) (*vfs.File, error) {
+	r, err := a.storage.memfd(cred, mode, sealing)
+	if err != nil {
+		return nil, err
+	}
+	r.hold()
+	if size != 0 {
+		if err := r.Truncate(size); err != nil {
+			r.Unpin()
+			return nil, err
+		}
+	}
+	p := vfs.Path{Mount: a.mount, Dentry: vfs.NewDetachedDentry(a.fs, name, r)}
+	return vfs.NewFile(p, r, unix.O_RDWR, cred), nil
+}
