@@ -31,7 +31,9 @@ type (
 	Appender interface {
 		Append(ctx Context, src *usermem.Buffer, limit int64) (n, end int64, err error)
 	}
-	// Reader and Writer are streams: pipes, sockets, terminals, eventfds.
+	// Reader and Writer are streams: pipes, sockets, terminals, eventfds. A
+	// file that is a ReaderAt or WriterAt too is one for pread(2) and pwrite(2)
+	// (/dev/null).
 	Reader interface {
 		Read(ctx Context, f *File, dst *usermem.Buffer) (int64, error)
 	}
@@ -305,13 +307,13 @@ func (f *File) Read(ctx Context, dst *usermem.Buffer) (int64, error) {
 	var n int64
 	var err error
 	switch impl := f.impl.(type) {
+	case Reader:
+		n, err = impl.Read(ctx, f, dst)
 	case ReaderAt:
 		f.offMu.Lock()
 		n, err = impl.ReadAt(ctx, dst, f.off)
 		f.off += n
 		f.offMu.Unlock()
-	case Reader:
-		n, err = impl.Read(ctx, f, dst)
 	case DirReader:
 		return 0, unix.EISDIR
 	default:
@@ -367,6 +369,8 @@ func (f *File) Write(ctx Context, src *usermem.Buffer) (int64, error) {
 	var n int64
 	var err error
 	switch impl := f.impl.(type) {
+	case Writer:
+		n, err = impl.Write(ctx, f, src)
 	case WriterAt:
 		f.offMu.Lock()
 		if f.flags.Load()&unix.O_APPEND != 0 {
@@ -378,8 +382,6 @@ func (f *File) Write(ctx Context, src *usermem.Buffer) (int64, error) {
 			}
 		}
 		f.offMu.Unlock()
-	case Writer:
-		n, err = impl.Write(ctx, f, src)
 	default:
 		return 0, unix.EINVAL
 	}

@@ -1,10 +1,14 @@
 package tmpfs
 
 import (
+	"runtime"
+
 	"golang.org/x/sys/unix"
 
 	"vitrine/pkg/sentry/auth"
+	"vitrine/pkg/sentry/memmap"
 	"vitrine/pkg/sentry/vfs"
+	"vitrine/pkg/usermem"
 )
 
 // Anonymous is an instance for files without a place: memfds and shared memory.
@@ -58,3 +62,29 @@ func (a *Anonymous) open(cred *auth.Credentials, name string, mode uint32, seali
 	p := vfs.Path{Mount: a.mount, Dentry: vfs.NewDetachedDentry(a.fs, name, r)}
 	return vfs.NewFile(p, r, unix.O_RDWR, cred), nil
 }
+
+// NewObject returns shared memory of size bytes that belongs to nothing but its
+// mappings (/dev/zero). The garbage collector finds out when the last is gone.
+func (a *Anonymous) NewObject(size uint64) (memmap.Mappable, error) {
+	c := a.storage.newContent()
+	if err := c.Truncate(size); err != nil {
+		return nil, err
+	}
+	o := &object{c}
+	runtime.AddCleanup(o, pages.release, pages{c, a.storage.ledger})
+	return o, nil
+}
+
+// object is what address spaces know of the Content; the Content doesn't know
+// it, so that it can be garbage.
+type object struct{ content Content }
+
+// Translate implements memmap.Mappable.
+func (o *object) Translate(required, optional memmap.Range, access usermem.Access) ([]memmap.Translation, error) {
+	return o.content.Translate(required, optional, access)
+}
+
+// AddMapping and RemoveMapping implement memmap.Mappable. Nobody truncates the
+// object, so nobody need know where it is mapped.
+func (o *object) AddMapping(memmap.MappingSpace, memmap.Range, bool) error { return nil }
+func (o *object) RemoveMapping(memmap.MappingSpace, memmap.Range, bool)    {}
