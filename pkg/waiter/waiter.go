@@ -44,6 +44,16 @@ type Listener interface {
 	Notify(e *Entry, events Mask)
 }
 
+// ExclusiveListener is a Listener that can tell whether an event wakes anybody:
+// an epoll instance that nobody waits for lets the next exclusive entry have a
+// chance (EPOLLEXCLUSIVE in epoll_ctl(2)).
+type ExclusiveListener interface {
+	Listener
+	// NotifyExclusive does what Notify does and reports whether it woke
+	// anybody.
+	NotifyExclusive(e *Entry, events Mask) bool
+}
+
 // Entry is one registration. The owner keeps it at one place while registered.
 type Entry struct {
 	// Listener and Mask are set before Register and not changed until
@@ -105,8 +115,12 @@ func (q *Queue) Notify(events Mask) {
 	for e := q.head; e != nil; {
 		next := e.next
 		if got := events & (e.Mask | Err | Hup); got != 0 && !(e.Exclusive && exclusive) {
-			exclusive = exclusive || e.Exclusive
-			e.Listener.Notify(e, got)
+			if x, ok := e.Listener.(ExclusiveListener); ok && e.Exclusive {
+				exclusive = x.NotifyExclusive(e, got)
+			} else {
+				exclusive = exclusive || e.Exclusive
+				e.Listener.Notify(e, got)
+			}
 		}
 		e = next
 	}

@@ -21,6 +21,10 @@ const (
 	EventMoveSelf     FileEvent = 0x800
 	EventUnmount      FileEvent = 0x2000
 	EventIsDir        FileEvent = 0x40000000
+	// EventUnlinked marks, for a directory's watchers, an event on a child
+	// that is no longer there: those with IN_EXCL_UNLINK, which has this
+	// value, don't want it.
+	EventUnlinked FileEvent = 0x04000000
 )
 
 // Observer is told of events on inodes with Watched set. inode is the watched
@@ -60,8 +64,12 @@ func notify(d *Dentry, ev FileEvent) {
 	if _, ok := d.inode.(Directory); ok {
 		ev |= EventIsDir
 	}
-	if p := d.Parent(); p != nil && !d.Deleted() {
-		send(p.inode.Base(), ev, d.Name(), 0)
+	if p := d.Parent(); p != nil {
+		up := ev
+		if d.Deleted() {
+			up |= EventUnlinked
+		}
+		send(p.inode.Base(), up, d.Name(), 0)
 	}
 	send(d.inode.Base(), ev, "", 0)
 }
