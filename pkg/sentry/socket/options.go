@@ -239,7 +239,7 @@ func (o *Options) Set(ctx Context, name int, value []byte) error {
 		switch {
 		case sec < 0:
 			ns = 1 // at once, as Linux has it
-		case sec < math.MaxInt64/1e9-1:
+		case sec < math.MaxInt64/1_000_000_000-1:
 			ns = sec*1e9 + usec*1e3
 		}
 		if name == unix.SO_RCVTIMEO {
