@@ -94,6 +94,10 @@ TEST(canonical)
 	CHECK_STR(buf, "a\004b\n");
 	int n = -1;
 	write(m, "12345\n", 6);
+	/* Linux hands what the master wrote to the line discipline in a work queue. read(2) and poll(2)
+	 * of the slave wait for that queue, FIONREAD does not. */
+	struct pollfd f = {s, POLLIN, 0};
+	CHECK_EQ(poll(&f, 1, -1), 1);
 	CHECK_OK(ioctl(s, FIONREAD, &n));
 	CHECK_EQ(n, 6);
 	CHECK_OK(tcflush(s, TCIFLUSH));
