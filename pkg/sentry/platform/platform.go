@@ -31,12 +31,14 @@ type Platform interface {
 	// UserRange is the range of addresses that applications may map; it is
 	// page-aligned. What the platform keeps for itself lies outside.
 	UserRange() usermem.AddrRange
-	// NewAddressSpace returns an empty address space. It is on the path of
+	// NewAddressSpace returns an empty address space, to be given up with
+	// Release. It is on the path of
 	// fork(2): make it ready beforehand.
 	NewAddressSpace() (AddressSpace, error)
 	// NewContext returns a context for a new task.
 	NewContext() Context
 	// Forget drops what the platform remembers about fd, before it is closed.
+	// No MapFile of it may be put off: Flush comes first. What is mapped stays.
 	Forget(fd int)
 }
 
@@ -48,18 +50,25 @@ type Platform interface {
 // taken effect: pages that were unmapped can be given to somebody else.
 type AddressSpace interface {
 	// MapFile maps length bytes of f from offset on at addr, in place of what
-	// was there. All are page-aligned. With precommit the host's page tables
-	// are filled at once (MAP_POPULATE). It fails only where the host does
-	// (ENOMEM: too many mappings).
+	// was there. All are page-aligned, and the range lies in UserRange:
+	// otherwise it is EINVAL. With precommit the host's page tables are filled
+	// at once (MAP_POPULATE). Else it fails only where the host does (ENOMEM:
+	// too many mappings; EACCES: the descriptor doesn't permit access). Where
+	// the mapping was put off, the next MapFile fails in its stead, and its
+	// range is not mapped.
 	MapFile(addr usermem.Addr, f File, offset, length uint64, access usermem.Access, precommit bool) error
-	// Unmap removes what is mapped in r.
+	// Unmap removes what is mapped in r. A platform may at any time unmap more
+	// than it was asked to (the host may refuse to cut a mapping in two): what
+	// is missing shows as a fault and is mapped again. Unmap and Protect can't
+	// fail; where nothing else helps the address space is lost.
 	Unmap(r usermem.AddrRange)
 	// Protect changes the access of what is mapped in r; holes are skipped.
 	Protect(r usermem.AddrRange, access usermem.Access)
 	// Flush makes all earlier operations take effect.
 	Flush()
-	// Release gives the address space up. No context is in it. What it maps
-	// is unmapped by the time Release returns.
+	// Release gives the address space up. No context is in Switch with it, and
+	// vector state that is to live on has been fetched with PullFP or Park.
+	// What it maps is unmapped by the time Release returns.
 	Release()
 }
 
@@ -68,11 +77,15 @@ type EventKind uint8
 
 const (
 	// EventSyscall: a syscall instruction. The number is in OrigRax of the
-	// registers and Rip is behind the instruction.
+	// registers and Rip is behind the instruction. Rax isn't defined: every
+	// call ends with SetReturn, RestartSyscall or other registers.
 	EventSyscall EventKind = iota + 1
 	// EventFault: the processor raised an exception, described as the signal
 	// that Linux would send: SIGSEGV, SIGBUS, SIGFPE, SIGILL or SIGTRAP. Rip
-	// is what Linux would show in the signal frame.
+	// is what Linux would show in the signal frame. A jump into the vsyscall
+	// page is a page fault with access Execute and Addr == Rip there, with the
+	// return address on the stack. A 32-bit system call (int 0x80, sysenter)
+	// is the SIGSEGV of a kernel without them.
 	EventFault
 	// EventInterrupted: Interrupt was called, or the platform lost the
 	// processor. Registers are between two instructions.
@@ -86,8 +99,11 @@ type Event struct {
 	Signo int32
 	Code  int32
 	Addr  usermem.Addr
-	// For a SIGSEGV that is a page fault: what the instruction tried. Zero
-	// for other exceptions (a general protection fault has code SI_KERNEL).
+	// For a page fault (SIGSEGV with code SEGV_MAPERR or SEGV_ACCERR, SIGBUS
+	// with BUS_ADRERR): what the instruction tried, exactly one of Read, Write
+	// and Execute. Zero for other exceptions (a general protection fault has
+	// code SI_KERNEL). Code and bit 0 of ErrorCode say what the host found in
+	// its page tables, not what the memory manager knows.
 	Access usermem.Access
 	// TrapNo and ErrorCode are the exception's vector and error code, for the
 	// signal frame (sigcontext's trapno and err).
@@ -101,20 +117,28 @@ type Context interface {
 	// stores the general registers back. Floating-point and vector state may
 	// stay behind in the host thread until PullFP or Park.
 	//
-	// Switch may leave the calling goroutine locked to its thread.
+	// Switch may leave the calling goroutine locked to its thread, until Park
+	// or Release; one of them comes before the goroutine ends.
+	//
+	// state.Regs and state.FP may hold anything: what the processor would
+	// refuse is changed as rt_sigreturn(2) does (arch.Registers.Sanitize,
+	// arch.SanitizeFP), also in state.
 	//
 	// An error means that the address space's host process is lost, by the
 	// application's doing or the host's; the address space can't run again.
 	Switch(as AddressSpace, state *arch.State) (Event, error)
 	// PullFP makes state.FP current. The caller may then read and change it;
-	// the next Switch loads it.
+	// the next Switch loads it. It comes before any change, after Park as
+	// well, but is not needed for a state with another FP slice.
 	PullFP(state *arch.State)
 	// Park says that the goroutine is about to wait, or will run the context
 	// on another thread: state.FP is made current and the goroutine unlocked.
 	// It is cheap when there is nothing to do.
 	Park(state *arch.State)
-	// Interrupt makes the Switch that is under way return EventInterrupted
-	// (or the event that came first), and otherwise the next one, at once.
+	// Interrupt makes the Switch that is under way return EventInterrupted,
+	// and otherwise the next one, at once. When another event comes first,
+	// that is returned and the Switch after it is interrupted. Several calls
+	// before a Switch returns for it count as one.
 	Interrupt()
 	// Release gives the context up. It is not in Switch.
 	Release()

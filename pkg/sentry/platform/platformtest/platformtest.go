@@ -11,6 +11,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -98,6 +99,7 @@ type env struct {
 	mem *memory
 	as  platform.AddressSpace
 	task
+	ended atomic.Int32 // how many of what start has begun are over
 }
 
 // task is a context with its state.

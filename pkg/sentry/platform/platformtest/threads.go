@@ -46,15 +46,18 @@ func (e *env) start(k *task, as platform.AddressSpace, i int) <-chan platform.Ev
 			k.t.Errorf("Switch: %v", err)
 		}
 		k.ctx.Park(k.state)
+		e.ended.Add(1)
 		done <- ev
 	}()
 	return done
 }
 
-// running waits until codeCount counts in word i.
+// running waits until codeCount counts in word i, or something that start has
+// begun since this test's last look is over, which the test then finds out.
 func (e *env) running(i int) {
 	p := e.counter(i)
-	for was := p.Load(); p.Load() == was; {
+	ended := e.ended.Load()
+	for was := p.Load(); p.Load() == was && e.ended.Load() == ended; {
 		runtime.Gosched()
 	}
 }

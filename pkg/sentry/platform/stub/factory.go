@@ -23,7 +23,7 @@
 // command page, which the stub maps read-only; what is in the signal stacks is
 // the application's word about itself and nothing more.
 //
-// Locks: Factory.mu guards the socket and the tables; it is a leaf.
+// Locks: Factory.mu guards the socket and the regions; it is a leaf.
 package stub
 
 import (
@@ -49,11 +49,12 @@ type Factory struct {
 	pid     int
 	control int
 
+	taken sync.Map // of the Sentry's descriptors to the factory's
+
 	mu     sync.Mutex
 	socket int
-	taken  map[int]int // the Sentry's descriptor to the factory's
-	free   []int64     // regions of the control file that are not in use
-	next   int64       // the first region that was never used
+	free   []int64 // regions of the control file that are not in use
+	next   int64   // the first region that was never used
 }
 
 // Start makes the factory. It is called before the Sentry gives up what it
@@ -79,7 +80,7 @@ func Start() (*Factory, error) {
 		return nil, fmt.Errorf("a socket for the stub factory: %w", err)
 	}
 	defer unix.Close(pair[1])
-	f := &Factory{control: control, socket: pair[0], taken: make(map[int]int)}
+	f := &Factory{control: control, socket: pair[0]}
 	// High numbers: the child puts them at 0, 1 and 2, in this order.
 	var high [3]int
 	for i, fd := range []int{pair[1], image, control} {
@@ -194,10 +195,13 @@ func (f *Factory) reply() (reply, error) {
 // Take gives the factory and all stubs, those that exist as well, the Sentry's
 // descriptor fd and returns its number there. It asks only once per fd.
 func (f *Factory) Take(fd int) (int, error) {
+	if n, ok := f.taken.Load(fd); ok {
+		return n.(int), nil
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if n, ok := f.taken[fd]; ok {
-		return n, nil
+	if n, ok := f.taken.Load(fd); ok {
+		return n.(int), nil
 	}
 	if err := f.request(opTake, 0, unix.UnixRights(fd)); err != nil {
 		return 0, fmt.Errorf("handing a descriptor to the stubs: %w", err)
@@ -206,7 +210,7 @@ func (f *Factory) Take(fd int) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("handing a descriptor to the stubs: %w", err)
 	}
-	f.taken[fd] = int(r.value)
+	f.taken.Store(fd, int(r.value))
 	return int(r.value), nil
 }
 
@@ -214,12 +218,11 @@ func (f *Factory) Take(fd int) (int, error) {
 func (f *Factory) Forget(fd int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	n, ok := f.taken[fd]
+	n, ok := f.taken.LoadAndDelete(fd)
 	if !ok {
 		return
 	}
-	delete(f.taken, fd)
-	if f.request(opClose, uint64(n), nil) == nil {
+	if f.request(opClose, uint64(n.(int)), nil) == nil {
 		f.reply()
 	}
 }
