@@ -73,6 +73,8 @@ func enterJail(t *testing.T) {
 		prog = append(prog, jump(uint32(nr), 0, 1), stmt(ret, refuse|uint32(unix.ENOTRECOVERABLE)))
 	}
 	prog = append(prog, stmt(ret, allow))
+	// SAFETY: the structures live until the calls that take their addresses
+	// return; prog, which fprog points to, is kept alive to the end.
 	fprog := unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]}
 
 	if _, _, e := syscall.AllThreadsSyscall(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0); e != 0 {

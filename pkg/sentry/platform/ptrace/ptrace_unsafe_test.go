@@ -245,6 +245,7 @@ func TestSwitchFailsWhenTheStubIsKilled(t *testing.T) {
 			// incq (stack); jmp back
 			w := newWorld(t, p, []byte{0x48, 0xff, 0x07, 0xeb, 0xfb, 0x0f, 0x05})
 			w.s.Regs.Rdi = stackAt
+			// SAFETY: the word is aligned; the page stays mapped as long as the test.
 			counter := (*atomic.Uint64)(unsafe.Pointer(&w.stack.b[0]))
 			other := newWorld(t, p, []byte{0x0f, 0x05})
 			if when == "before" {
