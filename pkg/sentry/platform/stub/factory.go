@@ -33,6 +33,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"vitrine/pkg/seccomp"
 )
 
 // regionSize is what one stub has of the control file.
@@ -61,7 +63,11 @@ type Factory struct {
 // may do on the host, and with the user id that it will keep: a tracer must
 // have its tracee's ids.
 func Start() (*Factory, error) {
-	img, err := buildImage(assemble(Rows))
+	filter, err := seccomp.Assemble(&seccomp.Filter{Rows: Rows})
+	if err != nil {
+		return nil, err
+	}
+	img, err := buildImage(filter)
 	if err != nil {
 		return nil, err
 	}
