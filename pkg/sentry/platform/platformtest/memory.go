@@ -4,6 +4,8 @@ import (
 	"runtime"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"vitrine/pkg/sentry/platform"
 	"vitrine/pkg/usermem"
 )
@@ -24,6 +26,7 @@ var memoryTests = []Test{
 	{"forget-and-map-another-file-of-that-number", testForget},
 	{"hundred-address-spaces", testHundredSpaces},
 	{"hundred-address-spaces-on-two-threads", testHundredOnTwo},
+	{"more-mappings-than-the-host-allows", testTooManyMappings},
 	{"released-address-spaces-leave-nothing-behind", testReleaseLeavesNothing},
 }
 
@@ -420,5 +423,50 @@ func testHundredOnTwo(t T, p platform.Platform) {
 	}
 	for i := range tasks {
 		tasks[i].close()
+	}
+}
+
+func testTooManyMappings(t T, p platform.Platform) {
+	e := newEnv(t, p, codeStore)
+	defer e.close()
+	// Every second page; sysctl vm.max_map_count is 65,530 unless somebody
+	// has changed it.
+	const n, at = 70000, dataAt + 1<<30
+	failed := 0
+	for i := range n {
+		addr := at + usermem.Addr(2*i*page)
+		if err := e.as.MapFile(addr, e.mem, dataOff, page, usermem.ReadWrite, false); err != nil {
+			if err != unix.ENOMEM {
+				t.Fatalf("mapping %d: %v", i, err)
+			}
+			failed++
+		}
+	}
+	e.as.Flush()
+	touch := func(addr usermem.Addr) platform.Event {
+		e.state.Regs.Rip, e.state.Regs.Rdi = uint64(codeAt), uint64(addr)
+		return e.runAny(e.as)
+	}
+	if failed > 0 {
+		// At the limit nothing can be cut in two. What should go has gone, and
+		// what should be read-only isn't writable.
+		cut := usermem.AddrRange{Start: dataAt + 8*page, End: dataAt + 9*page}
+		e.as.Unmap(cut)
+		if ev := touch(cut.Start); ev.Kind != platform.EventFault {
+			t.Errorf("after Unmap at the limit: %s", show(ev))
+		}
+		cut = usermem.AddrRange{Start: dataAt + 80*page, End: dataAt + 81*page}
+		e.as.Protect(cut, usermem.Read)
+		if ev := touch(cut.Start); ev.Kind != platform.EventFault {
+			t.Errorf("after Protect at the limit: %s", show(ev))
+		}
+	}
+	e.as.Unmap(usermem.AddrRange{Start: at, End: at + 2*n*page})
+	// A mapping that failed late is reported late, once.
+	if err := e.as.MapFile(at, e.mem, dataOff, page, usermem.ReadWrite, false); err != nil {
+		e.mapIn(e.as, at, dataOff, page, usermem.ReadWrite)
+	}
+	if ev := touch(at); ev.Kind != platform.EventSyscall {
+		t.Errorf("afterwards: %s", show(ev))
 	}
 }

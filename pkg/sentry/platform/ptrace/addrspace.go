@@ -44,20 +44,35 @@ func (a *addressSpace) MapFile(addr usermem.Addr, f platform.File, offset, lengt
 	if precommit {
 		flags |= unix.MAP_POPULATE
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if err := a.failed; err != nil {
-		a.failed = nil
+	if err := a.takeFailed(); err != nil {
 		return err
 	}
+	a.mu.Lock()
 	a.mapped.add(r)
 	c := stub.Command{Nr: unix.SYS_MMAP, Args: [6]uint64{uint64(addr), length, uint64(access), flags, uint64(fd), offset}}
 	if n := len(a.queue); n > 0 && joins(&a.queue[n-1], &c) {
 		a.queue[n-1].Args[1] += length
-		return nil
+	} else {
+		a.enqueue(c)
 	}
-	a.enqueue(c)
+	full := len(a.queue) >= maxQueue
+	a.mu.Unlock()
+	if full {
+		a.Flush()
+	}
 	return nil
+}
+
+// maxQueue is how many changes are put off at the most.
+const maxQueue = 512
+
+// takeFailed returns the error of a mapping that was put off, once.
+func (a *addressSpace) takeFailed() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	err := a.failed
+	a.failed = nil
+	return err
 }
 
 // joins reports whether the mapping c goes on where the mapping b ends.
@@ -163,7 +178,7 @@ func (a *addressSpace) flush(t *tracer) error {
 			done, errno, err = th.batch(0, n)
 		}
 		if err == nil && errno != 0 {
-			err = a.repair(th, &queue[done], errno)
+			err = a.repair(th, &queue[done], errno, queue[done+1:])
 			done++
 		}
 		if err != nil {
@@ -173,9 +188,6 @@ func (a *addressSpace) flush(t *tracer) error {
 		queue = queue[done:]
 	}
 	a.queue = a.queue[:0]
-	if cap(a.queue) > 1024 {
-		a.queue = nil
-	}
 	a.queued.Store(false)
 	return nil
 }
@@ -184,8 +196,8 @@ func (a *addressSpace) flush(t *tracer) error {
 // (ENOMEM) or the file doesn't permit the access (EACCES). A mapping is told to
 // the next MapFile. What should have been unmapped or protected is unmapped
 // together with all that it hangs together with, which needs no new mapping:
-// the application faults it in again.
-func (a *addressSpace) repair(th *thread, c *stub.Command, errno unix.Errno) error {
+// the application faults it in again. rest are the commands that follow.
+func (a *addressSpace) repair(th *thread, c *stub.Command, errno unix.Errno, rest []stub.Command) error {
 	start := usermem.Addr(c.Args[0])
 	r := usermem.AddrRange{Start: start, End: start + usermem.Addr(c.Args[1])}
 	if c.Nr == unix.SYS_MMAP {
@@ -201,8 +213,9 @@ func (a *addressSpace) repair(th *thread, c *stub.Command, errno unix.Errno) err
 		return errLost
 	}
 	a.mapped.remove(r)
-	// Later commands of the queue may map in r again.
-	for _, q := range a.queue {
+	// Later commands may map in r again. (Should a still later one unmap that,
+	// the set is too large, which costs a call, or another repair.)
+	for _, q := range rest {
 		if q.Nr == unix.SYS_MMAP {
 			s := usermem.Addr(q.Args[0])
 			a.mapped.add(usermem.AddrRange{Start: s, End: s + usermem.Addr(q.Args[1])})
