@@ -25,6 +25,10 @@ type (
 	Inode struct{ rank }
 	// MemoryMappings is an address space's VMAs.
 	MemoryMappings struct{ rank }
+	// OverlayNode is the copying-up of one inode of an overlay file system.
+	OverlayNode struct{ rank }
+	// OverlayPages is which pages of a file in an overlay are its own.
+	OverlayPages struct{ rank }
 	// MemoryPages is an address space's areas: what is faulted in, and where it is.
 	MemoryPages struct{ rank }
 	// Mappables is the set of mappings of one mappable object.
@@ -55,6 +59,8 @@ var order = [...]Rank{
 	Dentry{},
 	Inode{},
 	MemoryMappings{},
+	OverlayNode{},
+	OverlayPages{},
 	MemoryPages{},
 	Mappables{},
 	MemoryFile{},

@@ -113,6 +113,9 @@ func Run(t testing.TB, data []byte, ours, host System, o Options) {
 		return st.Text()
 	}
 	for _, dir := range []string{"d", "d/e", "f"} {
+		if len(data) == 0 {
+			break
+		}
 		check("mkdir "+dir, "", "", ours.Mkdir(dir, 0o755), host.Mkdir(dir, 0o755))
 	}
 	for step := 0; len(s.data) > 0; step++ {

@@ -79,6 +79,9 @@ func (d *Dir) InitDir(s *Storage, ino uint64, a *vfs.NewAttr) {
 	d.last = FirstCookie
 }
 
+// SetFirstCookie makes names that come from now on have cookies above c.
+func (d *Dir) SetFirstCookie(c int64) { d.last = c }
+
 // Attributes implements vfs.Inode.
 func (d *Dir) Attributes(ctx vfs.Context, a *vfs.Attr) error {
 	d.Meta.Attributes(ctx, a)

@@ -76,6 +76,7 @@ func (m *Meta) Become(a *vfs.Attr, x map[string][]byte) error {
 	m.mode, m.uid, m.gid, m.rdev = a.Mode, a.UID, a.GID, a.Rdev
 	m.atime, m.mtime, m.ctime, m.btime = a.Atime, a.Mtime, a.Ctime, a.Btime
 	m.nlink, m.xattrs, m.xattrBytes = a.Nlink, x, total
+	m.linkable = false
 	m.mu.Unlock()
 	return nil
 }
@@ -204,6 +205,20 @@ func (m *Meta) hold() bool {
 	}
 	m.opens++
 	return true
+}
+
+// PinAlways is Pin for an inode that isn't counted yet, before Become.
+func (m *Meta) PinAlways() {
+	m.mu.Lock()
+	m.opens++
+	m.mu.Unlock()
+}
+
+// Pinned reports whether somebody has the inode open, or pinned.
+func (m *Meta) Pinned() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.opens != 0
 }
 
 // drop takes a hold back and reports whether the inode is gone.

@@ -202,6 +202,20 @@ func (m *Meta) link() error {
 	return nil
 }
 
+// DropContent releases the content. Nobody has the file open.
+func (r *Regular) DropContent() { r.free() }
+
+// Content returns the content, or nil.
+func (r *Regular) Content() Content {
+	if c := r.content.Load(); c != nil {
+		return *c
+	}
+	return nil
+}
+
+// HasContent reports whether there is a content.
+func (r *Regular) HasContent() bool { return r.content.Load() != nil }
+
 // free gives the pages back: no name, nobody has it open.
 func (r *Regular) free() {
 	if r.hasLost {

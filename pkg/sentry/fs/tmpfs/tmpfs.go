@@ -284,6 +284,9 @@ func (s *Storage) charge(n int64) error {
 	return nil
 }
 
+// NewContent returns a content for a file.
+func (s *Storage) NewContent() Content { return s.newContent() }
+
 // NewIno returns the next inode number.
 func (s *Storage) NewIno() uint64 { return s.lastIno.Add(1) }
 

@@ -1,0 +1,199 @@
+package overlay
+
+import (
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"vitrine/pkg/sentry/fs/tmpfs"
+	"vitrine/pkg/sentry/vfs"
+)
+
+type atomicBool = atomic.Bool
+
+// file is a regular file from below. It is its own open file.
+type file struct {
+	node
+	tmpfs.Regular
+}
+
+// withContent sees to it that there is a content. mu is held.
+func (f *file) withContent(size uint64) error {
+	if f.HasContent() {
+		return nil
+	}
+	c, err := newContent(&source{inode: f.lower, mount: f.fs.lower, ctx: f.fs.ctx}, f.fs.NewContent(), size)
+	if err != nil {
+		return err
+	}
+	f.SetContent(c)
+	return nil
+}
+
+func (f *file) copy(ctx vfs.Context) error {
+	return f.copyUp(ctx, func(a *vfs.Attr) error { return f.withContent(uint64(a.Size)) })
+}
+
+// Attributes implements vfs.Inode.
+func (f *file) Attributes(ctx vfs.Context, a *vfs.Attr) error {
+	if f.copied.Load() {
+		return f.Regular.Attributes(ctx, a)
+	}
+	return f.lowerAttributes(ctx, a)
+}
+
+// SetAttributes implements vfs.Inode.
+func (f *file) SetAttributes(ctx vfs.Context, s *vfs.SetAttr) error {
+	if err := f.copy(ctx); err != nil {
+		return err
+	}
+	return f.Regular.SetAttributes(ctx, s)
+}
+
+// Open implements vfs.Inode.
+func (f *file) Open(ctx vfs.Context, _ vfs.Path, flags uint32) (any, error) {
+	if flags&unix.O_ACCMODE != unix.O_RDONLY || flags&unix.O_TRUNC != 0 {
+		if err := f.copy(ctx); err != nil {
+			return nil, err
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.copied.Load() && !f.HasContent() {
+		var a vfs.Attr
+		if err := f.lower.Attributes(ctx, &a); err != nil {
+			return nil, err
+		}
+		if err := f.withContent(uint64(a.Size)); err != nil {
+			return nil, err
+		}
+		// What the host refuses is refused now and not at the first read.
+		c := f.Content().(*content)
+		if _, err := c.lower.open(); err != nil {
+			f.DropContent()
+			return nil, err
+		}
+	}
+	f.PinAlways()
+	return f, nil
+}
+
+// Release implements vfs.Releaser. A file that was only read gives up what it
+// has of the lower one.
+func (f *file) Release(*vfs.File) { f.Unpin() }
+
+// Pin and Unpin implement vfs.Pinner.
+func (f *file) Pin() { f.PinAlways() }
+func (f *file) Unpin() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.Regular.Unpin()
+	if !f.copied.Load() && !f.Pinned() {
+		f.DropContent()
+	}
+}
+
+// AddLink implements tmpfs.Child.
+func (f *file) AddLink(n int32) error { return f.addLink(n, f.Regular.AddLink) }
+
+// Changed implements tmpfs.Child.
+func (f *file) Changed() {
+	if f.copy(f.fs.ctx) == nil {
+		f.Regular.Changed()
+	}
+}
+
+// GetXattr and the others implement vfs.Xattrs.
+func (f *file) GetXattr(ctx vfs.Context, name string) ([]byte, error) { return f.getXattr(ctx, name) }
+func (f *file) ListXattr(ctx vfs.Context) ([]string, error)           { return f.listXattr(ctx) }
+func (f *file) SetXattr(ctx vfs.Context, name string, value []byte, flags uint32) error {
+	if err := f.copy(ctx); err != nil {
+		return err
+	}
+	return f.Regular.SetXattr(ctx, name, value, flags)
+}
+func (f *file) RemoveXattr(ctx vfs.Context, name string) error {
+	if err := f.copy(ctx); err != nil {
+		return err
+	}
+	return f.Regular.RemoveXattr(ctx, name)
+}
+
+// special is a device node, a FIFO or a socket from below.
+type special struct {
+	node
+	tmpfs.Special
+}
+
+func (s *special) copy(ctx vfs.Context) error { return s.copyUp(ctx, nil) }
+
+// Attributes implements vfs.Inode.
+func (s *special) Attributes(ctx vfs.Context, a *vfs.Attr) error {
+	if s.copied.Load() {
+		return s.Special.Attributes(ctx, a)
+	}
+	return s.lowerAttributes(ctx, a)
+}
+
+// SetAttributes implements vfs.Inode.
+func (s *special) SetAttributes(ctx vfs.Context, c *vfs.SetAttr) error {
+	if err := s.copy(ctx); err != nil {
+		return err
+	}
+	return s.Special.SetAttributes(ctx, c)
+}
+
+// AddLink implements tmpfs.Child.
+func (s *special) AddLink(n int32) error { return s.addLink(n, s.Special.AddLink) }
+
+// Changed implements tmpfs.Child.
+func (s *special) Changed() {
+	if s.copy(s.fs.ctx) == nil {
+		s.Special.Changed()
+	}
+}
+
+// GetXattr and the others implement vfs.Xattrs.
+func (s *special) GetXattr(ctx vfs.Context, name string) ([]byte, error) {
+	return s.getXattr(ctx, name)
+}
+func (s *special) ListXattr(ctx vfs.Context) ([]string, error) { return s.listXattr(ctx) }
+func (s *special) SetXattr(ctx vfs.Context, name string, value []byte, flags uint32) error {
+	if err := s.copy(ctx); err != nil {
+		return err
+	}
+	return s.Special.SetXattr(ctx, name, value, flags)
+}
+func (s *special) RemoveXattr(ctx vfs.Context, name string) error {
+	if err := s.copy(ctx); err != nil {
+		return err
+	}
+	return s.Special.RemoveXattr(ctx, name)
+}
+
+// link is a symbolic link from below.
+type link struct{ special }
+
+func (l *link) copy(ctx vfs.Context) error { return l.copyUp(ctx, nil) }
+
+// Attributes implements vfs.Inode.
+func (l *link) Attributes(ctx vfs.Context, a *vfs.Attr) error {
+	if !l.copied.Load() {
+		return l.lowerAttributes(ctx, a)
+	}
+	var below vfs.Attr
+	if err := l.lower.Attributes(ctx, &below); err != nil {
+		return err
+	}
+	l.Special.Attributes(ctx, a)
+	a.Size = below.Size
+	return nil
+}
+
+// Readlink implements vfs.Link.
+func (l *link) Readlink(ctx vfs.Context) (string, error) {
+	return l.lower.(vfs.Link).Readlink(ctx)
+}
+
+// Open implements vfs.Inode; the VFS doesn't call it.
+func (l *link) Open(vfs.Context, vfs.Path, uint32) (any, error) { return nil, unix.ELOOP }
