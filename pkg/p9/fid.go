@@ -74,6 +74,7 @@ type WalkOptions struct {
 	Each      bool   // a fid for each file met, not only for the end
 	Open      bool   // a descriptor of the end, if it is a regular file and can be opened with OpenFlags
 	OpenFlags uint32 // O_RDONLY, O_RDWR, ...
+	NoFid     bool   // no fid is wanted, only what is found out; not with Each
 }
 
 // WalkResult is what a walk found. It may be used again for another walk, and then keeps its slices.
@@ -84,7 +85,7 @@ type WalkResult struct {
 	// ENOENT, ENOTDIR (also for a name behind a symbolic link), EACCES...
 	Err unix.Errno
 	// Fids holds a fid for each of Attrs if Each was asked for. Otherwise it holds one, for the end, or
-	// none if Err is set.
+	// none if Err is set or with NoFid.
 	Fids []*Fid
 	// File is an open descriptor of the end, the caller's to close, or -1.
 	File int
@@ -99,14 +100,21 @@ func (f *Fid) WalkGetattr(names []string, o WalkOptions, res *WalkResult) error 
 	}
 	c := f.c
 	if c.ext&ExtWalk == 0 {
-		return f.walkOneByOne(names, o.Each, res)
+		err := f.walkOneByOne(names, o.Each, res)
+		if err == nil && o.NoFid && len(res.Fids) > 0 {
+			res.Fids[0].Clunk()
+			res.Fids = res.Fids[:0]
+		}
+		return err
 	}
 	wanted := 1
 	if o.Each {
 		wanted = max(1, len(names))
 	}
-	first := c.newFids(wanted)
-	if first == NoFid {
+	first := NoFid
+	if o.NoFid {
+		wanted = 0
+	} else if first = c.newFids(wanted); first == NoFid {
 		return unix.EMFILE
 	}
 	m := Twalkgetattr{Fid: f.id, NewFid: first, Names: names}
@@ -144,7 +152,7 @@ func (f *Fid) WalkGetattr(names []string, o WalkOptions, res *WalkResult) error 
 	if o.Each {
 		made = len(res.Attrs)
 	} else if res.Err == 0 {
-		made = 1
+		made = wanted
 	}
 	for i := range wanted {
 		if i < made {

@@ -1,0 +1,386 @@
+package gofer
+
+import (
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"vitrine/pkg/p9"
+	"vitrine/pkg/sentry/vfs"
+)
+
+// directory is a directory.
+type directory struct {
+	inode
+
+	// listMu guards what follows.
+	listMu sync.Mutex
+	list   *listing // what the directory holds, nil if that isn't known
+	// changing counts changes under way, changes those that have begun: a
+	// listing fetched meanwhile may have seen them or not.
+	changing int
+	changes  uint64
+}
+
+// Lookup implements vfs.Directory.
+func (d *directory) Lookup(_ vfs.Context, name string) (vfs.Inode, error) {
+	if pa, known, missing := d.listed(name); missing {
+		return nil, unix.ENOENT
+	} else if known {
+		i, err := d.node.fs.inode(&pa, d, name)
+		if err != nil {
+			return nil, err
+		}
+		return i.outer, nil
+	}
+	pa, err := d.walkTo(name)
+	if err != nil {
+		return nil, err
+	}
+	i, err := d.node.fs.inode(&pa, d, name)
+	if err != nil {
+		return nil, err
+	}
+	return i.outer, nil
+}
+
+// walkTo asks for the attributes of name.
+func (d *directory) walkTo(name string) (p9.Attr, error) {
+	f, err := d.node.takeFid()
+	if err != nil {
+		return p9.Attr{}, err
+	}
+	defer d.node.fs.putFid(f)
+	var r p9.WalkResult
+	var one [1]string
+	var attrs [1]p9.Attr
+	one[0], r.Attrs = name, attrs[:0]
+	if err := f.fid.WalkGetattr(one[:], p9.WalkOptions{NoFid: true}, &r); err != nil {
+		return p9.Attr{}, err
+	}
+	if r.Err != 0 {
+		return p9.Attr{}, r.Err
+	}
+	return r.Attrs[0], nil
+}
+
+// Revalidate implements vfs.Revalidator. The child's attributes are those of now, too.
+func (d *directory) Revalidate(_ vfs.Context, name string, child vfs.Inode) bool {
+	pa, err := d.walkTo(name)
+	if child == nil {
+		return err == unix.ENOENT
+	}
+	c := of(child)
+	if err != nil || c == nil || pa.Qid.Path != c.node.path || pa.Mode&unix.S_IFMT != c.node.kind {
+		return false
+	}
+	s, err := d.node.fs.snapshot(&pa)
+	if err != nil {
+		return false
+	}
+	c.adopt(s, true)
+	return true
+}
+
+// begin says that a change of the directory is under way; the function it returns
+// ends that, with what it did to the listing.
+func (d *directory) begin() {
+	d.listMu.Lock()
+	d.changing++
+	d.changes++
+	d.listMu.Unlock()
+}
+
+func (d *directory) end(apply func(l *listing)) {
+	d.listMu.Lock()
+	d.changing--
+	if d.list != nil && apply != nil {
+		apply(d.list)
+		d.list = d.list.compacted()
+	}
+	d.listMu.Unlock()
+}
+
+// changed moves the directory's times, and counts by more subdirectories.
+func (d *directory) changed(at int64, by int) {
+	d.node.update(func(a *vfs.Attr) {
+		a.Mtime, a.Ctime = at, at
+		// Some file systems don't count, and say 1.
+		if a.Nlink > 1 {
+			a.Nlink = uint32(int(a.Nlink) + by)
+		}
+	})
+}
+
+// make makes a file of any type, open if a descriptor can be had and is wanted.
+func (d *directory) make(args *p9.MakeArgs, open bool) (*inode, int, error) {
+	n := d.node
+	f, err := n.takeFid()
+	if err != nil {
+		return nil, -1, err
+	}
+	defer n.fs.putFid(f)
+	d.begin()
+	var made p9.MakeResult
+	if n.fs.extended {
+		made, err = f.fid.Make(args, p9.MakeOptions{Exclusive: true, Open: open, OpenFlags: unix.O_RDWR})
+	} else {
+		made, err = makePlain(f.fid, args)
+	}
+	if err != nil {
+		d.end(nil)
+		return nil, -1, err
+	}
+	i, err := n.fs.inode(&made.Attr, d, args.Name)
+	if err != nil || i.node.kind != args.Mode&unix.S_IFMT {
+		d.end(func(l *listing) { l.forget(args.Name) })
+		if made.File >= 0 {
+			unix.Close(made.File)
+		}
+		n.fs.discard(made.Fid)
+		return nil, -1, unix.EIO
+	}
+	n.fs.putFid(i.node.keepFid(made.Fid))
+	d.end(func(l *listing) { l.add(args.Name, i.node.path, i.node.kind) })
+	sub := 0
+	if i.node.kind == unix.S_IFDIR {
+		sub = 1
+		i.outer.(*directory).isNew()
+	}
+	d.changed(max(i.node.attr.Load().Ctime, n.attr.Load().Ctime), sub)
+	return i, made.File, nil
+}
+
+// makePlain makes a file in plain 9P2000.L, whose messages have no room for an owner.
+func makePlain(dir *p9.Fid, args *p9.MakeArgs) (r p9.MakeResult, err error) {
+	r.File = -1
+	switch args.Mode & unix.S_IFMT {
+	case unix.S_IFDIR:
+		_, err = dir.Mkdir(args.Name, args.Mode&0o7777, args.GID)
+	case unix.S_IFLNK:
+		_, err = dir.Symlink(args.Name, args.Target, args.GID)
+	default:
+		_, err = dir.Mknod(args.Name, args.Mode, unix.Major(args.Rdev), unix.Minor(args.Rdev), args.GID)
+	}
+	if err != nil {
+		return r, err
+	}
+	if r.Fid, _, err = dir.Walk(args.Name); err != nil {
+		return r, err
+	}
+	if r.Attr, err = r.Fid.Getattr(); err == nil && (r.Attr.UID != args.UID || r.Attr.GID != args.GID) {
+		if err = r.Fid.Setattr(&p9.SetAttr{Valid: p9.SetUID | p9.SetGID, UID: args.UID, GID: args.GID}); err == nil {
+			if args.Mode&(unix.S_ISUID|unix.S_ISGID) != 0 && r.Attr.IsRegular() {
+				err = r.Fid.Setattr(&p9.SetAttr{Valid: p9.SetMode, Mode: args.Mode & 0o7777})
+			}
+		}
+		if err == nil {
+			r.Attr, err = r.Fid.Getattr()
+		}
+	}
+	if err != nil {
+		flags := uint32(0)
+		if args.Mode&unix.S_IFMT == unix.S_IFDIR {
+			flags = unix.AT_REMOVEDIR
+		}
+		dir.UnlinkAt(args.Name, flags)
+		r.Fid.Clunk()
+		r.Fid = nil
+	}
+	return r, err
+}
+
+func makeArgs(name string, attr *vfs.NewAttr) *p9.MakeArgs {
+	return &p9.MakeArgs{Name: name, Mode: attr.Mode, Rdev: attr.Rdev, UID: uint32(attr.UID), GID: uint32(attr.GID)}
+}
+
+// Make implements vfs.Directory.
+func (d *directory) Make(_ vfs.Context, name string, attr *vfs.NewAttr) (vfs.Inode, error) {
+	return d.makeInode(makeArgs(name, attr))
+}
+
+func (d *directory) makeInode(args *p9.MakeArgs) (vfs.Inode, error) {
+	i, _, err := d.make(args, false)
+	if err != nil {
+		return nil, err
+	}
+	return i.outer, nil
+}
+
+// Mkdir implements vfs.Directory.
+func (d *directory) Mkdir(_ vfs.Context, name string, attr *vfs.NewAttr) (vfs.Inode, error) {
+	return d.makeInode(makeArgs(name, attr))
+}
+
+// Symlink implements vfs.Directory.
+func (d *directory) Symlink(_ vfs.Context, name, target string, attr *vfs.NewAttr) (vfs.Inode, error) {
+	args := makeArgs(name, attr)
+	args.Target = target
+	i, err := d.makeInode(args)
+	if err == nil {
+		i.(*symlink).target = target // not in use by anybody else before we return it
+	}
+	return i, err
+}
+
+// CreateOpen implements vfs.CreateOpener.
+func (d *directory) CreateOpen(ctx vfs.Context, name string, attr *vfs.NewAttr, flags uint32) (vfs.Inode, any, error) {
+	if donated.Load() >= donatedLimit() {
+		d.node.fs.closeIdle(0)
+		if donated.Load() >= donatedLimit() {
+			return nil, nil, unix.ENFILE
+		}
+	}
+	i, fd, err := d.make(makeArgs(name, attr), true)
+	if err != nil {
+		return nil, nil, err
+	}
+	if fd >= 0 {
+		return i.outer, &file{inode: i, d: i.node.add(fd, unix.O_RDWR), sync: flags & unix.O_SYNC}, nil
+	}
+	f, err := i.Open(ctx, vfs.Path{}, flags)
+	if err != nil {
+		return nil, nil, err
+	}
+	return i.outer, f, nil
+}
+
+// Link implements vfs.Directory.
+func (d *directory) Link(_ vfs.Context, name string, target vfs.Inode) error {
+	t := of(target)
+	if t == nil || t.node.fs != d.node.fs {
+		return unix.EXDEV
+	}
+	fs := d.node.fs
+	f, err := d.node.takeFid()
+	if err != nil {
+		return err
+	}
+	defer fs.putFid(f)
+	tf, err := t.node.takeFid()
+	if err != nil {
+		return err
+	}
+	defer fs.putFid(tf)
+	d.begin()
+	if err := f.fid.Link(tf.fid, name); err != nil {
+		d.end(nil)
+		return err
+	}
+	d.end(func(l *listing) { l.add(name, t.node.path, t.node.kind) })
+	at := now()
+	t.node.update(func(a *vfs.Attr) { a.Nlink++; a.Ctime = at })
+	t.node.gone.Store(false)
+	t.node.at.Store(&place{d, name})
+	d.changed(at, 0)
+	return nil
+}
+
+// keepReachable walks to a file that is about to lose its name while somebody has it open.
+func (n *node) keepReachable() {
+	n.mu.Lock()
+	busy := n.users > 0
+	n.mu.Unlock()
+	if !busy {
+		return
+	}
+	if f, err := n.takeFid(); err == nil {
+		n.fs.putFid(f)
+	}
+}
+
+// Unlink implements vfs.Directory.
+func (d *directory) Unlink(_ vfs.Context, name string, victim vfs.Inode) error {
+	return d.remove(name, victim, 0)
+}
+
+// Rmdir implements vfs.Directory.
+func (d *directory) Rmdir(_ vfs.Context, name string, victim vfs.Inode) error {
+	return d.remove(name, victim, unix.AT_REMOVEDIR)
+}
+
+func (d *directory) remove(name string, victim vfs.Inode, flags uint32) error {
+	v := of(victim)
+	if v == nil {
+		return unix.EXDEV
+	}
+	f, err := d.node.takeFid()
+	if err != nil {
+		return err
+	}
+	defer d.node.fs.putFid(f)
+	v.node.keepReachable()
+	d.begin()
+	if err := f.fid.UnlinkAt(name, flags); err != nil {
+		d.end(nil)
+		return err
+	}
+	d.end(func(l *listing) { l.remove(name) })
+	at := now()
+	v.node.unlinked(at)
+	by := 0
+	if flags != 0 {
+		by = -1
+	}
+	d.changed(at, by)
+	return nil
+}
+
+// Rename implements vfs.Directory.
+func (d *directory) Rename(_ vfs.Context, oldName string, old vfs.Inode, to vfs.Directory, newName string, replaced vfs.Inode, flags uint32) error {
+	t, ok := to.(*directory)
+	o := of(old)
+	if !ok || o == nil || t.node.fs != d.node.fs {
+		return unix.EXDEV
+	}
+	if flags != 0 {
+		return unix.EINVAL // the protocol has no words for them
+	}
+	fs := d.node.fs
+	f, err := d.node.takeFid()
+	if err != nil {
+		return err
+	}
+	defer fs.putFid(f)
+	tf, err := t.node.takeFid()
+	if err != nil {
+		return err
+	}
+	defer fs.putFid(tf)
+	var r *inode
+	if replaced != nil {
+		if r = of(replaced); r != nil {
+			r.node.keepReachable()
+		}
+	}
+	d.begin()
+	t.begin()
+	if err := f.fid.RenameAt(oldName, tf.fid, newName); err != nil {
+		t.end(nil)
+		d.end(nil)
+		return err
+	}
+	o.node.at.Store(&place{t, newName})
+	d.end(func(l *listing) { l.remove(oldName) })
+	t.end(func(l *listing) { l.remove(newName); l.add(newName, o.node.path, o.node.kind) })
+	at := now()
+	from, into := 0, 0
+	if o.node.kind == unix.S_IFDIR {
+		from, into = -1, 1
+	}
+	if r != nil {
+		r.node.unlinked(at)
+		if r.node.kind == unix.S_IFDIR {
+			into--
+		}
+	}
+	d.changed(at, from)
+	t.changed(at, into)
+	o.node.update(func(a *vfs.Attr) { a.Ctime = at })
+	return nil
+}
+
+// Open implements vfs.Inode.
+func (d *directory) Open(vfs.Context, vfs.Path, uint32) (any, error) {
+	return &openDirectory{d: d}, nil
+}
