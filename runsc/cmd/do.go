@@ -64,6 +64,17 @@ func doSpec(p *processFlags, root, hostname string, args []string) (*specs.Spec,
 		Terminal:     isTerminal(os.Stdin),
 		User:         specs.User{UID: uint32(os.Getuid()), GID: uint32(os.Getgid())},
 		Capabilities: &specs.LinuxCapabilities{},
+		Rlimits:      spec.CallerRlimits(),
+	}
+	// Go has raised its own soft limit of open files; the caller still has
+	// the one that was meant.
+	var caller unix.Rlimit
+	if unix.Prlimit(os.Getppid(), unix.RLIMIT_NOFILE, nil, &caller) == nil {
+		for i := range process.Rlimits {
+			if r := &process.Rlimits[i]; r.Type == "RLIMIT_NOFILE" {
+				r.Soft = min(r.Soft, caller.Cur)
+			}
+		}
 	}
 	if os.Getuid() == 0 {
 		for _, g := range groups {

@@ -24,6 +24,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -395,6 +396,19 @@ var rlimits = map[string]int{
 	"RLIMIT_AS": unix.RLIMIT_AS, "RLIMIT_LOCKS": unix.RLIMIT_LOCKS, "RLIMIT_SIGPENDING": unix.RLIMIT_SIGPENDING,
 	"RLIMIT_MSGQUEUE": unix.RLIMIT_MSGQUEUE, "RLIMIT_NICE": unix.RLIMIT_NICE, "RLIMIT_RTPRIO": unix.RLIMIT_RTPRIO,
 	"RLIMIT_RTTIME": unix.RLIMIT_RTTIME,
+}
+
+// CallerRlimits are the limits of this process, in the spec's form.
+func CallerRlimits() []specs.POSIXRlimit {
+	var list []specs.POSIXRlimit
+	for name, resource := range rlimits {
+		var r unix.Rlimit
+		if unix.Getrlimit(resource, &r) == nil {
+			list = append(list, specs.POSIXRlimit{Type: name, Soft: r.Cur, Hard: r.Max})
+		}
+	}
+	slices.SortFunc(list, func(a, b specs.POSIXRlimit) int { return strings.Compare(a.Type, b.Type) })
+	return list
 }
 
 // capabilityNames are those of capabilities(7) by number.

@@ -512,19 +512,18 @@ func TestManyCommandsAtOnce(t *testing.T) {
 		go func() {
 			defer all.Done()
 			args := [][]string{{"state", "c"}, {"kill", "c", "KILL"}, {"delete", "--force", "c"}, {"list"}, {"run", "-d", "c"}}[i%5]
-			cmd := h.command(args...)
-			out, err := cmd.StderrPipe()
-			if err == nil {
-				err = cmd.Start()
-			}
+			// A file: a container that a "run" leaves behind has it open too.
+			out, err := os.Create(filepath.Join(h.bundle, fmt.Sprint("said", i)))
 			if err != nil {
 				t.Error(err)
 				return
 			}
-			said := make([]byte, 4096)
-			n, _ := out.Read(said)
-			cmd.Wait()
-			if text := string(said[:n]); strings.Contains(text, "panic") || strings.Count(text, "\n") > 1 {
+			defer out.Close()
+			cmd := h.command(args...)
+			cmd.Stderr = out
+			cmd.Run()
+			said, _ := os.ReadFile(out.Name())
+			if text := string(said); strings.Contains(text, "panic") || strings.Count(text, "\n") > 1 {
 				t.Errorf("runsc %v said %s", args, text)
 			}
 		}()
@@ -603,6 +602,70 @@ func TestConsoleSocket(t *testing.T) {
 				t.Errorf("size after a change %q", buf[:n])
 			}
 		})
+	}
+}
+
+// do gives the command what a child of the caller's would have.
+func TestDoIsLikeTheCaller(t *testing.T) {
+	h := newHouse(t)
+	cmd := exec.Command("/bin/sh", "-c", `ulimit -n 777; export SEEN=yes; r="$0 --root $1"; cd /; $r do nofile; cd /usr; $r do pwd; $r do env | grep SEEN; echo in | $r do cat; :`,
+		filepath.Join(bin, "runsc"), h.root)
+	out, err := cmd.CombinedOutput()
+	if want := "777\n/usr\nSEEN=yes\nin\n"; err != nil || string(out) != want {
+		t.Errorf("got %q, %v; want %q", out, err, want)
+	}
+}
+
+func TestPreservedDescriptors(t *testing.T) {
+	h := newHouse(t)
+	h.spec(nil, "say", "4", "hello")
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	cmd := h.command("run", "--preserve-fds", "2", "c")
+	cmd.ExtraFiles = []*os.File{os.Stdin, w}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	w.Close()
+	if b, _ := io.ReadAll(r); string(b) != "hello\n" {
+		t.Errorf("got %q", b)
+	}
+}
+
+// What the caller left open goes to neither sentry nor gofer.
+func TestNoDescriptorLeaks(t *testing.T) {
+	h := newHouse(t)
+	h.spec(nil, "sleep")
+	secret, err := os.Create(filepath.Join(h.bundle, "secret"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer secret.Close()
+	out, err := os.Create(filepath.Join(h.bundle, "out"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	cmd := h.command("run", "-d", "c")
+	cmd.Stdout = out
+	cmd.ExtraFiles = []*os.File{secret, secret, secret}
+	if err := cmd.Run(); err != nil {
+		t.Fatal(err)
+	}
+	processes := h.processes()
+	if len(processes) != 2 {
+		t.Fatalf("processes: %q", processes)
+	}
+	for _, p := range processes {
+		fds, _ := filepath.Glob(strings.Fields(p)[0] + "/fd/*")
+		for _, fd := range fds {
+			if target, _ := os.Readlink(fd); target == secret.Name() {
+				t.Errorf("%s is %s in %s", fd, target, p)
+			}
+		}
 	}
 }
 

@@ -4,7 +4,7 @@
 //
 // Programs: true, false, "exit N", "echo WORDS", cat, env, pwd, id, caps, "sleep"
 // (until a signal), "size" (prints the terminal's size at each change), "say FD
-// WORDS", denied (may not be executed), crash (the sentry panics),
+// WORDS", nofile (prints that limit), denied (may not be executed), crash (the sentry panics),
 // hang-create (Create doesn't return).
 package main
 
@@ -74,7 +74,7 @@ func failed(kind control.Kind, format string, args ...any) error {
 // load checks that a program exists. The caller holds mu.
 func (k *kernel) load(p *control.Process) (*program, error) {
 	switch name := path.Base(p.Args[0]); name {
-	case "true", "false", "exit", "echo", "cat", "env", "pwd", "id", "caps", "sleep", "size", "say":
+	case "true", "false", "exit", "echo", "cat", "env", "pwd", "id", "caps", "sleep", "size", "say", "nofile":
 	case "denied":
 		return nil, failed(control.KindExecPermission, "exec %s: permission denied", p.Args[0])
 	case "crash":
@@ -223,7 +223,8 @@ func (g *program) main() control.WaitStatus {
 	case "echo":
 		fmt.Fprintln(out, strings.Join(args[1:], " "))
 	case "cat":
-		io.Copy(out, in)
+		// Bare, or it takes splice(2) and the like, which the jail refuses.
+		io.Copy(struct{ io.Writer }{out}, struct{ io.Reader }{in})
 	case "env":
 		fmt.Fprintln(out, strings.Join(g.p.Env, "\n"))
 	case "pwd":
@@ -232,6 +233,12 @@ func (g *program) main() control.WaitStatus {
 		fmt.Fprintln(out, g.p.User.UID, g.p.User.GID, g.p.User.AdditionalGIDs)
 	case "caps":
 		fmt.Fprintf(out, "%x %v\n", g.p.Capabilities.Effective, g.p.NoNewPrivileges)
+	case "nofile":
+		for _, r := range g.p.Rlimits {
+			if r.Resource == unix.RLIMIT_NOFILE {
+				fmt.Fprintln(out, r.Soft)
+			}
+		}
 	case "say":
 		n, _ := strconv.Atoi(args[1])
 		fmt.Fprintln(g.p.ExtraFiles[n-3], strings.Join(args[2:], " "))
