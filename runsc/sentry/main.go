@@ -3,14 +3,19 @@
 package main
 
 import (
-	"errors"
-
+	"vitrine/pkg/sentry/boot"
 	"vitrine/runsc/sentry/process"
 )
 
 func main() { process.Main(prepare) }
 
 // prepare makes the kernel.
-func prepare(*process.Options) (process.Kernel, error) {
-	return nil, errors.New("this sentry was built without a kernel")
+func prepare(o *process.Options) (process.Kernel, error) {
+	s, err := boot.Prepare(&boot.Options{
+		Platform: o.Platform, TotalMemory: o.TotalMemory, CPUs: o.CPUs, Strace: o.Strace, Debug: o.Debug, Log: o.Log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
 }

@@ -65,7 +65,7 @@ func (t *Task) Clone(a *CloneArgs) (int32, error) {
 		return 0, err
 	}
 	child := &Task{
-		k: t.k, wake: make(chan struct{}, 1), namespaces: ns, name: t.name, futexWaiter: futex.NewWaiter(),
+		k: t.k, container: t.container, wake: make(chan struct{}, 1), namespaces: ns, name: t.name, futexWaiter: futex.NewWaiter(),
 	}
 	child.creds.Store(creds)
 	child.sched = t.Scheduling()
@@ -309,10 +309,6 @@ func (k *Kernel) adopt(child, parent *Task, a *CloneArgs, lim *limits.Set) error
 				tg.parent = parent.tg.parent
 				tg.exitSignal = parent.tg.exitSignal
 			}
-			if ns.init == nil && tg.parent != nil && ns != parent.ids.ns {
-				// The first process of a namespace: its group and session
-				// are its parent's, which it sees as 0.
-			}
 			if tg.parent != nil {
 				tg.parent.children = append(tg.parent.children, tg)
 			}
@@ -336,14 +332,14 @@ type ProcessArgs struct {
 	FS         *FSContext
 	FDs        *vfs.FDTable
 	Limits     *limits.Set
-	Parent     *ThreadGroup // in the sandbox, for children of exec'd init; may be nil
+	Container  *Container
 }
 
 // NewProcess makes a process with one task and an empty address space, which
 // hasn't started. Exec loads a program into it.
 func (k *Kernel) NewProcess(a *ProcessArgs, memory *mm.MemoryManager) (*Task, error) {
 	t := &Task{
-		k: k, wake: make(chan struct{}, 1), namespaces: a.Namespaces, fs: a.FS, fds: a.FDs,
+		k: k, container: a.Container, wake: make(chan struct{}, 1), namespaces: a.Namespaces, fs: a.FS, fds: a.FDs,
 		mm: memory, futexWaiter: futex.NewWaiter(), state: arch.NewState(),
 	}
 	t.sched.TimerSlack = 50000

@@ -12,7 +12,7 @@ import (
 func (t *Task) handleWork() bool {
 	for {
 		t.work.Store(false)
-		if t.leaving {
+		if t.leaving || !t.thaw() {
 			return false
 		}
 		g := &t.tg.signals

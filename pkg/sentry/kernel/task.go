@@ -24,6 +24,8 @@ type Task struct {
 	k   *Kernel
 	tg  *ThreadGroup
 	ids ids
+	// container is constant.
+	container *Container
 
 	// What the task runs on. Only its goroutine uses it.
 	ctx     platform.Context

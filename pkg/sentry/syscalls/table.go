@@ -162,3 +162,15 @@ func call6[A, B, C, D, E, F integer](f func(*kernel.Task, A, B, C, D, E, F) (uin
 var families = [][]Row{
 	fileRows, pathRows, processRows, signalRows, memoryRows, timeRows, futexRows, identityRows, systemRows,
 }
+
+// Format returns how the arguments of a call are shown in a log.
+func (r *Row) Format(t *kernel.Task, args *arch.SyscallArgs) []string {
+	if r.call == nil || r.args == nil {
+		return nil
+	}
+	out := make([]string, len(r.args))
+	for i, a := range r.args {
+		out[i] = a(t, args[i])
+	}
+	return out
+}

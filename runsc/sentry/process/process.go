@@ -172,7 +172,7 @@ func (p *process) run(prepare func(*Options) (Kernel, error)) error {
 		if err := jail.DropPrivileges(); err != nil {
 			return err
 		}
-		if err := jail.Confine(kernel.HostCalls()); err != nil {
+		if err := jail.Confine(kernel.HostCalls(), p.options.Debug); err != nil {
 			return err
 		}
 	}

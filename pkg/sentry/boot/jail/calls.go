@@ -23,10 +23,12 @@ func HostCalls() []seccomp.Row {
 	call := func(number uint32, why string, checks ...seccomp.Check) seccomp.Row {
 		return seccomp.Row{Number: number, Checks: checks, Why: why}
 	}
+	// MAP_DROPPABLE of linux/mman.h: what getrandom(2) in the vDSO wants.
+	const droppable = 0x8
 	return []seccomp.Row{
 		// Memory.
 		call(unix.SYS_MMAP, "heap and stacks of the Go runtime; never executable",
-			seccomp.OnlyBits(2, readWrite), seccomp.OnlyBits(3, private|unix.MAP_FIXED|unix.MAP_NORESERVE), seccomp.EqualLow(4, 0xffffffff)),
+			seccomp.OnlyBits(2, readWrite), seccomp.OnlyBits(3, private|unix.MAP_FIXED|unix.MAP_NORESERVE|droppable), seccomp.EqualLow(4, 0xffffffff)),
 		call(unix.SYS_MUNMAP, "the Go runtime gives address space back"),
 		call(unix.SYS_MADVISE, "the Go runtime gives heap memory back",
 			seccomp.OneOfLow(2, unix.MADV_DONTNEED, unix.MADV_FREE, unix.MADV_HUGEPAGE, unix.MADV_NOHUGEPAGE, unix.MADV_COLLAPSE)),

@@ -108,10 +108,14 @@ func onAllThreads(call, a, b uintptr) error {
 	return nil
 }
 
-// Confine installs the filter of HostCalls and more on all threads.
-func Confine(more []seccomp.Row) error {
-	rows := append(HostCalls(), more...)
-	if err := seccomp.Install(&seccomp.Filter{Rows: rows}); err != nil {
+// Confine installs the filter of HostCalls and more on all threads. Any other
+// call ends the process; with trace it says before where the call came from.
+func Confine(more []seccomp.Row, trace bool) error {
+	f := seccomp.Filter{Rows: append(HostCalls(), more...)}
+	if trace {
+		f.Default = seccomp.Trap // Go's runtime prints the goroutine's stack
+	}
+	if err := seccomp.Install(&f); err != nil {
 		return fmt.Errorf("installing the seccomp filter: %w", err)
 	}
 	return nil

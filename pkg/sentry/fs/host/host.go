@@ -28,7 +28,7 @@ import (
 // HostCalls are the host calls that files of this package make in the jail.
 func HostCalls() []seccomp.Row {
 	return []seccomp.Row{
-		{Number: unix.SYS_POLL, Why: "whether a descriptor that runsc gave is ready"},
+		{Number: unix.SYS_PPOLL, Why: "whether a descriptor that runsc gave is ready"},
 		{Number: unix.SYS_EPOLL_WAIT, Why: "waiting for descriptors that runsc gave"},
 		{Number: unix.SYS_READV, Why: "reading from descriptors that runsc gave"},
 		{Number: unix.SYS_WRITEV, Why: "writing to descriptors that runsc gave"},
@@ -37,6 +37,7 @@ func HostCalls() []seccomp.Row {
 		{Number: unix.SYS_LSEEK, Why: "moving in files that runsc gave"},
 		{Number: unix.SYS_FSYNC, Why: "writing files that runsc gave to disk"},
 		{Number: unix.SYS_FTRUNCATE, Why: "cutting files that runsc gave"},
+		{Number: unix.SYS_IOCTL, Checks: []seccomp.Check{seccomp.OneOfLow(1, unix.TCGETS, unix.TIOCGWINSZ)}, Why: "whether a descriptor that runsc gave is a terminal, and how large"},
 	}
 }
 

@@ -1,0 +1,213 @@
+// Package boot puts a Sentry together and serves control requests: a kernel with
+// its platform, memory, clocks and file systems; containers with their mounts,
+// devices and first process.
+//
+// Prepare runs before the jail: all that needs the host's files, or new
+// processes, is done there. Everything after that happens behind the seccomp
+// filter, whose rows HostCalls lists beside those of the jail itself.
+//
+// Locks: Sandbox.mu guards the table of containers; it comes before all locks of
+// the kernel and is not held while something runs in it.
+package boot
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"vitrine/pkg/clock"
+	"vitrine/pkg/control"
+	"vitrine/pkg/seccomp"
+	"vitrine/pkg/sentry/fs/dev"
+	"vitrine/pkg/sentry/fs/host"
+	"vitrine/pkg/sentry/fs/pipe"
+	"vitrine/pkg/sentry/fs/tmpfs"
+	"vitrine/pkg/sentry/kernel"
+	"vitrine/pkg/sentry/loader"
+	"vitrine/pkg/sentry/memfile"
+	"vitrine/pkg/sentry/pagestore"
+	"vitrine/pkg/sentry/platform"
+	"vitrine/pkg/sentry/platform/ptrace"
+	"vitrine/pkg/sentry/syscalls"
+	"vitrine/pkg/sentry/vdso"
+	"vitrine/pkg/sentry/vfs"
+)
+
+// Options says how the Sentry is to be.
+type Options struct {
+	Platform    string // "ptrace" or "auto"
+	TotalMemory uint64 // bytes; 0 for what the host has
+	CPUs        int    // 0 for what the process may use
+	Strace      bool
+	Debug       bool
+	Log         *os.File // nil for none
+}
+
+// Sandbox implements control.Sandbox over a kernel.
+type Sandbox struct {
+	k       *kernel.Kernel
+	account *memfile.Account // of the whole sandbox
+	shared  *tmpfs.Anonymous
+	devices *dev.Registry
+	poller  *host.Poller
+	log     *log
+	calls   []seccomp.Row
+
+	mu         sync.Mutex
+	containers map[string]*container
+	root       string // ID of the first container
+	ended      chan struct{}
+	status     control.WaitStatus
+}
+
+var _ control.Sandbox = (*Sandbox)(nil)
+
+// Prepare makes a kernel without containers.
+func Prepare(o *Options) (*Sandbox, error) {
+	s := &Sandbox{containers: map[string]*container{}, ended: make(chan struct{}), log: &log{file: o.Log, debug: o.Debug}}
+	p, calls, err := newPlatform(o.Platform)
+	if err != nil {
+		return nil, err
+	}
+	mf, err := memfile.New()
+	if err != nil {
+		return nil, fmt.Errorf("memory file: %w", err)
+	}
+	total := o.TotalMemory
+	if total == 0 {
+		var si unix.Sysinfo_t
+		if err := unix.Sysinfo(&si); err != nil {
+			return nil, fmt.Errorf("how much memory the host has: %w", err)
+		}
+		total = uint64(si.Totalram) * uint64(si.Unit)
+	}
+	if s.account, err = mf.NewAccount("sandbox", total); err != nil {
+		return nil, err
+	}
+	if s.poller, err = host.NewPoller(); err != nil {
+		return nil, fmt.Errorf("poller of host descriptors: %w", err)
+	}
+	if s.shared, err = tmpfs.NewAnonymous(tmpfs.Options{Memory: mf, Account: s.account}); err != nil {
+		return nil, err
+	}
+	s.devices = &dev.Registry{}
+	dev.RegisterMemory(s.devices, s.shared)
+	cpu, err := loader.HostCPU()
+	if err != nil {
+		return nil, err
+	}
+	keeper := clock.New(clock.HostTSCReliable())
+	k := &kernel.Kernel{
+		Platform: p, Memory: mf, Opener: vfs.Opener{Special: special{s}}, Syscalls: syscalls.NewTable(),
+		CPU: cpu, Random: random{}, Clock: keeper, CPUs: o.CPUs, Logf: s.log.debugf,
+	}
+	if k.CPUs == 0 {
+		k.CPUs = runtime.NumCPU()
+	}
+	k.Timers = clock.NewQueue(keeper.Monotonic)
+	k.BootTime, k.BootMonotonic = keeper.Realtime(), keeper.Monotonic()
+	if k.VDSO, err = installVDSO(keeper, mf, s.account); err != nil {
+		return nil, fmt.Errorf("vDSO: %w", err)
+	}
+	if o.Strace {
+		k.Trace = &tracer{table: k.Syscalls.(*syscalls.Table), log: s.log}
+	}
+	k.Init()
+	s.k = k
+	s.calls = append(calls, host.HostCalls()...)
+	s.calls = append(s.calls, hostCalls()...)
+	return s, nil
+}
+
+// newPlatform starts the platform called name, and returns what it needs of the
+// host.
+func newPlatform(name string) (platform.Platform, []seccomp.Row, error) {
+	switch name {
+	case "ptrace", "auto":
+		p, err := ptrace.New()
+		if err != nil {
+			return nil, nil, fmt.Errorf("platform ptrace: %w", err)
+		}
+		return p, ptrace.HostCalls, nil
+	}
+	return nil, nil, fmt.Errorf("platform %q isn't one of: ptrace", name)
+}
+
+func installVDSO(k *clock.Keeper, mf *memfile.File, acct *memfile.Account) (*loader.VDSO, error) {
+	store := pagestore.New(mf, acct)
+	if err := store.Truncate(vdso.Size()); err != nil {
+		return nil, err
+	}
+	page, size, err := vdso.Install(store)
+	if err != nil {
+		return nil, err
+	}
+	k.Share(page)
+	return &loader.VDSO{Mappable: store, DataSize: vdso.DataSize, CodeSize: size}, nil
+}
+
+// hostCalls are what the file systems and the memory file need.
+func hostCalls() []seccomp.Row {
+	return []seccomp.Row{
+		{Number: unix.SYS_MMAP, Why: "memory file and donated files in the Sentry's view; never executable",
+			Checks: []seccomp.Check{seccomp.OnlyBits(2, unix.PROT_READ|unix.PROT_WRITE), seccomp.OnlyBits(3, unix.MAP_SHARED|unix.MAP_FIXED|unix.MAP_NORESERVE)}},
+		{Number: unix.SYS_FALLOCATE, Why: "giving pages of the memory file back; fallocate(2) on donated files"},
+		{Number: unix.SYS_FTRUNCATE, Why: "growing the memory file"},
+		{Number: unix.SYS_PREADV, Why: "reading donated files"},
+		{Number: unix.SYS_PWRITEV, Why: "writing donated files"},
+		{Number: unix.SYS_PREADV2, Why: "reading donated files"},
+		{Number: unix.SYS_PWRITEV2, Why: "writing donated files"},
+		{Number: unix.SYS_FSYNC, Why: "writing donated files to disk"},
+		{Number: unix.SYS_FDATASYNC, Why: "writing donated files to disk"},
+		{Number: unix.SYS_SHUTDOWN, Why: "giving up the connection to a gofer"},
+		{Number: unix.SYS_SENDMSG, Why: "requests to a gofer", Checks: []seccomp.Check{seccomp.OnlyBits(2, unix.MSG_NOSIGNAL)}},
+		{Number: unix.SYS_RECVMSG, Why: "answers of a gofer", Checks: []seccomp.Check{seccomp.OnlyBits(2, unix.MSG_CMSG_CLOEXEC|unix.MSG_WAITALL)}},
+		{Number: unix.SYS_FUTEX, Why: "fine timers",
+			Checks: []seccomp.Check{seccomp.OneOfLow(1, 9|128, 1|128)}},
+		{Number: unix.SYS_PRCTL, Why: "fine timers", Checks: []seccomp.Check{seccomp.EqualLow(0, unix.PR_SET_TIMERSLACK)}},
+		{Number: unix.SYS_GETCPU, Why: "getcpu(2)"},
+		{Number: unix.SYS_GETRLIMIT, Why: "how many descriptors a file system may keep"},
+		{Number: unix.SYS_MSYNC, Why: "msync(2) of donated files"},
+		{Number: unix.SYS_DUP, Why: "a second file for a host descriptor"},
+	}
+}
+
+// HostCalls are the rows of the seccomp filter that the kernel needs.
+func (s *Sandbox) HostCalls() []seccomp.Row { return s.calls }
+
+// Ended is closed when the root container has ended.
+func (s *Sandbox) Ended() <-chan struct{} { return s.ended }
+
+// ExitStatus is how the root container's init ended, after Ended.
+func (s *Sandbox) ExitStatus() control.WaitStatus { return s.status }
+
+// special opens FIFOs and devices.
+type special struct{ s *Sandbox }
+
+// OpenFIFO implements vfs.SpecialFiles.
+func (special) OpenFIFO(ctx vfs.Context, p vfs.Path, flags uint32) (any, error) {
+	return pipe.OpenFIFO(ctx, p, flags)
+}
+
+// OpenDevice implements vfs.SpecialFiles.
+func (sp special) OpenDevice(ctx vfs.Context, p vfs.Path, block bool, rdev uint64, flags uint32) (any, *vfs.File, error) {
+	return sp.s.devices.OpenDevice(ctx, p, block, rdev, flags)
+}
+
+// random reads the host's getrandom(2), which never runs dry.
+type random struct{}
+
+// Read implements io.Reader.
+func (random) Read(p []byte) (int, error) {
+	for done := 0; done < len(p); {
+		n, err := unix.Getrandom(p[done:], 0)
+		if err != nil && err != unix.EINTR {
+			return done, err
+		}
+		done += max(n, 0)
+	}
+	return len(p), nil
+}

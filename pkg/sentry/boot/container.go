@@ -1,0 +1,494 @@
+package boot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"vitrine/pkg/control"
+	"vitrine/pkg/sentry/auth"
+	"vitrine/pkg/sentry/kernel"
+	"vitrine/pkg/sentry/memfile"
+	"vitrine/pkg/sentry/vfs"
+)
+
+// container is a set of processes with a root of their own.
+type container struct {
+	id      string
+	s       *Sandbox
+	account *memfile.Account
+	kc      *kernel.Container
+	cred    *auth.Credentials // root in the container
+	ns      *kernel.Namespaces
+	root    vfs.Path
+	args    *control.CreateArgs
+
+	// Guarded by Sandbox.mu.
+	status control.Status
+	init   *kernel.Task
+	// execed are processes of Exec whose status somebody may still ask for.
+	execed map[int32]*kernel.ThreadGroup
+}
+
+func failf(kind control.Kind, format string, args ...any) error {
+	return &control.Error{Kind: kind, Message: fmt.Sprintf(format, args...)}
+}
+
+// Create implements control.Sandbox.
+func (s *Sandbox) Create(args *control.CreateArgs) error {
+	s.mu.Lock()
+	if s.containers[args.ID] != nil {
+		s.mu.Unlock()
+		return failf(control.KindExists, "container %s exists already", args.ID)
+	}
+	c := &container{id: args.ID, s: s, args: args, kc: &kernel.Container{ID: args.ID}, status: control.StatusCreating, execed: map[int32]*kernel.ThreadGroup{}}
+	s.containers[args.ID] = c
+	first := s.root == ""
+	if first {
+		s.root = args.ID
+	}
+	s.mu.Unlock()
+	err := c.create()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil {
+		delete(s.containers, args.ID)
+		if first {
+			s.root = ""
+		}
+		return err
+	}
+	c.status = control.StatusCreated
+	return nil
+}
+
+func (c *container) create() error {
+	k := c.s.k
+	var err error
+	if c.account, err = c.s.account.NewAccount(c.id, uint64(max(c.args.Resources.MemoryLimit, 0))); err != nil {
+		return err
+	}
+	user := k.RootUserNS
+	c.cred = auth.NewRoot(user)
+	pid, err := c.pidNamespace()
+	if err != nil {
+		return err
+	}
+	c.ns = &kernel.Namespaces{
+		UTS: k.NewUTSNamespace(user, c.args.Hostname, c.args.Domainname), IPC: k.NewIPCNamespace(user),
+		Net: k.NewNetNamespace(user, nil), PIDForChildren: pid,
+	}
+	if n := c.args.Resources.PidsLimit; n > 0 {
+		pid.SetLimit(int(n))
+	}
+	if err := c.mountAll(); err != nil {
+		return err
+	}
+	t, err := c.newTask(&c.args.Init)
+	if err != nil {
+		return err
+	}
+	c.init = t
+	return nil
+}
+
+// pidNamespace returns the namespace of the container: its own, or that of the
+// container it joins.
+func (c *container) pidNamespace() (*kernel.PIDNamespace, error) {
+	k := c.s.k
+	for _, n := range c.args.Namespaces {
+		if n.Type == control.NamespacePID && n.Join != "" {
+			c.s.mu.Lock()
+			other := c.s.containers[n.Join]
+			c.s.mu.Unlock()
+			if other == nil || other.ns == nil {
+				return nil, failf(control.KindNotFound, "no container %s to share a PID namespace with", n.Join)
+			}
+			return other.ns.PIDForChildren, nil
+		}
+	}
+	return k.NewPIDNamespace(k.RootPIDNS, k.RootUserNS)
+}
+
+func (s *Sandbox) container(id string) (*container, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.containers[id]
+	if c == nil || c.status == control.StatusCreating {
+		return nil, failf(control.KindNotFound, "container %s doesn't exist in this sandbox", id)
+	}
+	return c, nil
+}
+
+// Start implements control.Sandbox.
+func (s *Sandbox) Start(id string) error {
+	c, err := s.container(id)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	if c.status != control.StatusCreated {
+		s.mu.Unlock()
+		return failf(control.KindState, "container %s is %s, not created", id, c.status)
+	}
+	c.status = control.StatusRunning
+	s.mu.Unlock()
+	tg := c.init.ThreadGroup()
+	c.init.Start()
+	go func() {
+		<-tg.Done()
+		c.ended()
+	}()
+	return nil
+}
+
+// ended is what follows the end of init.
+func (c *container) ended() {
+	c.killAll()
+	s := c.s
+	s.mu.Lock()
+	c.status = control.StatusStopped
+	root := s.root == c.id
+	s.mu.Unlock()
+	if root {
+		s.end(waitStatus(c.init.ThreadGroup().ExitStatus()))
+	}
+}
+
+// end ends the sandbox.
+func (s *Sandbox) end(st control.WaitStatus) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	select {
+	case <-s.ended:
+	default:
+		s.status = st
+		close(s.ended)
+	}
+}
+
+func waitStatus(st kernel.ExitStatus) control.WaitStatus {
+	if st.Signal != 0 {
+		return control.WaitStatus{Signal: int32(st.Signal), CoreDumped: st.Core}
+	}
+	return control.WaitStatus{ExitCode: int32(st.Code)}
+}
+
+// groups lists the live processes of the container.
+func (c *container) groups() []*kernel.ThreadGroup {
+	var all []*kernel.ThreadGroup
+	seen := map[*kernel.ThreadGroup]bool{}
+	for _, t := range c.ns.PIDForChildren.Tasks() {
+		tg := t.ThreadGroup()
+		select {
+		case <-tg.Done():
+			continue
+		default:
+		}
+		if !seen[tg] && t.Container() == c.id {
+			seen[tg] = true
+			all = append(all, tg)
+		}
+	}
+	return all
+}
+
+// killAll ends all processes and waits until they are gone.
+func (c *container) killAll() {
+	for {
+		all := c.groups()
+		if len(all) == 0 {
+			return
+		}
+		for _, tg := range all {
+			tg.Kill(kernel.ExitStatus{Signal: sigKill})
+		}
+		for _, tg := range all {
+			<-tg.Done()
+		}
+	}
+}
+
+// Exec implements control.Sandbox.
+func (s *Sandbox) Exec(args *control.ExecArgs) (int32, error) {
+	c, err := s.container(args.ID)
+	if err != nil {
+		return 0, err
+	}
+	s.mu.Lock()
+	status := c.status
+	s.mu.Unlock()
+	if status != control.StatusRunning {
+		return 0, failf(control.KindState, "container %s is %s, not running", args.ID, status)
+	}
+	t, err := c.newTask(&args.Process)
+	if err != nil {
+		return 0, err
+	}
+	tg := t.ThreadGroup()
+	pid := tg.ID(s.k.RootPIDNS)
+	s.mu.Lock()
+	c.execed[pid] = tg
+	s.mu.Unlock()
+	t.Start()
+	if !args.KeepExit {
+		go func() {
+			<-tg.Done()
+		}()
+	}
+	return pid, nil
+}
+
+// process returns the process with a pid of the outermost namespace; zero is
+// init.
+func (c *container) process(pid int32) (*kernel.ThreadGroup, error) {
+	if pid == 0 {
+		return c.init.ThreadGroup(), nil
+	}
+	c.s.mu.Lock()
+	tg := c.execed[pid]
+	c.s.mu.Unlock()
+	if tg != nil {
+		return tg, nil
+	}
+	if tg := c.s.k.RootPIDNS.ThreadGroup(pid); tg != nil {
+		if l := tg.Leader(); l != nil && l.Container() == c.id {
+			return tg, nil
+		}
+	}
+	return nil, failf(control.KindNotFound, "container %s has no process %d", c.id, pid)
+}
+
+// Wait implements control.Sandbox.
+func (s *Sandbox) Wait(ctx context.Context, id string, pid int32) (control.WaitStatus, error) {
+	c, err := s.container(id)
+	if err != nil {
+		return control.WaitStatus{}, err
+	}
+	tg, err := c.process(pid)
+	if err != nil {
+		return control.WaitStatus{}, err
+	}
+	select {
+	case <-tg.Done():
+	case <-ctx.Done():
+		return control.WaitStatus{}, ctx.Err()
+	}
+	if pid != 0 {
+		s.mu.Lock()
+		delete(c.execed, pid)
+		s.mu.Unlock()
+	}
+	return waitStatus(tg.ExitStatus()), nil
+}
+
+// Signal implements control.Sandbox.
+func (s *Sandbox) Signal(id string, pid int32, signo int, all bool) error {
+	c, err := s.container(id)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	status := c.status
+	s.mu.Unlock()
+	if status == control.StatusStopped {
+		return failf(control.KindState, "container %s is stopped", id)
+	}
+	if signo < 0 || signo > 64 {
+		return failf(control.KindInvalid, "%d is not a signal", signo)
+	}
+	groups := c.groups()
+	if !all {
+		tg, err := c.process(pid)
+		if err != nil {
+			return err
+		}
+		groups = []*kernel.ThreadGroup{tg}
+	}
+	if status == control.StatusCreated {
+		// Nothing runs that could take a signal: one that kills ends it.
+		if unix.Signal(signo) == unix.SIGKILL || unix.Signal(signo) == unix.SIGTERM {
+			c.init.ThreadGroup().Kill(kernel.ExitStatus{Signal: sigKill})
+			return s.Start(id)
+		}
+		return nil
+	}
+	for _, tg := range groups {
+		if signo != 0 {
+			tg.SendKernel(unix.Signal(signo))
+		}
+	}
+	return nil
+}
+
+// Processes implements control.Sandbox.
+func (s *Sandbox) Processes(id string) ([]control.ProcessInfo, error) {
+	c, err := s.container(id)
+	if err != nil {
+		return nil, err
+	}
+	k := s.k
+	var out []control.ProcessInfo
+	for _, tg := range c.groups() {
+		l := tg.Leader()
+		u := tg.Usage()
+		p := control.ProcessInfo{
+			PID: tg.ID(k.RootPIDNS), NSPID: tg.ID(tg.PIDNamespace()), UID: uint32(l.Credentials().RUID),
+			Threads: int32(len(tg.Tasks())), StartTime: k.BootTime + tg.StartTime() - k.BootMonotonic,
+			CPUTime: u.User + u.System, State: l.StateLetter(), Comm: l.Name(),
+		}
+		if parent := tg.Parent(); parent != nil {
+			p.PPID = parent.ID(k.RootPIDNS)
+		}
+		p.Args = l.CommandLine(4096)
+		if tg == c.init.ThreadGroup() {
+			out = append([]control.ProcessInfo{p}, out...)
+		} else {
+			out = append(out, p)
+		}
+	}
+	return out, nil
+}
+
+// Pause implements control.Sandbox.
+func (s *Sandbox) Pause(id string) error {
+	c, err := s.container(id)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	if c.status != control.StatusRunning {
+		defer s.mu.Unlock()
+		return failf(control.KindState, "container %s is %s, not running", id, c.status)
+	}
+	c.status = control.StatusPaused
+	s.mu.Unlock()
+	c.kc.Pause(s.k)
+	return nil
+}
+
+// Resume implements control.Sandbox.
+func (s *Sandbox) Resume(id string) error {
+	c, err := s.container(id)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	if c.status != control.StatusPaused {
+		defer s.mu.Unlock()
+		return failf(control.KindState, "container %s is %s, not paused", id, c.status)
+	}
+	c.status = control.StatusRunning
+	s.mu.Unlock()
+	c.kc.Resume()
+	return nil
+}
+
+// Resize implements control.Sandbox.
+func (s *Sandbox) Resize(id string, pid int32, rows, cols uint16) error {
+	c, err := s.container(id)
+	if err != nil {
+		return err
+	}
+	if _, err := c.process(pid); err != nil {
+		return err
+	}
+	return nil
+}
+
+// Destroy implements control.Sandbox.
+func (s *Sandbox) Destroy(id string) error {
+	s.mu.Lock()
+	c := s.containers[id]
+	if c == nil {
+		s.mu.Unlock()
+		return nil
+	}
+	created := c.status == control.StatusCreated
+	root := s.root == id
+	s.mu.Unlock()
+	if created && c.init != nil {
+		c.init.ThreadGroup().Kill(kernel.ExitStatus{Signal: sigKill})
+		s.Start(id)
+	}
+	c.kc.Resume()
+	c.killAll()
+	if root {
+		s.end(waitStatus(c.init.ThreadGroup().ExitStatus()))
+	}
+	s.mu.Lock()
+	delete(s.containers, id)
+	s.mu.Unlock()
+	return nil
+}
+
+// State implements control.Sandbox.
+func (s *Sandbox) State(id string) (control.ContainerState, error) {
+	c, err := s.container(id)
+	if err != nil {
+		return control.ContainerState{}, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := control.ContainerState{Status: c.status, InitPID: c.init.ThreadGroup().ID(s.k.RootPIDNS)}
+	if c.status == control.StatusStopped {
+		st.Exit = waitStatus(c.init.ThreadGroup().ExitStatus())
+	}
+	return st, nil
+}
+
+// Stats implements control.Sandbox.
+func (s *Sandbox) Stats(id string) (control.Stats, error) {
+	c, err := s.container(id)
+	if err != nil {
+		return control.Stats{}, err
+	}
+	st := control.Stats{MemoryUsage: int64(c.account.Usage()), MemoryPeak: int64(c.account.Peak()), MemoryLimit: max(c.args.Resources.MemoryLimit, 0)}
+	for _, tg := range c.groups() {
+		u := tg.Usage()
+		st.CPUTime += u.User + u.System
+		st.Pids += int64(len(tg.Tasks()))
+	}
+	return st, nil
+}
+
+// Containers implements control.Sandbox.
+func (s *Sandbox) Containers() ([]string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var ids []string
+	if s.containers[s.root] != nil {
+		ids = append(ids, s.root)
+	}
+	for id := range s.containers {
+		if id != s.root {
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
+}
+
+// view is from where paths of the container are resolved by the kernel itself.
+func (c *container) view() vfs.FSView { return vfs.FSView{Root: c.root, Start: c.root} }
+
+// makeDirs makes the directory p and those above it that are missing, and
+// returns its place.
+func (c *container) makeDirs(p string, mode uint32) (vfs.Path, error) {
+	ctx := vfs.KernelContext(c.cred)
+	at, err := vfs.Resolve(ctx, c.view(), p, vfs.FollowFinal)
+	if err == nil || !errors.Is(err, unix.ENOENT) {
+		return at, err
+	}
+	built := ""
+	for _, part := range strings.Split(strings.Trim(path.Clean(p), "/"), "/") {
+		built += "/" + part
+		if err := vfs.Mkdir(ctx, c.view(), built, mode); err != nil && err != unix.EEXIST {
+			return vfs.Path{}, err
+		}
+	}
+	return vfs.Resolve(ctx, c.view(), p, vfs.FollowFinal)
+}

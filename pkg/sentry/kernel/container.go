@@ -1,0 +1,84 @@
+package kernel
+
+import (
+	"strings"
+	"sync/atomic"
+)
+
+// Container is what the tasks of one container have in common beyond their
+// namespaces. Children inherit it.
+type Container struct {
+	ID string
+	// frozen is not nil while the container is paused, and closed when it goes
+	// on.
+	frozen atomic.Pointer[chan struct{}]
+}
+
+// Container returns the ID of the task's container.
+func (t *Task) Container() string { return t.container.ID }
+
+// Pause stops all tasks of the container, unseen by them, until Resume. Those
+// that are in a system call stop when it is done.
+func (c *Container) Pause(k *Kernel) {
+	ch := make(chan struct{})
+	if !c.frozen.CompareAndSwap(nil, &ch) {
+		return
+	}
+	for _, t := range k.RootPIDNS.Tasks() {
+		if t.container == c {
+			t.interrupt()
+		}
+	}
+}
+
+// Resume lets them go on.
+func (c *Container) Resume() {
+	if ch := c.frozen.Swap(nil); ch != nil {
+		close(*ch)
+	}
+}
+
+// thaw waits while the task's container is paused. It reports false when the
+// task is to end.
+func (t *Task) thaw() bool {
+	for {
+		ch := t.container.frozen.Load()
+		if ch == nil {
+			return true
+		}
+		if t.dying() {
+			return false
+		}
+		t.stopped(*ch)
+	}
+}
+
+// StateLetter is the state as /proc/PID/stat shows it.
+func (t *Task) StateLetter() byte {
+	t.k.tree.RLock()
+	dead := t.dead
+	t.k.tree.RUnlock()
+	switch {
+	case dead:
+		return 'Z'
+	case t.tg.Stopped():
+		return 'T'
+	case t.blocked.Load():
+		return 'S'
+	}
+	return 'R'
+}
+
+// CommandLine returns the arguments the process was started with, as far as the
+// first limit bytes go, or nil where its memory is gone.
+func (t *Task) CommandLine(limit int) []string {
+	m := t.SharedMM()
+	if m == nil {
+		return nil
+	}
+	defer m.DecUsers()
+	args, _ := m.Args()
+	b := make([]byte, min(args.Len(), uint64(limit)))
+	n, _ := m.CopyInForce(args.Start, b)
+	return strings.Split(strings.TrimRight(string(b[:n]), "\x00"), "\x00")
+}
