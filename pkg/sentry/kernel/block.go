@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vitrine/pkg/clock"
+	"vitrine/pkg/sentry/vfs"
 	"vitrine/pkg/waiter"
 )
 
@@ -134,6 +135,9 @@ func (t *Task) WaitFor(w waiter.Waitable, mask waiter.Mask, deadline int64, op f
 	err := op()
 	if err != unix.EAGAIN {
 		return err
+	}
+	if f, ok := w.(*vfs.File); ok {
+		w = t.Waitable(f)
 	}
 	ready := waiter.NewChannelListener()
 	e := waiter.Entry{Listener: ready, Mask: mask}

@@ -7,6 +7,7 @@ import (
 
 	"vitrine/pkg/clock"
 	"vitrine/pkg/sentry/auth"
+	"vitrine/pkg/sentry/fs/tmpfs"
 	"vitrine/pkg/sentry/futex"
 	"vitrine/pkg/sentry/loader"
 	"vitrine/pkg/sentry/memfile"
@@ -49,6 +50,12 @@ type Kernel struct {
 
 	RootUserNS *auth.UserNamespace
 	RootPIDNS  *PIDNamespace
+
+	// Shared is where files of memfd_create(2) are.
+	Shared *tmpfs.Anonymous
+	// NewFilesystem makes what mount(2) mounts: kind is the type's name, data
+	// the options. ENODEV where the type is unknown.
+	NewFilesystem func(t *Task, kind, source, data string) (*vfs.Filesystem, error)
 
 	// Trace, if not nil, is told of each system call: strace-style logging.
 	Trace Tracer

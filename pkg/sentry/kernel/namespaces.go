@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vitrine/pkg/sentry/auth"
+	"vitrine/pkg/sentry/socket"
 	"vitrine/pkg/sentry/vfs"
 )
 
@@ -224,6 +225,8 @@ type NetNamespace struct {
 	UserNS *auth.UserNamespace
 	Inode  uint64
 	Stack  any
+	// Sockets is where families of sockets keep what belongs to a namespace.
+	Sockets socket.Namespace
 }
 
 // NewNetNamespace returns a namespace with stack, which may be nil.

@@ -5,6 +5,7 @@ import (
 
 	"vitrine/pkg/sentry/limits"
 	"vitrine/pkg/sentry/signals"
+	"vitrine/pkg/waiter"
 )
 
 const (
@@ -79,6 +80,7 @@ func (tg *ThreadGroup) send(task *Task, info *signals.Info, timer signals.Timer)
 		return unix.EAGAIN
 	}
 	tg.wakeFor(s, task)
+	g.arrivals.Notify(waiter.Readable)
 	return nil
 }
 
@@ -189,6 +191,9 @@ func (t *Task) interrupted() bool {
 	pending := t.sig.pending.Set() | g.pending.Set()
 	return pending&(^t.sig.mask|t.sig.waiting) != 0
 }
+
+// SignalPending reports whether a sleep would end at once; for the task itself.
+func (t *Task) SignalPending() bool { return t.work.Load() && t.interrupted() }
 
 // dying reports whether the task is to end whatever it does.
 func (t *Task) dying() bool {

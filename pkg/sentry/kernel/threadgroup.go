@@ -58,6 +58,8 @@ type groupSignals struct {
 	mu      sync.Mutex
 	actions *actionTable
 	pending signals.Pending
+	// arrivals tells signalfds of queued signals.
+	arrivals waiter.Queue
 
 	// exiting: the group is ending with status; every task leaves as soon as
 	// it sees it.

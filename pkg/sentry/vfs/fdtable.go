@@ -196,6 +196,13 @@ func (t *FDTable) Fork() *FDTable {
 	return n
 }
 
+// Size returns a number above all open descriptors: what the table has room for.
+func (t *FDTable) Size() int {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return len(t.files)
+}
+
 // FDs lists the open descriptors in order, for /proc/PID/fd.
 func (t *FDTable) FDs() []int32 {
 	t.mu.RLock()

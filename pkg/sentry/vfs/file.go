@@ -127,6 +127,7 @@ type File struct {
 	// onRelease are called when the last reference goes: epoll sets, locks.
 	onRelease map[any]func()
 	owner     Owner
+	async     *waiter.Entry // while O_ASYNC is set
 }
 
 // Owner is who gets SIGIO and SIGURG (fcntl(2), F_SETOWN).
@@ -135,10 +136,13 @@ type Owner struct {
 	Kind   int32 // F_OWNER_TID, F_OWNER_PID, F_OWNER_PGRP
 	Signal int32
 	Target any
+	// UID and EUID are those of who set the owner: what he may send.
+	UID, EUID auth.KUID
 }
 
-// File status flags that fcntl(F_SETFL) can change.
-const settableFlags = unix.O_APPEND | unix.O_ASYNC | unix.O_DIRECT | unix.O_NOATIME | unix.O_NONBLOCK
+// File status flags that fcntl(F_SETFL) can change by themselves; O_ASYNC is
+// SetAsync's.
+const settableFlags = unix.O_APPEND | unix.O_DIRECT | unix.O_NOATIME | unix.O_NONBLOCK
 
 // NewFile returns a description with one reference. flags are those of
 // open(2); creation flags are dropped.
@@ -213,6 +217,35 @@ func (f *File) SetOwner(o Owner) {
 	f.mu.Unlock()
 }
 
+// SetAsync has l told of the file's events, and sets O_ASYNC; nil ends that. The
+// caller holds a reference.
+func (f *File) SetAsync(l waiter.Listener) {
+	var e *waiter.Entry
+	if l != nil {
+		e = &waiter.Entry{Listener: l}
+		if f.Readable() {
+			e.Mask |= waiter.Readable | waiter.Pri | waiter.RdHup
+		}
+		if f.Writable() {
+			e.Mask |= waiter.Writable
+		}
+		// Not under mu: a listener asks for the owner.
+		f.EventRegister(e)
+	}
+	f.mu.Lock()
+	old := f.async
+	f.async = e
+	if e != nil {
+		f.flags.Or(unix.O_ASYNC)
+	} else {
+		f.flags.And(^uint32(unix.O_ASYNC))
+	}
+	f.mu.Unlock()
+	if old != nil {
+		f.EventUnregister(old)
+	}
+}
+
 // IncRef adds a reference; the caller holds one.
 func (f *File) IncRef() { f.refs.Add(1) }
 
@@ -242,6 +275,9 @@ func (f *File) DecRef() {
 	f.mu.Unlock()
 	for _, h := range hooks {
 		h()
+	}
+	if f.async != nil {
+		f.EventUnregister(f.async)
 	}
 	if r, ok := f.impl.(Releaser); ok {
 		r.Release(f)

@@ -1,0 +1,205 @@
+package syscalls
+
+import (
+	"math"
+
+	"golang.org/x/sys/unix"
+
+	"vitrine/pkg/clock"
+	"vitrine/pkg/sentry/fs/eventfd"
+	"vitrine/pkg/sentry/fs/timerfd"
+	"vitrine/pkg/sentry/kernel"
+	"vitrine/pkg/sentry/signals"
+	"vitrine/pkg/sentry/vfs"
+	"vitrine/pkg/usermem"
+)
+
+var eventfdRows = []Row{
+	full(unix.SYS_EVENTFD, "eventfd", call1(eventfdCall)),
+	full(unix.SYS_EVENTFD2, "eventfd2", call2(eventfd2)),
+	partial(unix.SYS_TIMERFD_CREATE, "timerfd_create", call2(timerfdCreate), "steps of the host's clock cancel nothing"),
+	full(unix.SYS_TIMERFD_SETTIME, "timerfd_settime", call4(timerfdSettime)),
+	full(unix.SYS_TIMERFD_GETTIME, "timerfd_gettime", call2(timerfdGettime)),
+	full(unix.SYS_SIGNALFD, "signalfd", call3(signalfd)),
+	full(unix.SYS_SIGNALFD4, "signalfd4", call4(signalfd4)),
+	full(unix.SYS_MEMFD_CREATE, "memfd_create", call2(memfdCreate)),
+}
+
+func eventfdCall(t *kernel.Task, count uint32) (uint64, error) { return eventfd2(t, count, 0) }
+
+func eventfd2(t *kernel.Task, count, flags uint32) (uint64, error) {
+	f, err := eventfd.New(count, flags, t.Credentials())
+	if err != nil {
+		return 0, err
+	}
+	return addFile(t, f, flags&unix.EFD_CLOEXEC != 0)
+}
+
+// timerClock is a clock of the kernel for timerfd.
+type timerClock struct {
+	k  *kernel.Kernel
+	id clock.ID
+}
+
+// Now implements timerfd.Clock.
+func (c timerClock) Now() int64 {
+	ns, _ := c.k.Clock.Now(c.id)
+	return ns
+}
+
+// NewTimer implements timerfd.Clock.
+func (c timerClock) NewTimer(f func()) timerfd.Timer {
+	return clockTimer{c, c.k.Timers.NewTimer(f)}
+}
+
+// clockTimer is a timer on the monotonic clock, set by the time of another.
+type clockTimer struct {
+	c timerClock
+	t *clock.Timer
+}
+
+// Start implements timerfd.Timer.
+func (t clockTimer) Start(at int64) {
+	mono := t.c.k.Clock.Monotonic()
+	if t.c.id != clock.Monotonic {
+		left := at - t.c.Now()
+		if left > math.MaxInt64-mono {
+			left = math.MaxInt64 - mono
+		}
+		at = mono + left
+	}
+	t.t.Set(at)
+}
+
+// Stop implements timerfd.Timer.
+func (t clockTimer) Stop() { t.t.Stop() }
+
+func timerfdCreate(t *kernel.Task, id int32, flags uint32) (uint64, error) {
+	if flags&^(unix.TFD_CLOEXEC|unix.TFD_NONBLOCK) != 0 {
+		return 0, unix.EINVAL
+	}
+	base := clock.ID(id)
+	switch id {
+	case unix.CLOCK_REALTIME, unix.CLOCK_MONOTONIC, unix.CLOCK_BOOTTIME:
+	case unix.CLOCK_REALTIME_ALARM, unix.CLOCK_BOOTTIME_ALARM:
+		if !t.Credentials().HasRootCap(unix.CAP_WAKE_ALARM) {
+			return 0, unix.EPERM
+		}
+		if base = clock.Boottime; id == unix.CLOCK_REALTIME_ALARM {
+			base = clock.Realtime
+		}
+	default:
+		return 0, unix.EINVAL
+	}
+	f, err := timerfd.New(timerClock{t.Kernel(), base}, id, flags, t.Credentials())
+	if err != nil {
+		return 0, err
+	}
+	return addFile(t, f, flags&unix.TFD_CLOEXEC != 0)
+}
+
+// timerOf returns the timer at fd, with its file.
+func timerOf(t *kernel.Task, fd FD) (*vfs.File, *timerfd.TimerFD, error) {
+	f, err := fd.ioFile(t)
+	if err != nil {
+		return nil, nil, err
+	}
+	tf := timerfd.Of(f)
+	if tf == nil {
+		f.DecRef()
+		return nil, nil, unix.EINVAL
+	}
+	return f, tf, nil
+}
+
+func (w *writer) itimerspec(s timerfd.Setting) {
+	w.timespec(s.Interval)
+	w.timespec(s.Value)
+}
+
+func timerfdSettime(t *kernel.Task, fd FD, flags uint32, n, old Addr) (uint64, error) {
+	interval, err := readTimespec(t, n)
+	if err == unix.EFAULT {
+		return 0, err
+	}
+	value, err2 := readTimespec(t, n+16)
+	if err2 == unix.EFAULT {
+		return 0, err2
+	}
+	const cancelOnSet = 2
+	if err != nil || err2 != nil || flags&^(unix.TFD_TIMER_ABSTIME|cancelOnSet) != 0 {
+		return 0, unix.EINVAL
+	}
+	f, tf, err := timerOf(t, fd)
+	if err != nil {
+		return 0, err
+	}
+	defer f.DecRef()
+	was, err := tf.Set(timerfd.Setting{Value: value, Interval: interval}, flags)
+	if err != nil || old == 0 {
+		return 0, err
+	}
+	var w writer
+	w.itimerspec(was)
+	return 0, w.to(t, old)
+}
+
+func timerfdGettime(t *kernel.Task, fd FD, at Addr) (uint64, error) {
+	f, tf, err := timerOf(t, fd)
+	if err != nil {
+		return 0, err
+	}
+	defer f.DecRef()
+	var w writer
+	w.itimerspec(tf.Get())
+	return 0, w.to(t, at)
+}
+
+func signalfd(t *kernel.Task, fd FD, set Addr, size Size) (uint64, error) {
+	return signalfd4(t, fd, set, size, 0)
+}
+
+func signalfd4(t *kernel.Task, fd FD, set Addr, size Size, flags uint32) (uint64, error) {
+	if flags&^(unix.SFD_CLOEXEC|unix.SFD_NONBLOCK) != 0 || size != 8 {
+		return 0, unix.EINVAL
+	}
+	v, err := usermem.CopyInUint64(t.MM(), set)
+	if err != nil {
+		return 0, unix.EINVAL // and not EFAULT: so it is on Linux 4.4
+	}
+	if fd == -1 {
+		return addFile(t, kernel.NewSignalFD(t, signals.Set(v), flags), flags&unix.SFD_CLOEXEC != 0)
+	}
+	f, err := fd.ioFile(t)
+	if err != nil {
+		return 0, err
+	}
+	defer f.DecRef()
+	s, ok := f.Impl().(*kernel.SignalFD)
+	if !ok {
+		return 0, unix.EINVAL
+	}
+	s.SetMask(t, signals.Set(v))
+	return uint64(fd), nil
+}
+
+// memfdNameMax is the longest name of memfd_create(2), in bytes.
+const memfdNameMax = 249
+
+func memfdCreate(t *kernel.Task, name Addr, flags uint32) (uint64, error) {
+	if flags&^(unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING) != 0 {
+		return 0, unix.EINVAL
+	}
+	s, err := usermem.CopyInString(t.MM(), name, memfdNameMax+1)
+	if err == unix.ENAMETOOLONG {
+		err = unix.EINVAL
+	}
+	if err != nil {
+		return 0, err
+	}
+	f, err := t.Kernel().Shared.NewMemfd(t.Credentials(), s, flags)
+	if err != nil {
+		return 0, err
+	}
+	return addFile(t, f, flags&unix.MFD_CLOEXEC != 0)
+}

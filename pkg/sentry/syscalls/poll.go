@@ -1,0 +1,401 @@
+package syscalls
+
+import (
+	"encoding/binary"
+	"math"
+
+	"golang.org/x/sys/unix"
+
+	"vitrine/pkg/sentry/kernel"
+	"vitrine/pkg/sentry/signals"
+	"vitrine/pkg/sentry/vfs"
+	"vitrine/pkg/usermem"
+	"vitrine/pkg/waiter"
+)
+
+var pollRows = []Row{
+	full(unix.SYS_POLL, "poll", call3(poll)),
+	full(unix.SYS_PPOLL, "ppoll", call5(ppoll)),
+	full(unix.SYS_SELECT, "select", call5(selectCall)),
+	full(unix.SYS_PSELECT6, "pselect6", call6(pselect6)),
+}
+
+// watch is one file that poll or select asks for.
+type watch struct {
+	// file is nil for a descriptor that isn't open, or that is skipped.
+	file *vfs.File
+	on   waiter.Waitable // file, as the task waits for it
+	// want is what is asked for. poll(2) tells Err and Hup unasked; select(2)
+	// does not, and sets exact.
+	want  waiter.Mask
+	exact bool
+	got   waiter.Mask
+	entry waiter.Entry
+}
+
+// readiness asks the file.
+func (w *watch) readiness() waiter.Mask {
+	mask := w.want
+	if !w.exact {
+		mask |= waiter.Err | waiter.Hup
+	}
+	return w.on.Readiness(mask) & mask
+}
+
+// waitAny waits until one of ws is ready, or until the monotonic time end;
+// zero is now. It returns how many are, or EINTR if a signal came before any
+// was: what becomes of that is for the caller.
+func waitAny(t *kernel.Task, ws []watch, end int64) (int, error) {
+	scan := func() (n int) {
+		for i := range ws {
+			w := &ws[i]
+			if w.file != nil {
+				w.got = w.readiness()
+			}
+			if w.got != 0 {
+				n++
+			}
+		}
+		return n
+	}
+	if n := scan(); n > 0 {
+		return n, nil
+	}
+	if end == 0 {
+		if t.SignalPending() {
+			return 0, unix.EINTR
+		}
+		return 0, nil
+	}
+	ready := waiter.NewChannelListener()
+	for i := range ws {
+		if w := &ws[i]; w.file != nil {
+			w.entry.Listener, w.entry.Mask = ready, w.want
+			w.on.EventRegister(&w.entry)
+			defer w.on.EventUnregister(&w.entry)
+		}
+	}
+	for {
+		if n := scan(); n > 0 {
+			return n, nil
+		}
+		switch err := t.BlockUntil(ready, end); err {
+		case nil:
+		case kernel.ErrTimeout:
+			return scan(), nil
+		default:
+			return 0, unix.EINTR
+		}
+	}
+}
+
+// release drops the references of ws.
+func release(ws []watch) {
+	for i := range ws {
+		if ws[i].file != nil {
+			ws[i].file.DecRef()
+		}
+	}
+}
+
+// pollFDs does the work of poll(2) up to the monotonic time end.
+func pollFDs(t *kernel.Task, fds Addr, n uint32, end int64) (uint64, error) {
+	if uint64(n) > fdLimit(t) {
+		return 0, unix.EINVAL
+	}
+	const size = 8 // struct pollfd
+	raw := make([]byte, size*int(n))
+	if _, err := t.MM().CopyIn(fds, raw); err != nil {
+		return 0, err
+	}
+	ws := make([]watch, n)
+	defer release(ws)
+	for i := range ws {
+		w, p := &ws[i], raw[size*i:]
+		w.want = waiter.Mask(le16(p[4:]))
+		fd := FD(le32(p))
+		if fd < 0 {
+			continue
+		}
+		f, err := fd.ioFile(t)
+		if err != nil {
+			w.got = waiter.Nval
+			continue
+		}
+		w.file, w.on = f, t.Waitable(f)
+	}
+	ready, err := waitAny(t, ws, end)
+	if err != nil {
+		return 0, err
+	}
+	for i := range ws {
+		binary.LittleEndian.PutUint16(raw[size*i+6:], uint16(ws[i].got))
+	}
+	// Only the results are the kernel's to write; the rest is as it was read,
+	// and mustn't undo what another thread stored meanwhile.
+	for i := range ws {
+		if _, err := t.MM().CopyOut(fds+Addr(size*i+6), raw[size*i+6:size*i+8]); err != nil {
+			return 0, err
+		}
+	}
+	return uint64(ready), nil
+}
+
+func poll(t *kernel.Task, fds Addr, n uint32, timeout int32) (uint64, error) {
+	end := kernel.Forever
+	switch {
+	case timeout == 0:
+		end = 0
+	case timeout > 0:
+		end = deadline(t, int64(timeout)*1_000_000)
+	}
+	return pollUntil(t, fds, n, end)
+}
+
+func pollUntil(t *kernel.Task, fds Addr, n uint32, end int64) (uint64, error) {
+	ready, err := pollFDs(t, fds, n, end)
+	if err == unix.EINTR {
+		t.SetRestart(func(t *kernel.Task) (uint64, error) { return pollUntil(t, fds, n, end) })
+		return 0, kernel.RestartBlock
+	}
+	return ready, err
+}
+
+// timeLimit is the time-out of a call that writes back what is left of it.
+type timeLimit struct {
+	at  Addr // NULL: forever
+	end int64
+	put func(w *writer, ns int64)
+}
+
+// newTimeLimit starts a time-out of ns nanoseconds.
+func newTimeLimit(t *kernel.Task, at Addr, ns int64, put func(*writer, int64)) timeLimit {
+	l := timeLimit{at: at, put: put}
+	if ns != 0 {
+		l.end = deadline(t, ns)
+	}
+	return l
+}
+
+// specLimit and valLimit read a time-out; NULL is none.
+func specLimit(t *kernel.Task, at Addr) (timeLimit, error) {
+	if at == 0 {
+		return timeLimit{end: kernel.Forever}, nil
+	}
+	ns, err := readTimespec(t, at)
+	if err != nil {
+		return timeLimit{}, err
+	}
+	return newTimeLimit(t, at, ns, (*writer).timespec), nil
+}
+
+func valLimit(t *kernel.Task, at Addr) (timeLimit, error) {
+	if at == 0 {
+		return timeLimit{end: kernel.Forever}, nil
+	}
+	var b [16]byte
+	if _, err := t.MM().CopyIn(at, b[:]); err != nil {
+		return timeLimit{}, err
+	}
+	s, us := int64(le64(b[:])), int64(le64(b[8:]))
+	// Whole seconds among the microseconds are taken as such (select(2) of
+	// Linux, unlike other systems).
+	s, us = s+us/1_000_000, us%1_000_000
+	if s < 0 || us < 0 {
+		return timeLimit{}, unix.EINVAL
+	}
+	ns := int64(math.MaxInt64)
+	if s < math.MaxInt64/second-1 {
+		ns = s*second + us*1000
+	}
+	return newTimeLimit(t, at, ns, (*writer).timeval), nil
+}
+
+// stickyTimeouts is STICKY_TIMEOUTS of personality(2).
+const stickyTimeouts = 0x4000000
+
+// finish writes back what is left and turns EINTR into what select(2) and
+// ppoll(2) return. A time-out that can't be written makes the call end
+// for good.
+func (l *timeLimit) finish(t *kernel.Task, err error) error {
+	if err == unix.EINTR {
+		err = kernel.RestartNoHand
+	}
+	if l.at == 0 || l.end == 0 {
+		return err
+	}
+	if t.Personality().Load()&stickyTimeouts == 0 {
+		var w writer
+		l.put(&w, max(l.end-t.Kernel().Clock.Monotonic(), 0))
+		if w.to(t, l.at) == nil {
+			return err
+		}
+	}
+	if err == kernel.RestartNoHand {
+		err = unix.EINTR
+	}
+	return err
+}
+
+// masked does call with the signal mask at set in place, which stays until
+// handlers have run if call is interrupted. NULL changes nothing.
+func masked(t *kernel.Task, set Addr, size Size, call func() (uint64, error)) (uint64, error) {
+	if set == 0 {
+		return call()
+	}
+	m, err := readSet(t, set, size)
+	if err != nil {
+		return 0, err
+	}
+	t.WithMask(m &^ signals.Unblockable)
+	n, err := call()
+	if err != unix.EINTR && err != kernel.RestartNoHand {
+		t.RestoreMask()
+	}
+	return n, err
+}
+
+func ppoll(t *kernel.Task, fds Addr, n uint32, timeout, set Addr, size Size) (uint64, error) {
+	limit, err := specLimit(t, timeout)
+	if err != nil {
+		return 0, err
+	}
+	return masked(t, set, size, func() (uint64, error) {
+		ready, err := pollFDs(t, fds, n, limit.end)
+		return ready, limit.finish(t, err)
+	})
+}
+
+// What select(2) calls readable, writable and exceptional.
+const (
+	selectRead   = waiter.Readable | waiter.RdBand | waiter.Hup | waiter.Err
+	selectWrite  = waiter.Writable | waiter.WrBand | waiter.Err
+	selectExcept = waiter.Pri
+)
+
+// minTable is how many descriptors select looks at where the table is smaller,
+// as a Linux process has it whose parents had some open.
+const minTable = 256
+
+// fdSets are the three sets of select(2), nil where not given.
+type fdSets struct {
+	addr [3]Addr
+	bits [3][]byte
+}
+
+func readSets(t *kernel.Task, n int, addrs [3]Addr) (*fdSets, error) {
+	s := &fdSets{addr: addrs}
+	for i, a := range addrs {
+		if a == 0 {
+			continue
+		}
+		s.bits[i] = make([]byte, (n+63)/64*8)
+		if _, err := t.MM().CopyIn(a, s.bits[i]); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+var selectMasks = [3]waiter.Mask{selectRead, selectWrite, selectExcept}
+
+// wants returns what the sets ask of fd.
+func (s *fdSets) wants(fd int) (m waiter.Mask) {
+	for i, b := range s.bits {
+		if b != nil && b[fd/8]>>(fd%8)&1 != 0 {
+			m |= selectMasks[i]
+		}
+	}
+	return m
+}
+
+// result leaves those of fd's bits set that got answers, and returns how many.
+func (s *fdSets) result(fd int, got waiter.Mask) (n uint64) {
+	for i, b := range s.bits {
+		if b == nil || b[fd/8]>>(fd%8)&1 == 0 {
+			continue
+		}
+		if got&selectMasks[i] != 0 {
+			n++
+		} else {
+			b[fd/8] &^= 1 << (fd % 8)
+		}
+	}
+	return n
+}
+
+func selectFDs(t *kernel.Task, n int32, addrs [3]Addr, end int64) (uint64, error) {
+	if n < 0 {
+		return 0, unix.EINVAL
+	}
+	count := min(int(n), max(t.FDs().Size(), minTable))
+	sets, err := readSets(t, count, addrs)
+	if err != nil {
+		return 0, err
+	}
+	var ws []watch
+	var fds []int
+	defer func() { release(ws) }()
+	for fd := range count {
+		want := sets.wants(fd)
+		if want == 0 {
+			continue
+		}
+		f, err := FD(fd).ioFile(t)
+		if err != nil {
+			return 0, unix.EBADF
+		}
+		ws = append(ws, watch{file: f, on: t.Waitable(f), want: want, exact: true})
+		fds = append(fds, fd)
+	}
+	if _, err := waitAny(t, ws, end); err != nil {
+		return 0, err
+	}
+	var ready uint64
+	for i, fd := range fds {
+		ready += sets.result(fd, ws[i].got)
+	}
+	// Bits beyond count in the last word are cleared, as Linux does.
+	for i, b := range sets.bits {
+		if b == nil {
+			continue
+		}
+		for fd := count; fd < 8*len(b); fd++ {
+			b[fd/8] &^= 1 << (fd % 8)
+		}
+		if _, err := t.MM().CopyOut(sets.addr[i], b); err != nil {
+			return 0, err
+		}
+	}
+	return ready, nil
+}
+
+func selectCall(t *kernel.Task, n int32, in, out, ex, timeout Addr) (uint64, error) {
+	limit, err := valLimit(t, timeout)
+	if err != nil {
+		return 0, err
+	}
+	ready, err := selectFDs(t, n, [3]Addr{in, out, ex}, limit.end)
+	return ready, limit.finish(t, err)
+}
+
+func pselect6(t *kernel.Task, n int32, in, out, ex, timeout, arg Addr) (uint64, error) {
+	var set, size uint64
+	if arg != 0 {
+		var err error
+		if set, err = usermem.CopyInUint64(t.MM(), arg); err != nil {
+			return 0, err
+		}
+		if size, err = usermem.CopyInUint64(t.MM(), arg+8); err != nil {
+			return 0, err
+		}
+	}
+	limit, err := specLimit(t, timeout)
+	if err != nil {
+		return 0, err
+	}
+	return masked(t, Addr(set), Size(size), func() (uint64, error) {
+		ready, err := selectFDs(t, n, [3]Addr{in, out, ex}, limit.end)
+		return ready, limit.finish(t, err)
+	})
+}
