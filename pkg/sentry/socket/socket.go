@@ -91,7 +91,9 @@ type Send struct {
 
 // Receive is the rest of a recvmsg(2), and its results.
 type Receive struct {
-	Flags int32 // MSG_PEEK, MSG_TRUNC, MSG_OOB, MSG_ERRQUEUE
+	// Flags are MSG_PEEK, MSG_TRUNC, MSG_OOB, MSG_ERRQUEUE, and MSG_DONTWAIT
+	// where the caller won't wait, be it because of O_NONBLOCK.
+	Flags int32
 	// FileRoom is how many descriptors the control buffer has room for. Files
 	// that don't fit are closed, with MSG_CTRUNC.
 	FileRoom int

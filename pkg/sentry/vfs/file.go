@@ -249,6 +249,10 @@ func (f *File) SetAsync(l waiter.Listener) {
 // IncRef adds a reference; the caller holds one.
 func (f *File) IncRef() { f.refs.Add(1) }
 
+// References returns how many there are now: for the collector of files that
+// are only in flight between sockets.
+func (f *File) References() int64 { return f.refs.Load() }
+
 // TryIncRef adds a reference unless the last one has gone.
 func (f *File) TryIncRef() bool {
 	for {
