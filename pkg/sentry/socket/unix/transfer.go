@@ -49,6 +49,12 @@ func (s *Socket) Send(ctx socket.Context, src *usermem.Buffer, m *socket.Send) (
 	// Files take the slow way, with the lock that the collector takes.
 	flight.mu.Lock()
 	r, err := newRights(ctx, m.Files)
+	if err == unix.ETOOMANYREFS { // some may be garbage
+		flight.mu.Unlock()
+		collect()
+		flight.mu.Lock()
+		r, err = newRights(ctx, m.Files)
+	}
 	if err != nil {
 		flight.mu.Unlock()
 		return 0, err
@@ -482,9 +488,10 @@ func (s *Socket) purge() bool {
 func (s *Socket) purgeLocked() (files []*vfs.File, any bool) {
 	q := &s.in
 	q.mu.Lock()
-	any = q.ring.Len() > 0 || s.typ == unix.SOCK_DGRAM && q.messages.len() > 0
-	for i := 0; i < q.messages.len(); i++ { // empty packets don't count
-		any = any || q.messages.at(i).len() > 0
+	n := q.messages.len()
+	any = q.ring.Len() > 0 || n > 0
+	if s.typ == unix.SOCK_SEQPACKET && n == 1 && q.messages.at(0).len() == 0 {
+		any = false // Linux doesn't count a lone empty packet
 	}
 	for ; q.spans.len() > 0; q.spans.pop() {
 		if r := q.spans.at(0).rights; r != nil {
