@@ -1,0 +1,417 @@
+package vfs
+
+import (
+	"math"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"vitrine/pkg/waiter"
+)
+
+// Locks are advisory: flock(2), and record locks of fcntl(2), which belong to a
+// process or, with F_OFD_*, to an open file description. An inode that was ever
+// locked has a fileLocks attached.
+//
+// Lock order: fileLocks.mu, then lockWaits.mu. A fileLocks' wait queue is below
+// nothing.
+
+// fileLocks are the locks of one file.
+type fileLocks struct {
+	queue waiter.Queue
+
+	mu      sync.Mutex
+	whole   []wholeLock      // flock(2)
+	records map[any][]record // by owner: in order, not overlapping
+	waiting map[*lockWait]bool
+}
+
+type wholeLock struct {
+	f         *File
+	exclusive bool
+}
+
+type record struct {
+	LockRange
+}
+
+// LockRange is what a record lock covers: the bytes from Start to End, which is
+// the last one. Type is F_RDLCK, F_WRLCK or F_UNLCK. PID is the owner's in the
+// sandbox's first pid namespace, -1 for an open file description.
+type LockRange struct {
+	Type       int16
+	Start, End int64
+	PID        int32
+}
+
+func (r LockRange) overlaps(o LockRange) bool { return r.Start <= o.End && o.Start <= r.End }
+
+// maxRecords bounds the record locks of all files (ENOLCK).
+const maxRecords = 1 << 18
+
+var recordCount atomic.Int64
+
+type locksKey struct{}
+
+func (b *InodeBase) locks(create bool) *fileLocks {
+	var mk func() any
+	if create {
+		mk = func() any {
+			return &fileLocks{records: map[any][]record{}, waiting: map[*lockWait]bool{}}
+		}
+	}
+	l, _ := b.Attachment(locksKey{}, mk).(*fileLocks)
+	return l
+}
+
+// Readiness, EventRegister and EventUnregister implement waiter.Waitable.
+func (l *fileLocks) Readiness(waiter.Mask) waiter.Mask { return 0 }
+func (l *fileLocks) EventRegister(e *waiter.Entry)     { l.queue.Register(e) }
+func (l *fileLocks) EventUnregister(e *waiter.Entry)   { l.queue.Unregister(e) }
+func (l *fileLocks) wait(ctx Context, try func() error) error {
+	return BlockOn(ctx, l, waiter.Internal, false, try)
+}
+
+// changed makes those who wait try again. mu is held.
+func (l *fileLocks) changed() {
+	lockWaits.mu.Lock()
+	for w := range l.waiting {
+		w.remove()
+	}
+	clear(l.waiting)
+	lockWaits.mu.Unlock()
+	l.queue.Notify(waiter.Internal)
+}
+
+// Flock does flock(2).
+func (f *File) Flock(ctx Context, op int) error {
+	if f.PathOnly() {
+		return unix.EBADF
+	}
+	wait := op&unix.LOCK_NB == 0
+	switch op &^ unix.LOCK_NB {
+	case unix.LOCK_UN:
+		f.funlock()
+		return nil
+	case unix.LOCK_SH, unix.LOCK_EX:
+	default:
+		return unix.EINVAL
+	}
+	exclusive := op&unix.LOCK_EX != 0
+	l := f.inode.Base().locks(true)
+	if !f.OnRelease(wholeLock{f: f}, f.funlock) {
+		return unix.EBADF
+	}
+	l.mu.Lock()
+	for i, h := range l.whole {
+		if h.f != f {
+			continue
+		}
+		if h.exclusive == exclusive {
+			l.mu.Unlock()
+			return nil
+		}
+		// A conversion gives the old lock up first (flock(2)).
+		l.whole = slices.Delete(l.whole, i, i+1)
+		l.changed()
+		break
+	}
+	l.mu.Unlock()
+	try := func() error {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		for _, h := range l.whole {
+			if h.f != f && (exclusive || h.exclusive) {
+				return unix.EAGAIN
+			}
+		}
+		// Another thread may have locked through the same description.
+		l.whole = slices.DeleteFunc(l.whole, func(h wholeLock) bool { return h.f == f })
+		l.whole = append(l.whole, wholeLock{f, exclusive})
+		return nil
+	}
+	if !wait {
+		return try()
+	}
+	return l.wait(ctx, try)
+}
+
+// funlock gives the flock(2) lock of f up.
+func (f *File) funlock() {
+	l := f.inode.Base().locks(false)
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := len(l.whole)
+	l.whole = slices.DeleteFunc(l.whole, func(h wholeLock) bool { return h.f == f })
+	if len(l.whole) < n {
+		l.changed()
+	}
+}
+
+// LockRange decodes the struct flock of fcntl(2): EINVAL or EOVERFLOW where it
+// makes no sense.
+func (f *File) LockRange(ctx Context, fl *unix.Flock_t) (LockRange, error) {
+	switch fl.Type {
+	case unix.F_RDLCK, unix.F_WRLCK, unix.F_UNLCK:
+	default:
+		return LockRange{}, unix.EINVAL
+	}
+	var base int64
+	switch fl.Whence {
+	case unix.SEEK_SET:
+	case unix.SEEK_CUR:
+		base = f.Offset()
+	case unix.SEEK_END:
+		var a Attr
+		if err := f.inode.Attributes(ctx, &a); err != nil {
+			return LockRange{}, err
+		}
+		base = a.Size
+	default:
+		return LockRange{}, unix.EINVAL
+	}
+	if fl.Start > math.MaxInt64-base {
+		return LockRange{}, unix.EOVERFLOW
+	}
+	start := base + fl.Start
+	if start < 0 {
+		return LockRange{}, unix.EINVAL
+	}
+	r := LockRange{Type: fl.Type, Start: start, End: math.MaxInt64}
+	switch {
+	case fl.Len > 0:
+		if fl.Len-1 > math.MaxInt64-start {
+			return LockRange{}, unix.EOVERFLOW
+		}
+		r.End = start + fl.Len - 1
+	case fl.Len < 0:
+		if start+fl.Len < 0 {
+			return LockRange{}, unix.EINVAL
+		}
+		r.Start, r.End = start+fl.Len, start-1
+	}
+	return r, nil
+}
+
+// conflict returns a lock of another owner that is in the way of want. mu is
+// held.
+func (l *fileLocks) conflict(owner any, want LockRange) (any, LockRange, bool) {
+	var found LockRange
+	var who any
+	for o, rs := range l.records {
+		if o == owner {
+			continue
+		}
+		for _, r := range rs {
+			if r.overlaps(want) && (want.Type == unix.F_WRLCK || r.Type == unix.F_WRLCK) &&
+				(who == nil || r.Start < found.Start) {
+				who, found = o, r.LockRange
+			}
+		}
+	}
+	return who, found, who != nil
+}
+
+// GetLock does fcntl(F_GETLK): it returns the first lock that is in the way of
+// want, if there is one.
+func (f *File) GetLock(owner any, want LockRange) (LockRange, bool) {
+	l := f.inode.Base().locks(false)
+	if l == nil {
+		return LockRange{}, false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, r, ok := l.conflict(owner, want)
+	return r, ok
+}
+
+// SetLock does fcntl(F_SETLK), or F_SETLKW with wait. owner is the process'
+// FDTable, or nil for a lock of the open file description itself. EAGAIN if
+// somebody else's lock is in the way; EDEADLK if waiting would go round in a
+// circle of processes; EBADF if the file isn't open in the way that the lock
+// needs; ENOLCK when there are too many.
+func (f *File) SetLock(ctx Context, owner any, want LockRange, wait bool) error {
+	if f.PathOnly() || want.Type == unix.F_RDLCK && !f.Readable() || want.Type == unix.F_WRLCK && !f.Writable() {
+		return unix.EBADF
+	}
+	mine := owner == nil
+	if mine {
+		owner, want.PID = f, -1
+		if want.Type != unix.F_UNLCK && !f.OnRelease(LockRange{}, func() { f.ReleaseLocks(f) }) {
+			return unix.EBADF
+		}
+	}
+	l := f.inode.Base().locks(want.Type != unix.F_UNLCK)
+	if l == nil {
+		return nil
+	}
+	var w *lockWait
+	if wait && !mine {
+		w = &lockWait{owner: owner}
+	}
+	try := func() error {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if want.Type != unix.F_UNLCK {
+			if who, _, ok := l.conflict(owner, want); ok {
+				if w != nil {
+					if err := w.waitFor(who); err != nil {
+						return err
+					}
+					l.waiting[w] = true
+				}
+				return unix.EAGAIN
+			}
+		}
+		return l.set(owner, want)
+	}
+	if !wait {
+		return try()
+	}
+	err := l.wait(ctx, try)
+	if w != nil {
+		l.mu.Lock()
+		delete(l.waiting, w)
+		l.mu.Unlock()
+		lockWaits.mu.Lock()
+		w.remove()
+		lockWaits.mu.Unlock()
+	}
+	return err
+}
+
+// set puts want in the place of what owner had there, and joins neighbours of
+// one type. mu is held.
+func (l *fileLocks) set(owner any, want LockRange) error {
+	old := l.records[owner]
+	fresh := make([]record, 0, len(old)+2)
+	freed, placed := false, want.Type == unix.F_UNLCK
+	add := func(r LockRange) {
+		if k := len(fresh) - 1; k >= 0 && fresh[k].Type == r.Type && fresh[k].End+1 == r.Start {
+			fresh[k].End = r.End
+			return
+		}
+		fresh = append(fresh, record{r})
+	}
+	for _, r := range old {
+		if !placed && r.Start > want.Start {
+			// What of older locks reaches into want has been cut off.
+			add(want)
+			placed = true
+		}
+		if !r.overlaps(want) {
+			add(r.LockRange)
+			continue
+		}
+		freed = freed || r.Type != want.Type && want.Type != unix.F_WRLCK
+		left, right := r.LockRange, r.LockRange
+		left.End, right.Start = want.Start-1, want.End+1
+		if r.Start < want.Start {
+			add(left)
+		}
+		if !placed {
+			add(want)
+			placed = true
+		}
+		if r.End > want.End {
+			add(right)
+		}
+	}
+	if !placed {
+		add(want)
+	}
+	grown := int64(len(fresh) - len(old))
+	if recordCount.Add(grown) > maxRecords && grown > 0 {
+		recordCount.Add(-grown)
+		return unix.ENOLCK
+	}
+	if len(fresh) == 0 {
+		delete(l.records, owner)
+	} else {
+		l.records[owner] = fresh
+	}
+	if freed {
+		l.changed()
+	}
+	return nil
+}
+
+// ReleaseLocks gives up the record locks that owner has on f's file. It is
+// called for each close(2) of a descriptor, with the process' FDTable (fcntl(2):
+// closing any descriptor of a file loses all its locks).
+func (f *File) ReleaseLocks(owner any) {
+	l := f.inode.Base().locks(false)
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if rs, ok := l.records[owner]; ok {
+		recordCount.Add(-int64(len(rs)))
+		delete(l.records, owner)
+		l.changed()
+	}
+}
+
+// lockWait is one call that waits for a process' lock.
+type lockWait struct {
+	owner any // who waits
+	holds any // for whom; nil while it doesn't wait
+}
+
+// lockWaits are all of them, by who waits.
+var lockWaits struct {
+	mu sync.Mutex
+	of map[any]map[*lockWait]bool
+}
+
+// waitFor notes that w waits for who; EDEADLK if who waits, at the end, for w's
+// owner.
+func (w *lockWait) waitFor(who any) error {
+	lw := &lockWaits
+	lw.mu.Lock()
+	defer lw.mu.Unlock()
+	w.remove()
+	seen := map[any]bool{}
+	todo := []any{who}
+	for len(todo) > 0 {
+		o := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		if o == w.owner {
+			return unix.EDEADLK
+		}
+		if seen[o] {
+			continue
+		}
+		seen[o] = true
+		for x := range lw.of[o] {
+			todo = append(todo, x.holds)
+		}
+	}
+	if lw.of == nil {
+		lw.of = map[any]map[*lockWait]bool{}
+	}
+	if lw.of[w.owner] == nil {
+		lw.of[w.owner] = map[*lockWait]bool{}
+	}
+	w.holds = who
+	lw.of[w.owner][w] = true
+	return nil
+}
+
+// remove takes w out. lockWaits.mu is held.
+func (w *lockWait) remove() {
+	if w.holds == nil {
+		return
+	}
+	w.holds = nil
+	delete(lockWaits.of[w.owner], w)
+	if len(lockWaits.of[w.owner]) == 0 {
+		delete(lockWaits.of, w.owner)
+	}
+}
