@@ -58,6 +58,10 @@ func (a *Account) Charge(n int64) bool {
 	return true
 }
 
+// ChargeAlways adds n bytes, even beyond the limit: for the little that says that
+// something was lost.
+func (a *Account) ChargeAlways(n int64) { a.used.Add(n) }
+
 // Uncharge takes n bytes back.
 func (a *Account) Uncharge(n int64) { a.used.Add(-n) }
 
