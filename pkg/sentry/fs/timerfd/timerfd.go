@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vitrine/pkg/clock"
 	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/sentry/fs/anon"
 	"vitrine/pkg/sentry/vfs"
@@ -38,6 +39,37 @@ type Timer interface {
 	Start(at int64)
 	Stop()
 }
+
+// OnQueue returns a Clock whose timers are q's. monotonic is the clock that q
+// goes by, now the one that is shown; whoever sets that calls ClockWasSet.
+func OnQueue(q *clock.Queue, monotonic, now func() int64) Clock {
+	return &queueClock{q, monotonic, now}
+}
+
+type queueClock struct {
+	q              *clock.Queue
+	monotonic, now func() int64
+}
+
+type queueTimer struct {
+	c *queueClock
+	t *clock.Timer
+}
+
+func (c *queueClock) Now() int64              { return c.now() }
+func (c *queueClock) NewTimer(f func()) Timer { return &queueTimer{c, c.q.NewTimer(f)} }
+
+func (t *queueTimer) Start(at int64) {
+	// Far from now on either clock is far on the other; it must not overflow.
+	m := t.c.monotonic()
+	left := at - t.c.now()
+	if left > math.MaxInt64-m {
+		left = math.MaxInt64 - m
+	}
+	t.t.Set(m + left)
+}
+
+func (t *queueTimer) Stop() { t.t.Stop() }
 
 // TimerFD is a timer. Safe for concurrent use.
 type TimerFD struct {

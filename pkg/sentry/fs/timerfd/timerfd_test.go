@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vitrine/pkg/clock"
 	"vitrine/pkg/sentry/vfs"
 	"vitrine/pkg/sentry/vfs/vfstest"
 	"vitrine/pkg/usermem"
@@ -106,5 +107,24 @@ func TestAbsoluteTimerInThePastAndCancel(t *testing.T) {
 	}
 	if _, err := tm.Set(Setting{Value: -1}, 0); err != unix.EINVAL {
 		t.Errorf("negative value: %v", err)
+	}
+}
+
+// TestTimerOnARealClock waits for a timer of the host's clock.
+func TestTimerOnARealClock(t *testing.T) {
+	k := clock.New(clock.HostTSCReliable())
+	q := clock.NewQueue(k.Monotonic)
+	defer q.Close()
+	ctx := vfstest.NewContext()
+	f, err := New(OnQueue(q, k.Monotonic, k.Realtime), unix.CLOCK_REALTIME, 0, ctx.Cred)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.DecRef()
+	start := k.Monotonic()
+	Of(f).Set(Setting{Value: k.Realtime() + 2e6}, unix.TFD_TIMER_ABSTIME)
+	err = vfs.BlockOn(ctx, f, waiter.In, false, func() error { _, err := ticks(t, f); return err })
+	if err != nil || k.Monotonic()-start < 1e6 {
+		t.Errorf("%v after %d ns", err, k.Monotonic()-start)
 	}
 }
