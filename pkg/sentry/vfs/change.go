@@ -125,7 +125,7 @@ func LinkPath(ctx Context, old Path, view FSView, path string) error {
 		return old.Inode(), dir.Link(ctx, parent.Name, old.Inode())
 	})
 	if err == nil {
-		NotifyAttrib(old.Dentry)
+		send(old.Inode().Base(), EventAttrib, "", 0) // the link count; not for the directory
 	}
 	return err
 }
@@ -213,7 +213,7 @@ func (parent Parent) remove(ctx Context, isDir bool) error {
 		send(c.inode.Base(), EventAttrib, "", 0)
 	}
 	if isDir || a.Nlink <= 1 {
-		send(c.inode.Base(), EventDeleteSelf, "", 0)
+		sendDeleted(c.inode.Base())
 	}
 	return nil
 }
@@ -392,9 +392,13 @@ func Rename(ctx Context, oldView FSView, oldPath string, newView FSView, newPath
 		send(target.inode.Base(), EventMoveSelf, "", 0)
 	} else if target.inode != nil {
 		target.kill()
-		send(target.inode.Base(), EventAttrib, "", 0)
+		ev := EventAttrib
+		if na.IsDir() {
+			ev |= EventIsDir
+		}
+		send(target.inode.Base(), ev, "", 0)
 		if na.Nlink <= 1 || na.IsDir() {
-			send(target.inode.Base(), EventDeleteSelf, "", 0)
+			sendDeleted(target.inode.Base())
 		}
 	}
 	send(old.inode.Base(), EventMoveSelf, "", 0)

@@ -155,6 +155,9 @@ func NewFile(p Path, impl any, flags uint32, cred *auth.Credentials) *File {
 			pin.Pin()
 		}
 	}
+	if f.inode != nil {
+		f.inode.Base().opens.Add(1)
+	}
 	return f
 }
 
@@ -295,6 +298,11 @@ func (f *File) DecRef() {
 		f.inode.Base().PutWrite()
 	}
 	notifyClose(f)
+	if f.inode != nil {
+		if b := f.inode.Base(); b.opens.Add(-1) == 0 {
+			b.sendIfGone()
+		}
+	}
 }
 
 // OnRelease calls h when the last reference goes. key names it for

@@ -194,6 +194,10 @@ type InodeBase struct {
 	attached map[any]any
 	// watched counts inotify watches, so that events cost nothing elsewhere.
 	watched atomic.Int32
+	// opens counts open files, and gone is set when the last name is removed
+	// meanwhile: IN_DELETE_SELF comes when both are over (inotify(7)).
+	opens atomic.Int64
+	gone  atomic.Bool
 	// writers counts open-for-write minus executions: positive while written,
 	// negative while executed (ETXTBSY).
 	writers atomic.Int64

@@ -21,9 +21,9 @@ const (
 	EventMoveSelf     FileEvent = 0x800
 	EventUnmount      FileEvent = 0x2000
 	EventIsDir        FileEvent = 0x40000000
-	// EventUnlinked marks, for a directory's watchers, an event on a child
-	// that is no longer there: those with IN_EXCL_UNLINK, which has this
-	// value, don't want it.
+	// EventUnlinked marks what is done through an open file whose name is no
+	// longer there: watches with IN_EXCL_UNLINK, which has this value, don't
+	// want it.
 	EventUnlinked FileEvent = 0x04000000
 )
 
@@ -55,6 +55,21 @@ func send(b *InodeBase, ev FileEvent, name string, cookie uint32) {
 	}
 }
 
+// sendDeleted tells that the last name of the inode is gone: now, or when the
+// last open file is closed.
+func sendDeleted(b *InodeBase) {
+	b.gone.Store(true)
+	if b.opens.Load() == 0 {
+		b.sendIfGone()
+	}
+}
+
+func (b *InodeBase) sendIfGone() {
+	if b.gone.CompareAndSwap(true, false) {
+		send(b, EventDeleteSelf, "", 0)
+	}
+}
+
 // notify tells of an event at d: to the inode's watchers and, with the name, to
 // the directory's.
 func notify(d *Dentry, ev FileEvent) {
@@ -64,12 +79,11 @@ func notify(d *Dentry, ev FileEvent) {
 	if _, ok := d.inode.(Directory); ok {
 		ev |= EventIsDir
 	}
+	if d.Deleted() && ev&EventAttrib == 0 {
+		ev |= EventUnlinked
+	}
 	if p := d.Parent(); p != nil {
-		up := ev
-		if d.Deleted() {
-			up |= EventUnlinked
-		}
-		send(p.inode.Base(), up, d.Name(), 0)
+		send(p.inode.Base(), ev, d.Name(), 0)
 	}
 	send(d.inode.Base(), ev, "", 0)
 }

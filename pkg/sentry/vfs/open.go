@@ -125,6 +125,9 @@ func (o *Opener) open(ctx Context, p Path, a *Attr, flags uint32, created bool) 
 		counted = true
 	}
 	f, err := o.openImpl(ctx, p, a, flags)
+	if err == nil {
+		notify(p.Dentry, EventOpen)
+	}
 	if err == nil && flags&unix.O_TRUNC != 0 && regular && !created {
 		if err = p.Inode().SetAttributes(ctx, &SetAttr{Mask: SetSize}); err != nil {
 			f.counted = false
@@ -140,7 +143,6 @@ func (o *Opener) open(ctx Context, p Path, a *Attr, flags uint32, created bool) 
 		return nil, err
 	}
 	f.counted = counted
-	notify(p.Dentry, EventOpen)
 	return f, nil
 }
 

@@ -12,7 +12,8 @@
 // Lock order: locks of directories (held by the VFS when it tells of an event);
 // Instance.mu; watchList.mu; InodeBase.mu; wait queues.
 //
-// Not done: IN_UNMOUNT is sent only if the VFS tells of it.
+// Not done: IN_UNMOUNT is sent only if the VFS tells of it. IN_DELETE_SELF of a
+// directory doesn't wait for open files that were in it.
 package inotify
 
 import (
@@ -43,7 +44,7 @@ const (
 	// asked are the bits of a mask that inotify_add_watch(2) keeps.
 	asked   = allEvents | unix.IN_EXCL_UNLINK | unix.IN_ONESHOT
 	options = unix.IN_ONLYDIR | unix.IN_DONT_FOLLOW | unix.IN_EXCL_UNLINK | unix.IN_MASK_CREATE | unix.IN_MASK_ADD |
-		unix.IN_ISDIR | unix.IN_ONESHOT | unix.IN_Q_OVERFLOW | unix.IN_UNMOUNT
+		unix.IN_ISDIR | unix.IN_ONESHOT | unix.IN_Q_OVERFLOW | unix.IN_UNMOUNT | unix.IN_IGNORED
 )
 
 // event is what a read returns.
@@ -187,13 +188,22 @@ func New(c *auth.Credentials, flags uint32) (*vfs.File, error) {
 // Of returns the Instance behind f, or nil.
 func Of(f *vfs.File) *Instance { in, _ := f.Impl().(*Instance); return in }
 
+// CheckMask is what inotify_add_watch(2) checks before it looks for the file:
+// EINVAL for a mask without a known bit, as Linux has it, or one that
+// contradicts itself.
+func CheckMask(mask uint32) error {
+	if mask&(allEvents|options) == 0 || mask&unix.IN_MASK_ADD != 0 && mask&unix.IN_MASK_CREATE != 0 {
+		return unix.EINVAL
+	}
+	return nil
+}
+
 // AddWatch does inotify_add_watch(2) for the file at p, which the caller has
 // resolved as IN_ONLYDIR and IN_DONT_FOLLOW want. It returns the watch
 // descriptor.
 func (in *Instance) AddWatch(ctx vfs.Context, p vfs.Path, mask uint32) (int32, error) {
-	if mask&allEvents == 0 || mask&^uint32(allEvents|options) != 0 ||
-		mask&unix.IN_MASK_ADD != 0 && mask&unix.IN_MASK_CREATE != 0 {
-		return 0, unix.EINVAL
+	if err := CheckMask(mask); err != nil {
+		return 0, err
 	}
 	var a vfs.Attr
 	if err := p.Inode().Attributes(ctx, &a); err != nil {
