@@ -35,6 +35,8 @@ type (
 	Mappables struct{ rank }
 	// MemoryFile is the memory file's free and used ranges and their owners.
 	MemoryFile struct{ rank }
+	// Names is the table of names of a directory in memory.
+	Names struct{ rank }
 	// Waiters is the queue of those who wait for one object's events.
 	Waiters struct{ rank }
 	// FDTable is a descriptor table.
@@ -64,6 +66,7 @@ var order = [...]Rank{
 	MemoryPages{},
 	Mappables{},
 	MemoryFile{},
+	Names{},
 	Waiters{},
 	FDTable{},
 	Signals{},

@@ -511,9 +511,18 @@ func (s *source) read(dst *usermem.Buffer, off uint64) (uint64, error) {
 	return uint64(n), err
 }
 
-// fill reads as much of b as there is at off.
+// fill reads as much of b as there is at off. Where the lower file can be mapped
+// it is read like that, which takes none of the locks that reading takes: fill
+// runs at page faults too.
 func (s *source) fill(b []byte, off uint64) (int, error) {
 	done := 0
+	for m := s.mappable(); m != nil && done < len(b); {
+		n, err := s.peek(m, b[done:], off+uint64(done))
+		if n == 0 || err != nil {
+			break // the end, or a page that isn't there
+		}
+		done += n
+	}
 	for done < len(b) {
 		buf := usermem.BytesBuffer(b[done:])
 		n, err := s.read(&buf, off+uint64(done))
@@ -523,6 +532,32 @@ func (s *source) fill(b []byte, off uint64) (int, error) {
 		done += int(n)
 	}
 	return done, nil
+}
+
+// peek copies some of b from what m maps at off.
+func (s *source) peek(m memmap.Mappable, b []byte, off uint64) (int, error) {
+	r := memmap.Range{Start: off &^ pageMask, End: roundUp(off + uint64(len(b)))}
+	ts, err := m.Translate(r, r, usermem.Read)
+	defer func() {
+		for _, t := range ts {
+			t.File.DecRef(t.Offset, t.Source.Len())
+		}
+	}()
+	if len(ts) == 0 {
+		return 0, err
+	}
+	t := ts[0]
+	skip := off - t.Source.Start
+	view, err := t.File.Slice(t.Offset+skip, min(uint64(len(b)), t.Source.Len()-skip))
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	err = usermem.Guard(func() error {
+		n = copy(b, view)
+		return nil
+	})
+	return n, err
 }
 
 func (s *source) close() {

@@ -89,7 +89,7 @@ func run(t testing.TB, data []byte) {
 }
 
 func TestRandomCallsAgainstHost(t *testing.T) {
-	for seed := range uint64(150) {
+	for seed := range uint64(60) {
 		run(t, randomBytes(seed, 2500))
 	}
 }
@@ -392,4 +392,71 @@ func BenchmarkStat(b *testing.B) {
 		}
 		p.Inode().Attributes(f.Ctx, &a)
 	}
+}
+
+// failing is memory of which only the first bytes can be read.
+type failing struct{ good []byte }
+
+func (m failing) CopyIn(a usermem.Addr, dst []byte) (int, error) {
+	n := 0
+	if uint64(a) < uint64(len(m.good)) {
+		n = copy(dst, m.good[a:])
+	}
+	if n < len(dst) {
+		return n, unix.EFAULT
+	}
+	return n, nil
+}
+func (m failing) CopyOut(usermem.Addr, []byte) (int, error)    { return 0, unix.EFAULT }
+func (m failing) ZeroOut(usermem.Addr, uint64) (uint64, error) { return 0, unix.EFAULT }
+func (m failing) Blocks(r usermem.AddrRange, _ usermem.Access, f func([]byte) (int, error)) (uint64, error) {
+	var done uint64
+	if uint64(r.Start) < uint64(len(m.good)) {
+		n, err := f(m.good[r.Start:min(uint64(r.End), uint64(len(m.good)))])
+		done = uint64(n)
+		if err != nil {
+			return done, err
+		}
+	}
+	if done < r.Len() {
+		return done, unix.EFAULT
+	}
+	return done, nil
+}
+
+func TestShortWriteKeepsWhatIsBelow(t *testing.T) {
+	for _, good := range []int{0, 10, 5000, 8192, 9000} {
+		f := newFixture(t)
+		h, err := f.Open("a", unix.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, _ := h.Pread(1<<20, 0)
+		src := usermem.SingleBuffer(failing{[]byte(strings.Repeat("!", good))}, usermem.AddrRange{Start: 0, End: 14000})
+		n, _ := fstest.VFSFile(h).WriteAt(f.Ctx, &src, 100)
+		got, _ := h.Pread(1<<20, 0)
+		want = want[:100] + strings.Repeat("!", int(n)) + want[100+int(n):]
+		if got != want {
+			t.Errorf("with %d good bytes of memory, after a write of %d, the file is wrong", good, n)
+		}
+		h.Close()
+	}
+}
+
+func TestHolesOfPartlyCopiedFile(t *testing.T) {
+	f := newFixture(t)
+	h, _ := f.Open("a", unix.O_RDWR, 0)
+	h.Truncate(100 << 10)
+	h.Allocate(unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 4096, 4096)
+	for _, c := range [][3]int64{
+		{0, unix.SEEK_DATA, 0}, {0, unix.SEEK_HOLE, 4096}, {4096, unix.SEEK_DATA, 8192}, {8192, unix.SEEK_HOLE, 20480},
+	} {
+		if got, err := h.Seek(c[0], int(c[1])); got != c[2] || err != nil {
+			t.Errorf("seek %d, %d: %d, %v; want %d", c[0], c[1], got, err, c[2])
+		}
+	}
+	if _, err := h.Seek(20480, unix.SEEK_DATA); err != unix.ENXIO {
+		t.Errorf("data behind the last: %v", err)
+	}
+	h.Close()
 }

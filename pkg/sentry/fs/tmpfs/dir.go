@@ -45,7 +45,7 @@ type Names interface {
 // Dir is a directory.
 type Dir struct {
 	Meta
-	names locks.RWMutex[locks.Inode] // guards what is below
+	names locks.RWMutex[locks.Names] // guards what is below
 	// entries by name; order by number, with nil where a name has gone.
 	entries map[string]*entry
 	order   []*entry

@@ -236,7 +236,8 @@ func (r *Regular) ReadAt(_ vfs.Context, dst *usermem.Buffer, off int64) (int64, 
 }
 
 func (r *Regular) read(dst *usermem.Buffer, off int64) (int64, error) {
-	r.data.RLock()
+	// A file in an overlay over this one comes first.
+	r.data.NestedRLock()
 	defer r.data.RUnlock()
 	if c := r.content.Load(); c != nil {
 		n, err := (*c).ReadAt(dst, uint64(off))

@@ -20,9 +20,9 @@
 // A stat takes one lock that is never held for long, and allocates nothing.
 //
 // Lock order: Regular.data (held while bytes move from or to application
-// memory, so mm locks come below it), Dir.names; then Meta.mu, a leaf. Two of a
-// kind are never held together: that names change one after the other is seen
-// to by the VFS, which locks directories.
+// memory, so mm locks come below it), Dir.names, Meta.mu, a leaf. Two of a kind
+// are never held together: that names change one after the other is seen to by
+// the VFS, which locks directories.
 //
 // What it doesn't do: quotas, swap, huge pages, NUMA policies, ACLs.
 package tmpfs

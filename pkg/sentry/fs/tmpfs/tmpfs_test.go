@@ -36,7 +36,7 @@ func randomBytes(seed uint64, n int) []byte {
 // TestRandomCallsAgainstHost makes the same calls here and on a tmpfs of the
 // host, and sees all memory given back at the end.
 func TestRandomCallsAgainstHost(t *testing.T) {
-	for seed := range uint64(150) {
+	for seed := range uint64(60) {
 		s, st, acct := newFS(t, Options{Mode: unix.S_IFDIR | 0o755})
 		fstest.Run(t, randomBytes(seed, 3000), s, fstest.Host{Dir: fstest.HostDir(t)}, fstest.Options{NoHoles: true})
 		removeAll(t, s, ".")
