@@ -69,8 +69,11 @@ func (n *node) use(access uint32) *descriptor {
 	return nil
 }
 
+// useLocked counts a user of d, or with nil of a file opened without one.
 func (n *node) useLocked(d *descriptor) {
-	d.users++
+	if d != nil {
+		d.users++
+	}
 	if n.users++; n.users == 1 {
 		n.fs.mu.Lock()
 		n.fs.idle.remove(n)
@@ -119,7 +122,9 @@ func (n *node) add(fd int, access uint32) *descriptor {
 // unuse ends a use.
 func (n *node) unuse(d *descriptor) {
 	n.mu.Lock()
-	d.users--
+	if d != nil {
+		d.users--
+	}
 	n.users--
 	idle := n.users == 0
 	if idle {

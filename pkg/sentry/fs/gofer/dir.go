@@ -271,7 +271,7 @@ func (d *directory) Link(_ vfs.Context, name string, target vfs.Inode) error {
 	at := now()
 	t.node.update(func(a *vfs.Attr) { a.Nlink++; a.Ctime = at })
 	t.node.gone.Store(false)
-	t.node.at.Store(&place{d, name})
+	t.node.named(&place{d, name})
 	d.changed(at, 0)
 	return nil
 }
@@ -317,7 +317,7 @@ func (d *directory) remove(name string, victim vfs.Inode, flags uint32) error {
 	}
 	d.end(func(l *listing) { l.remove(name) })
 	at := now()
-	v.node.unlinked(at)
+	v.node.unlinked(d, name, at)
 	by := 0
 	if flags != 0 {
 		by = -1
@@ -360,7 +360,8 @@ func (d *directory) Rename(_ vfs.Context, oldName string, old vfs.Inode, to vfs.
 		d.end(nil)
 		return err
 	}
-	o.node.at.Store(&place{t, newName})
+	o.node.unnamed(d, oldName)
+	o.node.named(&place{t, newName})
 	d.end(func(l *listing) { l.remove(oldName) })
 	t.end(func(l *listing) { l.remove(newName); l.add(newName, o.node.path, o.node.kind) })
 	at := now()
@@ -369,7 +370,7 @@ func (d *directory) Rename(_ vfs.Context, oldName string, old vfs.Inode, to vfs.
 		from, into = -1, 1
 	}
 	if r != nil {
-		r.node.unlinked(at)
+		r.node.unlinked(t, newName, at)
 		if r.node.kind == unix.S_IFDIR {
 			into--
 		}

@@ -286,7 +286,5 @@ func (f *remoteFile) Sync(_ vfs.Context, dataOnly bool) error { return f.fid.Fsy
 // Release implements vfs.Releaser.
 func (f *remoteFile) Release(*vfs.File) {
 	f.node.fs.discard(f.fid)
-	if f.node.gone.Load() {
-		f.node.fs.flush(true)
-	}
+	f.node.unuse(nil)
 }

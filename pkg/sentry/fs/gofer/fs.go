@@ -147,7 +147,7 @@ func (fs *filesystem) inode(pa *p9.Attr, parent *directory, name string) (*inode
 	if i != nil && i.node.kind == s.Type() && !i.node.gone.Load() {
 		fs.mu.Unlock()
 		if at != nil {
-			i.node.at.Store(at)
+			i.node.named(at)
 		}
 		if fs.opts.Shared {
 			i.adopt(s, true)

@@ -216,6 +216,9 @@ func (i *inode) Open(_ vfs.Context, _ vfs.Path, flags uint32) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	i.node.mu.Lock()
+	i.node.useLocked(nil)
+	i.node.mu.Unlock()
 	return &remoteFile{inode: i, fid: fid, sync: flags & unix.O_SYNC}, nil
 }
 

@@ -364,6 +364,21 @@ func (o *openDirectory) close() {
 	o.list, o.fid, o.chunk = nil, nil, nil
 }
 
+// Seek implements vfs.Seeker: a directory's offsets are cookies, and its end has none.
+func (o *openDirectory) Seek(_ vfs.Context, _ *vfs.File, current, off int64, whence int) (int64, error) {
+	switch whence {
+	case unix.SEEK_SET:
+	case unix.SEEK_CUR:
+		off += current
+	default:
+		return 0, unix.EINVAL
+	}
+	if off < 0 {
+		return 0, unix.EINVAL
+	}
+	return off, nil
+}
+
 // Release implements vfs.Releaser.
 func (o *openDirectory) Release(*vfs.File) { o.close() }
 

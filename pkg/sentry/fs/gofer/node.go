@@ -2,6 +2,7 @@ package gofer
 
 import (
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,8 +21,10 @@ type node struct {
 	kind   uint32 // S_IFMT bits; never changes
 	isRoot bool
 
-	// at is a name that leads here, nil if none is known any more.
-	at atomic.Pointer[place]
+	// at is a name that leads here, nil if none is known any more. others, guarded by attrMu, are further ones of a
+	// file with several.
+	at     atomic.Pointer[place]
+	others []*place
 	// gone is set when the last name was removed.
 	gone atomic.Bool
 
@@ -51,6 +54,42 @@ type node struct {
 type place struct {
 	parent *directory
 	name   string
+}
+
+// maxNames bounds what is remembered of the names of one file.
+const maxNames = 64
+
+// named says that p leads to n.
+func (n *node) named(p *place) {
+	old := n.at.Load()
+	if old != nil && *old == *p {
+		return
+	}
+	n.attrMu.Lock()
+	defer n.attrMu.Unlock()
+	if old = n.at.Swap(p); old == nil || n.kind == unix.S_IFDIR || n.attr.Load().Nlink <= 1 {
+		n.others = nil
+		return
+	}
+	n.others = slices.DeleteFunc(n.others, func(o *place) bool { return *o == *p })
+	if len(n.others) < maxNames {
+		n.others = append(n.others, old)
+	}
+}
+
+// unnamed says that the name no longer leads to n.
+func (n *node) unnamed(d *directory, name string) {
+	n.attrMu.Lock()
+	defer n.attrMu.Unlock()
+	p := place{d, name}
+	n.others = slices.DeleteFunc(n.others, func(o *place) bool { return *o == p })
+	if at := n.at.Load(); at != nil && *at == p {
+		n.at.Store(nil)
+		if last := len(n.others) - 1; last >= 0 {
+			n.at.Store(n.others[last])
+			n.others = n.others[:last]
+		}
+	}
 }
 
 // snapshot is what is known of a file's attributes. It doesn't change; a newer one replaces it.
@@ -122,7 +161,11 @@ func (i *inode) current() (*snapshot, error) {
 	if s.seq == n.writes.Load() && (!n.fs.opts.Shared || monotonic()-s.checked < freshFor) {
 		return s, nil
 	}
-	return i.refresh()
+	r, err := i.refresh()
+	if err == unix.ESTALE && n.gone.Load() {
+		return s, nil // nobody can tell any more, nor change it
+	}
+	return r, err
 }
 
 // refresh asks for the attributes: the descriptor if there is one, otherwise the gofer.
@@ -223,8 +266,8 @@ func (n *node) update(change func(a *vfs.Attr)) {
 	}
 }
 
-// unlinked counts one name less.
-func (n *node) unlinked(at int64) {
+// unlinked counts one name less, that in d.
+func (n *node) unlinked(d *directory, name string, at int64) {
 	n.update(func(a *vfs.Attr) {
 		if n.kind == unix.S_IFDIR {
 			a.Nlink = 0
@@ -236,7 +279,7 @@ func (n *node) unlinked(at int64) {
 			n.gone.Store(true)
 		}
 	})
-	n.at.Store(nil)
+	n.unnamed(d, name)
 	if n.gone.Load() {
 		n.trim()
 	}
