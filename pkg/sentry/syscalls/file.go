@@ -42,7 +42,7 @@ var fileRows = []Row{
 func blockingIO(t *kernel.Task, f *vfs.File, mask waiter.Mask, op func() (int64, error)) (uint64, error) {
 	n, err := op()
 	if err == unix.EAGAIN && n == 0 && !f.NonBlocking() && f.Pollable() {
-		err = t.WaitFor(f, mask, kernel.Forever, func() (e error) {
+		err = socketWait(t, f, mask, ioTimeout(f, false), false, func() (e error) {
 			n, e = op()
 			return e
 		})
@@ -101,11 +101,14 @@ func write(t *kernel.Task, fd FD, a Addr, n Size) (uint64, error) {
 func writeBuffer(t *kernel.Task, f *vfs.File, b usermem.Buffer) (uint64, error) {
 	want := b.Len()
 	n, err := f.Write(t, &b)
+	if err == unix.EPIPE && quietPipe(f) {
+		return 0, err
+	}
 	if err == nil && uint64(n) >= want || f.NonBlocking() || !f.Pollable() || err != nil && err != unix.EAGAIN {
 		return ioResult(t, n, err)
 	}
 	done := n
-	err = t.WaitFor(f, waiter.Writable, kernel.Forever, func() error {
+	err = socketWait(t, f, waiter.Writable, ioTimeout(f, true), false, func() error {
 		n, err := f.Write(t, &b)
 		done += n
 		if err == nil && b.Len() > 0 && n > 0 {

@@ -161,7 +161,7 @@ func call6[A, B, C, D, E, F integer](f func(*kernel.Task, A, B, C, D, E, F) (uin
 // families are the rows, by the file they are in.
 var families = [][]Row{
 	fileRows, pathRows, processRows, signalRows, memoryRows, timeRows, futexRows, identityRows, systemRows,
-	pipeRows, pollRows, epollRows, eventfdRows,
+	pipeRows, pollRows, epollRows, eventfdRows, socketRows, messageRows,
 }
 
 // Format returns how the arguments of a call are shown in a log.

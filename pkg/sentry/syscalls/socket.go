@@ -1,0 +1,307 @@
+package syscalls
+
+import (
+	"golang.org/x/sys/unix"
+
+	"vitrine/pkg/sentry/kernel"
+	"vitrine/pkg/sentry/signals"
+	"vitrine/pkg/sentry/socket"
+	"vitrine/pkg/sentry/vfs"
+	"vitrine/pkg/usermem"
+	"vitrine/pkg/waiter"
+)
+
+var socketRows = []Row{
+	partial(unix.SYS_SOCKET, "socket", call3(socketCall), "the families that are registered"),
+	full(unix.SYS_SOCKETPAIR, "socketpair", call4(socketpair)),
+	full(unix.SYS_BIND, "bind", call3(bind)),
+	full(unix.SYS_LISTEN, "listen", call2(listen)),
+	full(unix.SYS_ACCEPT, "accept", call3(accept)),
+	full(unix.SYS_ACCEPT4, "accept4", call4(accept4)),
+	full(unix.SYS_CONNECT, "connect", call3(connect)),
+	full(unix.SYS_GETSOCKNAME, "getsockname", call3(getsockname)),
+	full(unix.SYS_GETPEERNAME, "getpeername", call3(getpeername)),
+	full(unix.SYS_SHUTDOWN, "shutdown", call2(shutdown)),
+	full(unix.SYS_SETSOCKOPT, "setsockopt", call5(setsockopt)),
+	full(unix.SYS_GETSOCKOPT, "getsockopt", call5(getsockopt)),
+}
+
+// socketAt returns the socket at fd, with its file: EBADF, ENOTSOCK.
+func (f FD) socketAt(t *kernel.Task) (*vfs.File, socket.Socket, error) {
+	file, err := f.ioFile(t)
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err := socket.Of(file)
+	if err != nil {
+		file.DecRef()
+	}
+	return file, s, err
+}
+
+// readAddress reads a sockaddr: EINVAL if its length can't be one's.
+func readAddress(t *kernel.Task, a Addr, n int32) ([]byte, error) {
+	if n < 0 || n > socket.MaxAddress {
+		return nil, unix.EINVAL
+	}
+	b := make([]byte, n)
+	_, err := t.MM().CopyIn(a, b)
+	return b, err
+}
+
+// putAddress writes as much of an address as there is room for, and how long
+// all of it is: at lenAt, where the room was said.
+func putAddress(t *kernel.Task, addr []byte, at, lenAt Addr) error {
+	n, err := usermem.CopyInUint32(t.MM(), lenAt)
+	if err != nil {
+		return err
+	}
+	if int32(n) < 0 {
+		return unix.EINVAL
+	}
+	if _, err := t.MM().CopyOut(at, addr[:min(int(n), len(addr))]); err != nil {
+		return err
+	}
+	return usermem.CopyOutUint32(t.MM(), lenAt, uint32(len(addr)))
+}
+
+// socketWait does op, waiting while it returns EAGAIN, for up to timeout
+// nanoseconds unless that is zero: EAGAIN then. With a time-out a signal gives
+// EINTR, without it the call can be restarted (signal(7)).
+func socketWait(t *kernel.Task, f *vfs.File, mask waiter.Mask, timeout int64, nonblock bool, op func() error) error {
+	err := op()
+	if err != unix.EAGAIN || nonblock {
+		return err
+	}
+	end := kernel.Forever
+	if timeout > 0 {
+		end = deadline(t, timeout)
+	}
+	return socketEnd(t.WaitFor(f, mask, end, op), timeout)
+}
+
+// socketEnd says what the end of a wait is to the application.
+func socketEnd(err error, timeout int64) error {
+	switch {
+	case err == kernel.ErrTimeout:
+		return unix.EAGAIN
+	case err == kernel.RestartSys && timeout > 0:
+		return unix.EINTR
+	}
+	return err
+}
+
+// ioTimeout returns SO_RCVTIMEO or SO_SNDTIMEO of f, which read(2) and write(2)
+// honour too; zero for all that isn't a socket.
+func ioTimeout(f *vfs.File, send bool) int64 {
+	s, err := socket.Of(f)
+	if err != nil {
+		return 0
+	}
+	in, out := s.Options().Timeouts()
+	if send {
+		return out
+	}
+	return in
+}
+
+// quietPipe reports whether EPIPE of f sends no SIGPIPE: only streams do.
+func quietPipe(f *vfs.File) bool {
+	s, err := socket.Of(f)
+	return err == nil && s.Options().Type != unix.SOCK_STREAM
+}
+
+func socketCall(t *kernel.Task, family, typ, protocol int32) (uint64, error) {
+	f, err := socket.New(t, int(family), int(typ), int(protocol))
+	if err != nil {
+		return 0, err
+	}
+	return addFile(t, f, typ&unix.SOCK_CLOEXEC != 0)
+}
+
+func socketpair(t *kernel.Task, family, typ, protocol int32, fds Addr) (uint64, error) {
+	a, b, err := socket.NewPair(t, int(family), int(typ), int(protocol))
+	if err != nil {
+		return 0, err
+	}
+	return 0, addPair(t, a, b, typ&unix.SOCK_CLOEXEC != 0, fds)
+}
+
+func bind(t *kernel.Task, fd FD, a Addr, n int32) (uint64, error) {
+	f, s, err := fd.socketAt(t)
+	if err != nil {
+		return 0, err
+	}
+	defer f.DecRef()
+	addr, err := readAddress(t, a, n)
+	if err != nil {
+		return 0, err
+	}
+	return 0, s.Bind(t, addr)
+}
+
+// maxBacklog is net.core.somaxconn.
+const maxBacklog = 4096
+
+func listen(t *kernel.Task, fd FD, backlog uint32) (uint64, error) {
+	f, s, err := fd.socketAt(t)
+	if err != nil {
+		return 0, err
+	}
+	defer f.DecRef()
+	return 0, s.Listen(t, int(min(backlog, maxBacklog)))
+}
+
+func accept(t *kernel.Task, fd FD, a, lenAt Addr) (uint64, error) { return accept4(t, fd, a, lenAt, 0) }
+
+func accept4(t *kernel.Task, fd FD, a, lenAt Addr, flags uint32) (uint64, error) {
+	if flags&^(unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK) != 0 {
+		return 0, unix.EINVAL
+	}
+	f, s, err := fd.socketAt(t)
+	if err != nil {
+		return 0, err
+	}
+	defer f.DecRef()
+	var n *vfs.File
+	timeout, _ := s.Options().Timeouts()
+	err = socketWait(t, f, inMask, timeout, f.NonBlocking(), func() (err error) {
+		n, err = s.Accept(t, flags&unix.SOCK_NONBLOCK)
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	if a != 0 {
+		if err = putPeer(t, n, a, lenAt); err != nil {
+			n.DecRef()
+			return 0, err
+		}
+	}
+	return addFile(t, n, flags&unix.SOCK_CLOEXEC != 0)
+}
+
+// putPeer writes the address of who connected; ECONNABORTED if he has gone.
+func putPeer(t *kernel.Task, f *vfs.File, a, lenAt Addr) error {
+	s, err := socket.Of(f)
+	if err != nil {
+		return err
+	}
+	addr, err := s.PeerName(t)
+	if err != nil {
+		return unix.ECONNABORTED
+	}
+	return putAddress(t, addr, a, lenAt)
+}
+
+func connect(t *kernel.Task, fd FD, a Addr, n int32) (uint64, error) {
+	f, s, err := fd.socketAt(t)
+	if err != nil {
+		return 0, err
+	}
+	defer f.DecRef()
+	addr, err := readAddress(t, a, n)
+	if err != nil {
+		return 0, err
+	}
+	_, timeout := s.Options().Timeouts()
+	err = socketWait(t, f, outMask, timeout, f.NonBlocking(), func() error { return s.Connect(t, addr) })
+	if f.NonBlocking() || err != unix.EINPROGRESS && err != unix.EALREADY {
+		return 0, err
+	}
+	// Under way: it is done when the socket is writable.
+	end := kernel.Forever
+	if timeout > 0 {
+		end = deadline(t, timeout)
+	}
+	err = t.WaitFor(f, outMask, end, func() error {
+		if f.Readiness(outMask|waiter.Err|waiter.Hup) == 0 {
+			return unix.EAGAIN
+		}
+		return s.Options().TakeError()
+	})
+	if err == kernel.ErrTimeout {
+		return 0, unix.EINPROGRESS
+	}
+	return 0, socketEnd(err, timeout)
+}
+
+func getsockname(t *kernel.Task, fd FD, a, lenAt Addr) (uint64, error) {
+	return socketName(t, fd, a, lenAt, socket.Socket.Name)
+}
+
+func getpeername(t *kernel.Task, fd FD, a, lenAt Addr) (uint64, error) {
+	return socketName(t, fd, a, lenAt, socket.Socket.PeerName)
+}
+
+func socketName(t *kernel.Task, fd FD, a, lenAt Addr, name func(socket.Socket, socket.Context) ([]byte, error)) (uint64, error) {
+	f, s, err := fd.socketAt(t)
+	if err != nil {
+		return 0, err
+	}
+	defer f.DecRef()
+	addr, err := name(s, t)
+	if err != nil {
+		return 0, err
+	}
+	return 0, putAddress(t, addr, a, lenAt)
+}
+
+func shutdown(t *kernel.Task, fd FD, how int32) (uint64, error) {
+	f, s, err := fd.socketAt(t)
+	if err != nil {
+		return 0, err
+	}
+	defer f.DecRef()
+	return 0, s.Shutdown(t, int(how))
+}
+
+// maxOption is the longest value of an option.
+const maxOption = 64 << 10
+
+func setsockopt(t *kernel.Task, fd FD, level, name int32, value Addr, n int32) (uint64, error) {
+	if n < 0 {
+		return 0, unix.EINVAL
+	}
+	f, s, err := fd.socketAt(t)
+	if err != nil {
+		return 0, err
+	}
+	defer f.DecRef()
+	b := make([]byte, min(n, maxOption))
+	if _, err := t.MM().CopyIn(value, b); err != nil {
+		return 0, err
+	}
+	return 0, s.SetOption(t, int(level), int(name), b)
+}
+
+func getsockopt(t *kernel.Task, fd FD, level, name int32, value, lenAt Addr) (uint64, error) {
+	f, s, err := fd.socketAt(t)
+	if err != nil {
+		return 0, err
+	}
+	defer f.DecRef()
+	n, err := usermem.CopyInUint32(t.MM(), lenAt)
+	if err != nil {
+		return 0, err
+	}
+	if int32(n) < 0 {
+		return 0, unix.EINVAL
+	}
+	b, err := s.GetOption(t, int(level), int(name))
+	if err != nil {
+		return 0, err
+	}
+	b = b[:min(len(b), int(n))]
+	if _, err := t.MM().CopyOut(value, b); err != nil {
+		return 0, err
+	}
+	return 0, usermem.CopyOutUint32(t.MM(), lenAt, uint32(len(b)))
+}
+
+// brokenPipe sends SIGPIPE for EPIPE of a stream, unless flags say not to.
+func brokenPipe(t *kernel.Task, s socket.Socket, flags int32, err error) {
+	if err == unix.EPIPE && flags&unix.MSG_NOSIGNAL == 0 && s.Options().Type == unix.SOCK_STREAM {
+		t.SendSignal(&signals.Info{Signo: int32(unix.SIGPIPE), Code: signals.CodeUser})
+	}
+}
