@@ -31,6 +31,7 @@ import (
 	"vitrine/pkg/sentry/pagestore"
 	"vitrine/pkg/sentry/platform"
 	"vitrine/pkg/sentry/platform/ptrace"
+	unixsocket "vitrine/pkg/sentry/socket/unix"
 	"vitrine/pkg/sentry/syscalls"
 	"vitrine/pkg/sentry/vdso"
 	"vitrine/pkg/sentry/vfs"
@@ -117,6 +118,8 @@ func Prepare(o *Options) (*Sandbox, error) {
 	}
 	k.Init()
 	s.k = k
+	k.Shared, k.NewFilesystem = s.shared, s.mountFor
+	unixsocket.Register()
 	s.calls = append(calls, host.HostCalls()...)
 	s.calls = append(s.calls, hostCalls()...)
 	return s, nil

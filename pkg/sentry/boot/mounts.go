@@ -159,6 +159,17 @@ func (c *container) filesystem(m *control.Mount) (*vfs.Filesystem, error) {
 	return c.s.newFilesystem(m.Type, c.memory(), strings.Join(m.Data, ","), c.ns, path.Clean(m.Destination) == "/dev", vfs.KernelContext(c.cred))
 }
 
+// mountFor makes what t mounts, in its container's memory.
+func (s *Sandbox) mountFor(t *kernel.Task, kind, _, data string) (*vfs.Filesystem, error) {
+	s.mu.Lock()
+	c := s.containers[t.Container()]
+	s.mu.Unlock()
+	if c == nil {
+		return nil, unix.ENODEV
+	}
+	return s.newFilesystem(kind, c.memory(), data, t.Namespaces(), false, t)
+}
+
 // newFilesystem makes a file system of the Sentry's own; ENODEV where the type is
 // unknown.
 func (s *Sandbox) newFilesystem(kind string, o tmpfs.Options, data string, ns *kernel.Namespaces, isDev bool, ctx vfs.Context) (*vfs.Filesystem, error) {

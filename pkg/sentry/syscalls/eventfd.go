@@ -1,12 +1,11 @@
 package syscalls
 
 import (
-	"math"
-
 	"golang.org/x/sys/unix"
 
 	"vitrine/pkg/clock"
 	"vitrine/pkg/sentry/fs/eventfd"
+	"vitrine/pkg/sentry/fs/inotify"
 	"vitrine/pkg/sentry/fs/timerfd"
 	"vitrine/pkg/sentry/kernel"
 	"vitrine/pkg/sentry/signals"
@@ -23,6 +22,10 @@ var eventfdRows = []Row{
 	full(unix.SYS_SIGNALFD, "signalfd", call3(signalfd)),
 	full(unix.SYS_SIGNALFD4, "signalfd4", call4(signalfd4)),
 	full(unix.SYS_MEMFD_CREATE, "memfd_create", call2(memfdCreate)),
+	full(unix.SYS_INOTIFY_INIT, "inotify_init", call0(inotifyInit)),
+	full(unix.SYS_INOTIFY_INIT1, "inotify_init1", call1(inotifyInit1)),
+	full(unix.SYS_INOTIFY_ADD_WATCH, "inotify_add_watch", call3(inotifyAddWatch)),
+	full(unix.SYS_INOTIFY_RM_WATCH, "inotify_rm_watch", call2(inotifyRmWatch)),
 }
 
 func eventfdCall(t *kernel.Task, count uint32) (uint64, error) { return eventfd2(t, count, 0) }
@@ -34,45 +37,6 @@ func eventfd2(t *kernel.Task, count, flags uint32) (uint64, error) {
 	}
 	return addFile(t, f, flags&unix.EFD_CLOEXEC != 0)
 }
-
-// timerClock is a clock of the kernel for timerfd.
-type timerClock struct {
-	k  *kernel.Kernel
-	id clock.ID
-}
-
-// Now implements timerfd.Clock.
-func (c timerClock) Now() int64 {
-	ns, _ := c.k.Clock.Now(c.id)
-	return ns
-}
-
-// NewTimer implements timerfd.Clock.
-func (c timerClock) NewTimer(f func()) timerfd.Timer {
-	return clockTimer{c, c.k.Timers.NewTimer(f)}
-}
-
-// clockTimer is a timer on the monotonic clock, set by the time of another.
-type clockTimer struct {
-	c timerClock
-	t *clock.Timer
-}
-
-// Start implements timerfd.Timer.
-func (t clockTimer) Start(at int64) {
-	mono := t.c.k.Clock.Monotonic()
-	if t.c.id != clock.Monotonic {
-		left := at - t.c.Now()
-		if left > math.MaxInt64-mono {
-			left = math.MaxInt64 - mono
-		}
-		at = mono + left
-	}
-	t.t.Set(at)
-}
-
-// Stop implements timerfd.Timer.
-func (t clockTimer) Stop() { t.t.Stop() }
 
 func timerfdCreate(t *kernel.Task, id int32, flags uint32) (uint64, error) {
 	if flags&^(unix.TFD_CLOEXEC|unix.TFD_NONBLOCK) != 0 {
@@ -91,7 +55,12 @@ func timerfdCreate(t *kernel.Task, id int32, flags uint32) (uint64, error) {
 	default:
 		return 0, unix.EINVAL
 	}
-	f, err := timerfd.New(timerClock{t.Kernel(), base}, id, flags, t.Credentials())
+	k := t.Kernel()
+	now := func() int64 {
+		ns, _ := k.Clock.Now(base)
+		return ns
+	}
+	f, err := timerfd.New(timerfd.OnQueue(k.Timers, k.Clock.Monotonic, now), id, flags, t.Credentials())
 	if err != nil {
 		return 0, err
 	}
@@ -202,4 +171,61 @@ func memfdCreate(t *kernel.Task, name Addr, flags uint32) (uint64, error) {
 		return 0, err
 	}
 	return addFile(t, f, flags&unix.MFD_CLOEXEC != 0)
+}
+
+func inotifyInit(t *kernel.Task) (uint64, error) { return inotifyInit1(t, 0) }
+
+func inotifyInit1(t *kernel.Task, flags uint32) (uint64, error) {
+	f, err := inotify.New(t.Credentials(), flags)
+	if err != nil {
+		return 0, err
+	}
+	return addFile(t, f, flags&unix.IN_CLOEXEC != 0)
+}
+
+// inotifyAt returns the instance at fd, with its file.
+func inotifyAt(t *kernel.Task, fd FD) (*vfs.File, *inotify.Instance, error) {
+	f, err := fd.ioFile(t)
+	if err != nil {
+		return nil, nil, err
+	}
+	in := inotify.Of(f)
+	if in == nil {
+		f.DecRef()
+		return nil, nil, unix.EINVAL
+	}
+	return f, in, nil
+}
+
+func inotifyAddWatch(t *kernel.Task, fd FD, p PathPtr, mask uint32) (uint64, error) {
+	if err := inotify.CheckMask(mask); err != nil {
+		return 0, err
+	}
+	f, in, err := inotifyAt(t, fd)
+	if err != nil {
+		return 0, err
+	}
+	defer f.DecRef()
+	var flags vfs.WalkFlags
+	if mask&unix.IN_DONT_FOLLOW == 0 {
+		flags |= vfs.FollowFinal
+	}
+	if mask&unix.IN_ONLYDIR != 0 {
+		flags |= vfs.WantDirectory
+	}
+	at, err := cwd.resolve(t, p, flags)
+	if err != nil {
+		return 0, err
+	}
+	wd, err := in.AddWatch(t, at, mask)
+	return uint64(wd), err
+}
+
+func inotifyRmWatch(t *kernel.Task, fd FD, wd int32) (uint64, error) {
+	f, in, err := inotifyAt(t, fd)
+	if err != nil {
+		return 0, err
+	}
+	defer f.DecRef()
+	return 0, in.RemoveWatch(wd)
 }
