@@ -117,7 +117,7 @@ func (t *Task) Clone(a *CloneArgs) (int32, error) {
 	} else {
 		child.fds = t.fds.Fork()
 	}
-	undo = append(undo, func() { closeAll(vfs.KernelContext(creds), child.fds.DecRef()) })
+	undo = append(undo, func() { closeAll(vfs.KernelContext(creds), child.fds, child.fds.DecRef()) })
 	if a.Flags&unix.CLONE_FS != 0 {
 		child.fs = t.fs
 	} else {
@@ -230,7 +230,7 @@ func (t *Task) Unshare(flags uint64) error {
 	if flags&unix.CLONE_FILES != 0 && t.fds.Shared() {
 		old := t.fds
 		t.SetFDs(old.Fork())
-		closeAll(t, old.DecRef())
+		closeAll(t, old, old.DecRef())
 	}
 	if flags&unix.CLONE_FS != 0 {
 		fs := t.fs.Fork()
@@ -353,10 +353,9 @@ func (k *Kernel) NewProcess(a *ProcessArgs, memory *mm.MemoryManager) (*Task, er
 	return t, nil
 }
 
-// closeAll flushes and releases files.
-func closeAll(ctx vfs.Context, files []*vfs.File) {
+// closeAll closes files that were taken out of table.
+func closeAll(ctx vfs.Context, table *vfs.FDTable, files []*vfs.File) {
 	for _, f := range files {
-		f.Flush(ctx)
-		f.DecRef()
+		table.Close(ctx, f)
 	}
 }

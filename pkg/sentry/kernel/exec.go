@@ -217,9 +217,9 @@ func (t *Task) becomes(memory *mm.MemoryManager, creds *auth.Credentials, img *l
 	if t.fds.Shared() {
 		shared := t.fds
 		t.SetFDs(shared.Fork())
-		closeAll(t, shared.DecRef())
+		closeAll(t, shared, shared.DecRef())
 	}
-	closeAll(t, t.fds.RemoveIf(func(_ int32, cloexec bool) bool { return cloexec }))
+	closeAll(t, t.fds, t.fds.RemoveIf(func(_ int32, cloexec bool) bool { return cloexec }))
 	g := &tg.signals
 	g.lock()
 	g.actions = g.actions.fork()

@@ -42,7 +42,7 @@ func (t *Task) exit() {
 	t.mm, t.fds, t.fs, t.namespaces = nil, nil, nil, nil
 	t.mu.Unlock()
 	t.releaseVfork()
-	closeAll(vfs.KernelContext(t.Credentials()), fds.DecRef())
+	closeAll(vfs.KernelContext(t.Credentials()), fds, fds.DecRef())
 	memory.DecUsers()
 	t.ctx.Release()
 

@@ -212,12 +212,12 @@ func lseek(t *kernel.Task, fd FD, off int64, whence int32) (uint64, error) {
 }
 
 func closeFD(t *kernel.Task, fd FD) (uint64, error) {
-	f, err := t.FDs().Remove(int32(fd))
+	table := t.FDs()
+	f, err := table.Remove(int32(fd))
 	if err != nil {
 		return 0, err
 	}
-	err = f.Flush(t)
-	f.DecRef()
+	err = table.Close(t, f)
 	if err == kernel.RestartSys {
 		err = unix.EINTR // close(2) is never restarted: the descriptor is gone
 	}
@@ -264,8 +264,7 @@ func dup3(t *kernel.Task, old, n FD, flags uint32) (uint64, error) {
 		return 0, err
 	}
 	if was != nil {
-		was.Flush(t)
-		was.DecRef()
+		t.FDs().Close(t, was)
 	}
 	return uint64(n), nil
 }
@@ -316,16 +315,11 @@ func fcntl(t *kernel.Task, fd FD, cmd uint32, arg uint64) (uint64, error) {
 			}
 		}
 		f.SetFlags(flags)
+		setAsync(t, f, fd, flags&unix.O_ASYNC != 0)
 		return 0, nil
 	}
-	if h := fcntlMore; h != nil {
-		return h(t, f, fd, cmd, arg)
-	}
-	return 0, unix.EINVAL
+	return fcntlMore(t, f, fd, cmd, arg)
 }
-
-// fcntlMore handles the commands for locks, owners and pipes, in fcntl.go.
-var fcntlMore func(t *kernel.Task, f *vfs.File, fd FD, cmd uint32, arg uint64) (uint64, error)
 
 // largeFile is O_LARGEFILE, which open(2) sets on 64-bit systems for all but
 // O_PATH.
@@ -363,6 +357,9 @@ func ioctl(t *kernel.Task, fd FD, cmd uint32, arg uint64) (uint64, error) {
 		if err := f.Stat(t, &a); err == nil && a.Type() == unix.S_IFREG {
 			return 0, usermem.CopyOutUint32(t.MM(), Addr(arg), uint32(a.Size-f.Offset()))
 		}
+	}
+	if done, err := ownerIoctl(t, f, fd, cmd, Addr(arg)); done {
+		return 0, err
 	}
 	return f.Ioctl(t, cmd, arg)
 }

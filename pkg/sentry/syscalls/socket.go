@@ -305,3 +305,6 @@ func brokenPipe(t *kernel.Task, s socket.Socket, flags int32, err error) {
 		t.SendSignal(&signals.Info{Signo: int32(unix.SIGPIPE), Code: signals.CodeUser})
 	}
 }
+
+// isSocket reports whether f is a socket's.
+func isSocket(f *vfs.File) bool { _, err := socket.Of(f); return err == nil }

@@ -162,6 +162,7 @@ func call6[A, B, C, D, E, F integer](f func(*kernel.Task, A, B, C, D, E, F) (uin
 var families = [][]Row{
 	fileRows, pathRows, processRows, signalRows, memoryRows, timeRows, futexRows, identityRows, systemRows,
 	pipeRows, pollRows, epollRows, eventfdRows, socketRows, messageRows,
+	lockRows, xattrRows,
 }
 
 // Format returns how the arguments of a call are shown in a log.

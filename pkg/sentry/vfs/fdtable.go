@@ -181,6 +181,18 @@ func (t *FDTable) RemoveIf(pick func(fd int32, cloexec bool) bool) []*File {
 	return out
 }
 
+// Close ends with a file what close(2) ends with the descriptor, which has been
+// taken out of t: the process' record locks on the file go, and the reference.
+// The error is Flush's.
+func (t *FDTable) Close(ctx Context, f *File) error {
+	if !f.PathOnly() {
+		f.ReleaseLocks(t)
+	}
+	err := f.Flush(ctx)
+	f.DecRef()
+	return err
+}
+
 // Fork returns a copy of the table with one user.
 func (t *FDTable) Fork() *FDTable {
 	t.mu.RLock()
