@@ -120,12 +120,17 @@ func (t *Task) blockKillable(ch <-chan struct{}) bool {
 func (t *Task) park() {
 	t.ctx.Park(t.state)
 	t.blocked.Store(true)
+	t.tg.awake.Add(-1)
 	t.usage.sleepBegins()
 }
 
 func (t *Task) unpark() {
 	t.usage.sleepEnds()
 	t.blocked.Store(false)
+	t.tg.awake.Add(1)
+	if t.tg.timers.asleep.Load() {
+		t.tg.cpuAwake()
+	}
 }
 
 // WaitFor calls op until it returns something other than EAGAIN, sleeping in

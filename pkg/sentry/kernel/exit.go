@@ -158,6 +158,7 @@ func (t *Task) deathSignals() (after []func()) {
 // parent. It returns what is to be done without locks. tree is held.
 func (tg *ThreadGroup) ended(status ExitStatus) (after []func()) {
 	tg.zombie, tg.status = true, status
+	tg.stopTimers()
 	ns := tg.ids.ns
 	if ns.init == tg {
 		after = append(after, ns.die()...)

@@ -300,6 +300,10 @@ func (t *Task) Start() {
 // it, in turn.
 func (t *Task) run() {
 	t.usage.begin()
+	t.tg.awake.Add(1)
+	if t.tg.cpuLimited() {
+		t.tg.checkCPU()
+	}
 	for {
 		if t.work.Load() || t.syscall.restart != 0 {
 			if !t.handleWork() {

@@ -42,6 +42,9 @@ type ThreadGroup struct {
 	deadUsage  Usage // of threads that have ended
 
 	signals groupSignals
+	timers  timers
+	// awake counts the threads that don't sleep.
+	awake atomic.Int32
 
 	// childEvents is notified when a child changes its state.
 	childEvents waiter.Queue

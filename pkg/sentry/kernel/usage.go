@@ -81,6 +81,12 @@ func (u *usageClock) read() Usage {
 	}
 }
 
+// total returns the CPU time up to now.
+func (u *usageClock) total() int64 {
+	n := u.read()
+	return n.User + n.System
+}
+
 // Usage returns what the task has used.
 func (t *Task) Usage() Usage { return t.usage.read() }
 

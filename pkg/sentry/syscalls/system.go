@@ -122,6 +122,9 @@ func setLimit(t *kernel.Task, tg *kernel.ThreadGroup, r limits.Resource, l limit
 		return unix.EPERM
 	}
 	_, err := tg.Limits().Swap(r, l, t.Credentials().HasRootCap(unix.CAP_SYS_RESOURCE))
+	if err == nil && r == limits.CPU {
+		tg.CPULimitChanged()
+	}
 	return err
 }
 

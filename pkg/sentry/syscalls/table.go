@@ -160,9 +160,25 @@ func call6[A, B, C, D, E, F integer](f func(*kernel.Task, A, B, C, D, E, F) (uin
 
 // families are the rows, by the file they are in.
 var families = [][]Row{
-	fileRows, pathRows, processRows, signalRows, memoryRows, timeRows, futexRows, identityRows, systemRows,
-	pipeRows, pollRows, epollRows, eventfdRows, socketRows, messageRows,
-	lockRows, xattrRows,
+	epollRows,
+	eventfdRows,
+	fileRows,
+	futexRows,
+	identityRows,
+	lockRows,
+	memoryRows,
+	messageRows,
+	pathRows,
+	pipeRows,
+	pollRows,
+	processRows,
+	schedRows,
+	signalRows,
+	socketRows,
+	systemRows,
+	timeRows,
+	timerRows,
+	xattrRows,
 }
 
 // Format returns how the arguments of a call are shown in a log.

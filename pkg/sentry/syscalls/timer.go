@@ -1,0 +1,223 @@
+package syscalls
+
+import (
+	"math"
+
+	"golang.org/x/sys/unix"
+
+	"vitrine/pkg/clock"
+	"vitrine/pkg/sentry/kernel"
+	"vitrine/pkg/sentry/signals"
+	"vitrine/pkg/usermem"
+)
+
+var timerRows = []Row{
+	full(unix.SYS_ALARM, "alarm", call1(alarm)),
+	full(unix.SYS_GETITIMER, "getitimer", call2(getitimer)),
+	full(unix.SYS_SETITIMER, "setitimer", call3(setitimer)),
+	partial(unix.SYS_TIMER_CREATE, "timer_create", call3(timerCreate), "no CPU clocks of other processes, no alarm clocks"),
+	partial(unix.SYS_TIMER_SETTIME, "timer_settime", call4(timerSettime), "absolute times don't follow when the host's clock is set"),
+	full(unix.SYS_TIMER_GETTIME, "timer_gettime", call2(timerGettime)),
+	full(unix.SYS_TIMER_GETOVERRUN, "timer_getoverrun", call1(timerGetoverrun)),
+	full(unix.SYS_TIMER_DELETE, "timer_delete", call1(timerDelete)),
+}
+
+func alarm(t *kernel.Task, seconds uint32) (uint64, error) {
+	old := t.ThreadGroup().SetIntervalTimer(kernel.ITimerReal, kernel.TimerSetting{Value: int64(seconds) * second})
+	left := old.Value / second
+	if rest := old.Value % second; rest >= second/2 || left == 0 && rest > 0 {
+		left++
+	}
+	return uint64(left), nil
+}
+
+func putIntervalTimer(t *kernel.Task, a Addr, s kernel.TimerSetting) error {
+	if s.Value > 0 {
+		s.Value = max(s.Value, 1000)
+	}
+	var w writer
+	w.timeval(s.Interval)
+	w.timeval(s.Value)
+	return w.to(t, a)
+}
+
+func getitimer(t *kernel.Task, which uint32, a Addr) (uint64, error) {
+	if which > kernel.ITimerProf {
+		return 0, unix.EINVAL
+	}
+	return 0, putIntervalTimer(t, a, t.ThreadGroup().IntervalTimer(int(which)))
+}
+
+func setitimer(t *kernel.Task, which uint32, a, old Addr) (uint64, error) {
+	var s kernel.TimerSetting
+	if a != 0 {
+		// The whole structure is read before any of it is judged.
+		var b [32]byte
+		_, err := t.MM().CopyIn(a, b[:])
+		if err != nil {
+			return 0, err
+		}
+		if s.Interval, err = timevalOf(b[:16]); err != nil {
+			return 0, err
+		}
+		if s.Value, err = timevalOf(b[16:]); err != nil {
+			return 0, err
+		}
+	}
+	if which > kernel.ITimerProf {
+		return 0, unix.EINVAL
+	}
+	was := t.ThreadGroup().SetIntervalTimer(int(which), s)
+	if old == 0 {
+		return 0, nil
+	}
+	return 0, putIntervalTimer(t, old, was)
+}
+
+// timevalOf decodes a struct timeval as nanoseconds.
+func timevalOf(b []byte) (int64, error) {
+	s, us := int64(le64(b)), int64(le64(b[8:]))
+	if s < 0 || us < 0 || us >= 1_000_000 {
+		return 0, unix.EINVAL
+	}
+	if s > math.MaxInt64/second-1 {
+		return math.MaxInt64, nil
+	}
+	return s*second + us*1000, nil
+}
+
+// timespecOf decodes a struct timespec as nanoseconds.
+func timespecOf(b []byte) (int64, error) {
+	s, ns := int64(le64(b)), int64(le64(b[8:]))
+	if s < 0 || ns < 0 || ns >= second {
+		return 0, unix.EINVAL
+	}
+	if s > math.MaxInt64/second-1 {
+		return math.MaxInt64, nil
+	}
+	return s*second + ns, nil
+}
+
+// Kinds of notification of a struct sigevent (sigevent(7)).
+const (
+	sigevSignal   = 0
+	sigevNone     = 1
+	sigevThread   = 2
+	sigevThreadID = 4
+)
+
+func timerCreate(t *kernel.Task, id int32, event, out Addr) (uint64, error) {
+	cpu, thread, err := posixTimerClock(t, id)
+	if err != nil {
+		return 0, err
+	}
+	n := kernel.PosixTimerNotify{Signal: signals.Signal(unix.SIGALRM), ValueIsID: true}
+	if event != 0 {
+		var b [64]byte // struct sigevent
+		if _, err := t.MM().CopyIn(event, b[:]); err != nil {
+			return 0, err
+		}
+		n = kernel.PosixTimerNotify{Value: le64(b[:]), Signal: signals.Signal(le32(b[8:]))}
+		switch le32(b[12:]) {
+		case sigevNone:
+			n.None = true
+		case sigevThreadID:
+			n.Target = t.PIDNamespace().Task(int32(le32(b[16:])))
+			if n.Target == nil || n.Target.ThreadGroup() != t.ThreadGroup() {
+				return 0, unix.EINVAL
+			}
+		case sigevSignal, sigevThread:
+		default:
+			return 0, unix.EINVAL
+		}
+		if !n.None && !n.Signal.Valid() {
+			return 0, unix.EINVAL
+		}
+	}
+	tg := t.ThreadGroup()
+	no, err := tg.NewPosixTimer(clock.ID(id), cpu, thread, n)
+	if err != nil {
+		return 0, err
+	}
+	if err := usermem.CopyOutUint32(t.MM(), out, uint32(no)); err != nil {
+		tg.DeletePosixTimer(no)
+		return 0, err
+	}
+	return 0, nil
+}
+
+// posixTimerClock says what a timer of clock id counts in: CPU time, of one thread or
+// of all, or real time.
+func posixTimerClock(t *kernel.Task, id int32) (cpu bool, thread *kernel.Task, err error) {
+	switch id {
+	case unix.CLOCK_REALTIME, unix.CLOCK_MONOTONIC, unix.CLOCK_BOOTTIME, unix.CLOCK_TAI:
+		return false, nil, nil
+	case unix.CLOCK_PROCESS_CPUTIME_ID:
+		return true, nil, nil
+	case unix.CLOCK_THREAD_CPUTIME_ID:
+		return true, t, nil
+	case unix.CLOCK_MONOTONIC_RAW, unix.CLOCK_REALTIME_COARSE, unix.CLOCK_MONOTONIC_COARSE,
+		unix.CLOCK_REALTIME_ALARM, unix.CLOCK_BOOTTIME_ALARM: // no device that wakes the machine
+		return false, nil, unix.EOPNOTSUPP
+	}
+	if id >= 0 || id&3 == 3 {
+		return false, nil, unix.EINVAL
+	}
+	o := t
+	if tid := ^(id >> 3); tid != 0 {
+		if o = t.PIDNamespace().Task(tid); o == nil || o.ThreadGroup() != t.ThreadGroup() {
+			return false, nil, unix.EINVAL
+		}
+	}
+	if id&4 != 0 {
+		return true, o, nil
+	}
+	return true, nil, nil
+}
+
+func putTimerSetting(t *kernel.Task, a Addr, s kernel.TimerSetting) error {
+	var w writer
+	w.timespec(s.Interval)
+	w.timespec(s.Value)
+	return w.to(t, a)
+}
+
+func timerSettime(t *kernel.Task, id int32, flags uint32, a, old Addr) (uint64, error) {
+	if a == 0 {
+		return 0, unix.EINVAL
+	}
+	var b [32]byte
+	_, err := t.MM().CopyIn(a, b[:])
+	if err != nil {
+		return 0, err
+	}
+	var s kernel.TimerSetting
+	if s.Interval, err = timespecOf(b[:16]); err != nil {
+		return 0, err
+	}
+	if s.Value, err = timespecOf(b[16:]); err != nil {
+		return 0, err
+	}
+	was, err := t.ThreadGroup().SetPosixTimer(id, s, flags&unix.TIMER_ABSTIME != 0)
+	if err != nil || old == 0 {
+		return 0, err
+	}
+	return 0, putTimerSetting(t, old, was)
+}
+
+func timerGettime(t *kernel.Task, id int32, a Addr) (uint64, error) {
+	s, err := t.ThreadGroup().PosixTimer(id)
+	if err != nil {
+		return 0, err
+	}
+	return 0, putTimerSetting(t, a, s)
+}
+
+func timerGetoverrun(t *kernel.Task, id int32) (uint64, error) {
+	n, err := t.ThreadGroup().PosixTimerOverrun(id)
+	return uint64(n), err
+}
+
+func timerDelete(t *kernel.Task, id int32) (uint64, error) {
+	return 0, t.ThreadGroup().DeletePosixTimer(id)
+}
