@@ -68,6 +68,7 @@ func (t *Task) Clone(a *CloneArgs) (int32, error) {
 		k: t.k, container: t.container, wake: make(chan struct{}, 1), namespaces: ns, name: t.name, futexWaiter: futex.NewWaiter(),
 	}
 	child.creds.Store(creds)
+	child.personality.Store(t.personality.Load())
 	child.sched = t.Scheduling()
 	if child.sched.ResetOnFork {
 		child.sched.ResetOnFork, child.sched.Policy, child.sched.Priority = false, 0, 0
@@ -146,6 +147,9 @@ func (t *Task) Clone(a *CloneArgs) (int32, error) {
 	}
 	if a.Flags&unix.CLONE_PARENT_SETTID != 0 {
 		usermem.CopyOutUint32(t.mm, a.ParentTID, uint32(tid))
+	}
+	if a.Flags&unix.CLONE_VM == 0 {
+		child.mm.SetLimits(child.tg.Limits())
 	}
 	child.Start()
 	if vfork != nil {

@@ -87,6 +87,18 @@ func (a *Account) Limit() uint64 {
 	return 0
 }
 
+// Bound returns the smallest limit of a and those above it, in bytes; zero is
+// none.
+func (a *Account) Bound() uint64 {
+	var bound uint64
+	for ; a != nil; a = a.parent {
+		if l := a.Limit(); l != 0 && (bound == 0 || l < bound) {
+			bound = l
+		}
+	}
+	return bound
+}
+
 // Usage returns what is charged now, in bytes.
 func (a *Account) Usage() uint64 { return uint64(a.used.Load()) << pageShift }
 

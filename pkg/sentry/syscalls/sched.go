@@ -486,7 +486,7 @@ func ioprioSet(t *kernel.Task, which, who, prio int32) (uint64, error) {
 func sysinfo(t *kernel.Task, a Addr) (uint64, error) {
 	k := t.Kernel()
 	acct := t.MM().Account()
-	total, used := acct.Limit(), acct.Usage()
+	total, used := acct.Bound(), acct.Usage()
 	var w writer
 	w.i64((k.Clock.Monotonic() - k.BootMonotonic) / second)
 	w.zero(24) // load averages
