@@ -130,17 +130,21 @@ var signalKeys = [...]struct {
 
 // receive takes one byte from the master.
 func (d *disc) receive(c byte, e *effects) {
-	if d.literal {
-		d.literal = false
-		d.add(c, plain)
-		d.echo(c)
-		return
-	}
 	if d.iflag(unix.ISTRIP) {
 		c &= 0x7f
 	}
-	if d.iflag(iuclc) && d.lflag(unix.IEXTEN) && c >= 'A' && c <= 'Z' {
+	if d.iflag(iuclc) && d.lflag(unix.IEXTEN) && isUpper(c) {
 		c += 'a' - 'A'
+	}
+	if d.literal {
+		d.literal = false
+		d.beginLine()
+		if c == 0xff && d.iflag(unix.PARMRK) {
+			d.add(c, plain)
+		}
+		d.add(c, plain)
+		d.echo(c)
+		return
 	}
 	if d.iflag(unix.IXON) {
 		switch {
@@ -184,11 +188,23 @@ func (d *disc) receive(c byte, e *effects) {
 	if d.lflag(unix.ICANON) && d.edit(c) {
 		return
 	}
-	d.echo(c)
+	d.beginLine()
+	if c != '\n' {
+		d.echo(c)
+	} else if d.lflag(unix.ECHO) {
+		d.process(c)
+	}
 	if c == 0xff && d.iflag(unix.PARMRK) {
 		d.add(c, plain)
 	}
 	d.add(c, plain)
+}
+
+// beginLine remembers where the echo of a line begins, at its first byte.
+func (d *disc) beginLine() {
+	if d.lflag(unix.ECHO) && len(d.in) == d.start {
+		d.canonColumn = d.column
+	}
 }
 
 // edit does what c means in canonical mode; false if it is an ordinary byte.
@@ -250,7 +266,6 @@ func (d *disc) end(c byte, k kind) {
 	d.in = append(d.in, input{c, k})
 	d.lines++
 	d.start = len(d.in)
-	d.canonColumn = d.column
 }
 
 // continuation reports whether b goes on a character in UTF-8.
@@ -259,7 +274,7 @@ func (d *disc) continuation(b byte) bool { return d.iflag(unix.IUTF8) && b&0xc0 
 // erase removes the last character, or word, of the line being edited.
 func (d *disc) erase(c byte, unit int) {
 	word := func(b byte) bool {
-		return b >= '0' && b <= '9' || b|0x20 >= 'a' && b|0x20 <= 'z' || b == '_' || b >= 0x80
+		return b >= '0' && b <= '9' || isUpper(b) || isLower(b) || b == '_' || b == 0xdf || b == 0xff
 	}
 	seen := false
 	for len(d.in) > d.start {
@@ -347,6 +362,9 @@ func (d *disc) width(b byte, col int) int {
 
 // kill removes the line being edited.
 func (d *disc) kill(c byte) {
+	if len(d.in) == d.start {
+		return
+	}
 	if d.lflag(unix.ECHO) && d.lflag(unix.ECHOK) && d.lflag(unix.ECHOKE) && d.lflag(unix.ECHOE) {
 		for len(d.in) > d.start {
 			n := len(d.in)
@@ -371,7 +389,7 @@ func (d *disc) echo(c byte) {
 	if !d.lflag(unix.ECHO) || len(d.out) >= 2*outputSize {
 		return
 	}
-	if d.lflag(unix.ECHOCTL) && (c < 0x20 || c == 0x7f) && c != '\t' && c != '\n' {
+	if d.lflag(unix.ECHOCTL) && (c < 0x20 || c == 0x7f) && c != '\t' {
 		d.put('^')
 		d.put(c ^ 0x40)
 		d.column += 2
@@ -387,6 +405,10 @@ func (d *disc) put(c byte) {
 	}
 }
 
+// isUpper and isLower know Latin-1, as the kernel does.
+func isUpper(c byte) bool { return c >= 'A' && c <= 'Z' || c >= 0xc0 && c <= 0xde && c != 0xd7 }
+func isLower(c byte) bool { return c >= 'a' && c <= 'z' || c >= 0xe0 && c <= 0xfe && c != 0xf7 }
+
 // process puts c through output processing (termios(3), c_oflag).
 func (d *disc) process(c byte) {
 	if !d.oflag(unix.OPOST) {
@@ -397,10 +419,11 @@ func (d *disc) process(c byte) {
 	case '\n':
 		if d.oflag(unix.ONLCR) {
 			d.put('\r')
-			d.column = 0
-		} else if d.oflag(unix.ONLRET) {
+		}
+		if d.oflag(unix.ONLCR) || d.oflag(unix.ONLRET) {
 			d.column = 0
 		}
+		d.canonColumn = d.column
 	case '\r':
 		if d.oflag(unix.ONOCR) && d.column == 0 {
 			return
@@ -408,11 +431,11 @@ func (d *disc) process(c byte) {
 		if d.oflag(unix.OCRNL) {
 			c = '\n'
 			if d.oflag(unix.ONLRET) {
-				d.column = 0
+				d.column, d.canonColumn = 0, 0
 			}
 			break
 		}
-		d.column = 0
+		d.column, d.canonColumn = 0, 0
 	case '\t':
 		n := 8 - d.column&7
 		d.column += n
@@ -427,7 +450,7 @@ func (d *disc) process(c byte) {
 			d.column--
 		}
 	default:
-		if d.oflag(olcuc) && c >= 'a' && c <= 'z' {
+		if d.oflag(olcuc) && isLower(c) {
 			c -= 'a' - 'A'
 		}
 		if c >= 0x20 && c != 0x7f && !d.continuation(c) {
@@ -441,7 +464,6 @@ func (d *disc) process(c byte) {
 // hasn't.
 func (d *disc) flushInput(e *effects) {
 	d.in, d.lines, d.start, d.literal = d.in[:0], 0, 0, false
-	d.canonColumn = d.column
 	d.setStatus(pktFlushRead, 0, e)
 	e.wakeM |= waiter.Writable
 }
@@ -468,7 +490,6 @@ func (d *disc) set(n Termios, e *effects) {
 				d.in[len(d.in)-1].k = lineEnd
 				d.lines = 1
 			}
-			d.canonColumn = d.column
 		} else {
 			// Marks of the end are nothing but bytes now.
 			d.lines = 0

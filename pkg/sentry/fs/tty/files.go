@@ -320,7 +320,6 @@ func (s *slave) Write(ctx vfs.Context, _ *vfs.File, src *usermem.Buffer) (int64,
 		for _, c := range b[:n] {
 			t.process(c)
 		}
-		t.canonColumn = t.column
 		if n > 0 {
 			e.wakeM |= waiter.Readable
 		}
