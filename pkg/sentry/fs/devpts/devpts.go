@@ -5,7 +5,7 @@
 // containers mount. /dev/ptmx as a device node leads to the ptmx of what is
 // mounted on "pts" beside it, as in Linux; usually it is a symbolic link.
 //
-// Lock order: FS.mu, node.mu are leaves.
+// Lock order: FS.mu; then the locks of a TTY and node.mu, which are leaves.
 package devpts
 
 import (
@@ -115,7 +115,7 @@ type FS struct {
 	root *root
 	ptmx *node
 
-	mu locks.Mutex[locks.Leaf]
+	mu locks.Mutex[locks.Names]
 	// used are the numbers that terminals have, names the slaves whose
 	// masters are open.
 	used  map[uint32]bool
