@@ -10,6 +10,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -33,10 +34,14 @@ func (*Context) FileSizeLimit() uint64            { return math.MaxUint64 }
 func (*Context) FileSizeExceeded()                {}
 func (*Context) ThreadGroupID() int32             { return 1 }
 
+// memory is one file for all tests: pages of file systems that are garbage go
+// back to it whenever the collector finds them.
+var memory = sync.OnceValues(memfile.New)
+
 // Memory returns a memory file and an account with limit bytes (zero: any).
 func Memory(t testing.TB, limit uint64) (*memfile.File, *memfile.Account) {
 	t.Helper()
-	f, err := memfile.New()
+	f, err := memory()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,6 +49,7 @@ func Memory(t testing.TB, limit uint64) (*memfile.File, *memfile.Account) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { a.Release() })
 	return f, a
 }
 
