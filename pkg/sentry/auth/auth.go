@@ -58,6 +58,7 @@ type UserNamespace struct {
 	uids, gids []IDMap // set once, in terms of the root namespace's ids when used
 	// SetgroupsDenied is the state of /proc/PID/setgroups.
 	setgroupsDenied bool
+	inode           uint64
 }
 
 // NewRootUserNamespace returns the first user namespace: all ids map to
@@ -74,6 +75,17 @@ func (ns *UserNamespace) NewChild(owner KUID) (*UserNamespace, error) {
 		return nil, unix.EUSERS
 	}
 	return &UserNamespace{Parent: ns, Owner: owner, Level: ns.Level + 1}, nil
+}
+
+// Inode returns the number that /proc/PID/ns/user shows: what next returns the
+// first time.
+func (ns *UserNamespace) Inode(next func() uint64) uint64 {
+	ns.mu.Lock()
+	defer ns.mu.Unlock()
+	if ns.inode == 0 {
+		ns.inode = next()
+	}
+	return ns.inode
 }
 
 // Maps returns the uid and gid maps, in terms of the parent namespace.

@@ -79,7 +79,9 @@ func (t *Task) exit() {
 	execer := g.execer
 	stopSignal := g.stop.signal
 	g.unlock()
-	tg.deadUsage.add(t.usage.read())
+	used := t.usage.read()
+	tg.deadUsage.add(used)
+	k.deadUsage.add(used)
 	if t != tg.leader {
 		t.forgetIDs()
 	}

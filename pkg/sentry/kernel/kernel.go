@@ -63,13 +63,18 @@ type Kernel struct {
 	Logf func(format string, args ...any)
 
 	// tree guards the tree of tasks: see doc.go.
-	tree    sync.RWMutex
-	running sync.WaitGroup
+	tree sync.RWMutex
+	// deadUsage is of all tasks that have ended. Guarded by tree.
+	deadUsage Usage
+	running   sync.WaitGroup
 
 	tasks    atomic.Int64 // live tasks, for loadavg and sysinfo
 	forks    atomic.Uint64
 	switches atomic.Uint64
 	nsIno    atomic.Uint64
+
+	bootOnce sync.Once
+	bootID   string
 }
 
 // Tracer is told of system calls. Its methods are called on the task's

@@ -12,8 +12,12 @@ import (
 
 // VMAs calls f for the mappings in order, until it returns false. No lock is
 // held in f, so mappings may come and go meanwhile.
-func (m *MemoryManager) VMAs(f func(VMAInfo) bool) {
-	for at := uint64(0); ; {
+func (m *MemoryManager) VMAs(f func(VMAInfo) bool) { m.VMAsFrom(0, f) }
+
+// VMAsFrom is VMAs beginning with the mapping that contains from, or else the
+// first above it.
+func (m *MemoryManager) VMAsFrom(from usermem.Addr, f func(VMAInfo) bool) {
+	for at := uint64(from); ; {
 		m.mu.RLock()
 		e, ok := m.vmas.Next(at)
 		if !ok {

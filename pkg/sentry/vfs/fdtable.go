@@ -227,3 +227,20 @@ func (t *FDTable) FDs() []int32 {
 	}
 	return fds
 }
+
+// Size returns how many slots the table has (FDSize of /proc/PID/status).
+func (t *FDTable) Size() int {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return len(t.files)
+}
+
+// Len returns how many descriptors are open.
+func (t *FDTable) Len() (n int) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	for _, w := range t.used {
+		n += bits.OnesCount64(w)
+	}
+	return n
+}

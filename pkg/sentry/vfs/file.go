@@ -328,9 +328,15 @@ func (f *File) CancelRelease(key any) {
 }
 
 // MappedName, DeviceID and InodeID implement memmap.Identity.
-func (f *File) MappedName() string { n, _ := PathName(Path{}, f.path); return n }
-func (f *File) DeviceID() uint64   { return f.attrNoError().Dev }
-func (f *File) InodeID() uint64    { return f.attrNoError().Ino }
+func (f *File) MappedName() string {
+	n, _ := PathName(Path{}, f.path)
+	if f.path.Dentry.Deleted() {
+		n += " (deleted)"
+	}
+	return n
+}
+func (f *File) DeviceID() uint64 { return f.attrNoError().Dev }
+func (f *File) InodeID() uint64  { return f.attrNoError().Ino }
 
 func (f *File) attrNoError() (a Attr) {
 	f.inode.Attributes(kernelContext{f.cred}, &a)

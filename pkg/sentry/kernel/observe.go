@@ -1,0 +1,128 @@
+package kernel
+
+import (
+	"fmt"
+	"io"
+
+	"golang.org/x/sys/unix"
+
+	"vitrine/pkg/sentry/auth"
+	"vitrine/pkg/sentry/signals"
+)
+
+// What others may see of a task: this is for /proc.
+
+// RunState is the letter of /proc/PID/stat: R, S, T, Z or X (proc(5)).
+func (t *Task) RunState() byte {
+	t.k.tree.RLock()
+	dead, reaped := t.dead, t.tg.reaped
+	t.k.tree.RUnlock()
+	switch {
+	case reaped:
+		return 'X'
+	case dead:
+		return 'Z'
+	case t.tg.Stopped():
+		return 'T'
+	case t.blocked.Load():
+		return 'S'
+	}
+	return 'R'
+}
+
+// Blocked reports whether the task sleeps.
+func (t *Task) Blocked() bool { return t.blocked.Load() }
+
+// Children lists the task's children in the order of their birth: processes made
+// by this thread, or by any where t leads its thread group and the maker has
+// gone.
+func (t *Task) Children() []*ThreadGroup {
+	t.k.tree.RLock()
+	defer t.k.tree.RUnlock()
+	var all []*ThreadGroup
+	for _, c := range t.tg.children {
+		if c.parentTask == t || t == t.tg.leader && (c.parentTask == nil || c.parentTask.dead) {
+			all = append(all, c)
+		}
+	}
+	return all
+}
+
+// ExitSignal is what the parent gets when the process ends; zero for none.
+func (tg *ThreadGroup) ExitSignal() signals.Signal {
+	tg.k.tree.RLock()
+	defer tg.k.tree.RUnlock()
+	return tg.exitSignal
+}
+
+// TotalUsage is what all tasks have used since the start, those that are gone
+// included.
+func (k *Kernel) TotalUsage() Usage {
+	k.tree.RLock()
+	defer k.tree.RUnlock()
+	sum := k.deadUsage
+	for _, t := range k.RootPIDNS.tasks {
+		if !t.dead {
+			sum.add(t.usage.read())
+		}
+	}
+	return sum
+}
+
+// MayInspect decides whether a task of caller with credentials c may look into t
+// (ptrace(2), "Ptrace access mode checking", with the file-system ids): EACCES
+// where not. caller may be nil.
+func (t *Task) MayInspect(c *auth.Credentials, caller *ThreadGroup) error {
+	if caller == t.tg {
+		return nil
+	}
+	v := t.Credentials()
+	privileged := c.HasCapIn(unix.CAP_SYS_PTRACE, v.UserNS)
+	if privileged {
+		return nil
+	}
+	if c.FSUID != v.EUID || c.FSUID != v.SUID || c.FSUID != v.RUID ||
+		c.FSGID != v.EGID || c.FSGID != v.SGID || c.FSGID != v.RGID {
+		return unix.EACCES
+	}
+	if m := t.SharedMM(); m != nil {
+		dumpable := m.Dumpable()
+		m.DecUsers()
+		if dumpable != 1 {
+			return unix.EACCES
+		}
+	}
+	if c.UserNS != v.UserNS || v.Permitted&^c.Permitted != 0 {
+		return unix.EACCES
+	}
+	return nil
+}
+
+// BootID is the random number that stands for this run of the sandbox, as
+// /proc/sys/kernel/random/boot_id shows it.
+func (k *Kernel) BootID() string {
+	k.bootOnce.Do(func() { k.bootID = k.UUID() })
+	return k.bootID
+}
+
+// UUID returns a new random UUID (RFC 9562, version 4) as text.
+func (k *Kernel) UUID() string {
+	var b [16]byte
+	if _, err := io.ReadFull(k.Random, b[:]); err != nil {
+		k.Logf("no random bytes for a UUID: %v", err)
+	}
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}
+
+// ProcessCount returns how many processes ns has, zombies included.
+func (ns *PIDNamespace) ProcessCount() (n int) {
+	ns.k.tree.RLock()
+	defer ns.k.tree.RUnlock()
+	for _, t := range ns.tasks {
+		if t == t.tg.leader {
+			n++
+		}
+	}
+	return n
+}
