@@ -3,7 +3,7 @@ package proc
 import (
 	"bytes"
 	"fmt"
-	stdio "io"
+	"io"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -16,7 +16,7 @@ import (
 // FDInformer is what an open file implements (what vfs.File.Impl returns) that
 // has more to show in /proc/PID/fdinfo/FD than its position and flags: whole
 // lines, as proc(5) has them for eventfd, epoll, signalfd, inotify and timerfd.
-type FDInformer interface{ FDInfo(w stdio.Writer) }
+type FDInformer interface{ FDInfo(w io.Writer) }
 
 // fdDir is /proc/PID/fd, or with info /proc/PID/fdinfo.
 type fdDir struct {

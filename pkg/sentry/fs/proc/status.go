@@ -301,8 +301,8 @@ func schedstat(s subject, t *kernel.Task, _ vfs.Context, b *bytes.Buffer) error 
 	return nil
 }
 
-// io has no numbers: the kernel doesn't count what is read and written.
-func io(_ subject, _ *kernel.Task, _ vfs.Context, b *bytes.Buffer) error {
+// ioCounts has no numbers: the kernel doesn't count what is read and written.
+func ioCounts(_ subject, _ *kernel.Task, _ vfs.Context, b *bytes.Buffer) error {
 	b.WriteString("rchar: 0\nwchar: 0\nsyscr: 0\nsyscw: 0\nread_bytes: 0\nwrite_bytes: 0\ncancelled_write_bytes: 0\n")
 	return nil
 }

@@ -282,7 +282,7 @@ func init() {
 		stored(show("loginuid", 0o644, text("4294967295")), func(subject, *kernel.Task, vfs.Context, string) error { return unix.EPERM }),
 		show("sessionid", 0o444, text("4294967295")),
 		only(threadOnly, show("children", 0o444, children)),
-		private(show("io", 0o400, io)),
+		private(show("io", 0o400, ioCounts)),
 		stored(show("uid_map", 0o644, func(s subject, t *kernel.Task, ctx vfs.Context, b *bytes.Buffer) error {
 			return showIDMap(t, ctx, b, false)
 		}), func(s subject, t *kernel.Task, ctx vfs.Context, data string) error {
