@@ -114,8 +114,9 @@ type procfs struct {
 	ns   *kernel.PIDNamespace
 	opts Options
 	dev  uint64
-	ino  uint64 // of the last fixed file
-	load load
+	// build makes the fixed files; only New uses it.
+	build pseudo.Builder
+	load  load
 }
 
 // New returns an instance that shows the tasks of ns. Only Options.Host may be
@@ -128,34 +129,17 @@ func New(k *kernel.Kernel, ns *kernel.PIDNamespace, opts Options) (*vfs.Filesyst
 		opts.Host = &Host{}
 	}
 	fs := &vfs.Filesystem{Type: "proc", Dev: vfs.NewDev(), Magic: unix.PROC_SUPER_MAGIC, Policy: vfs.CacheDynamic, Options: opts.String()}
-	p := &procfs{k: k, ns: ns, opts: opts, dev: fs.Dev, ino: staticInos}
+	p := &procfs{k: k, ns: ns, opts: opts, dev: fs.Dev}
+	p.build = pseudo.Builder{Dev: fs.Dev, Time: k.BootTime, LastIno: staticInos}
 	fs.Impl = p
 	root := &rootDir{p: p}
 	root.Facts = pseudo.Facts{Ino: rootIno, Dev: p.dev, Mode: unix.S_IFDIR | 0o555, Time: k.BootTime}
 	p.fillSystem(&root.Dir)
-	sys := p.newDir(0o555)
+	sys := p.build.Dir(0o555)
 	p.fillSys(sys)
 	root.Put("sys", sys)
 	fs.SetRoot(root)
 	return fs, nil
-}
-
-// meta returns the attributes of a new fixed inode.
-func (p *procfs) meta(mode uint32) pseudo.Facts {
-	p.ino++
-	return pseudo.Facts{Ino: p.ino, Dev: p.dev, Mode: mode, Time: p.k.BootTime}
-}
-
-func (p *procfs) newDir(perm uint32) *pseudo.Dir {
-	return &pseudo.Dir{Meta: p.meta(unix.S_IFDIR | perm).Meta()}
-}
-
-func (p *procfs) newFile(perm uint32, gen pseudo.Generator) *pseudo.File {
-	return &pseudo.File{Meta: p.meta(unix.S_IFREG | perm).Meta(), Generate: gen}
-}
-
-func (p *procfs) newLink(target func(vfs.Context) (string, error)) *pseudo.Symlink {
-	return &pseudo.Symlink{Meta: p.meta(unix.S_IFLNK | 0o777).Meta(), Target: target}
 }
 
 // print makes a Generator of a function that only writes.

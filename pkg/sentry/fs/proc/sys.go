@@ -178,26 +178,12 @@ var settings = []setting{
 
 // fillSys puts the settings into /proc/sys.
 func (p *procfs) fillSys(root *pseudo.Dir) {
-	dirs := map[string]*pseudo.Dir{"": root}
 	for i := range settings {
-		s := &settings[i]
-		dir, at := root, ""
-		parts := strings.Split(s.path, "/")
-		for _, name := range parts[:len(parts)-1] {
-			at += "/" + name
-			next := dirs[at]
-			if next == nil {
-				next = p.newDir(0o555)
-				dirs[at] = next
-				dir.Put(name, next)
-			}
-			dir = next
-		}
-		dir.Put(parts[len(parts)-1], p.newSetting(s))
+		p.putSetting(root, &settings[i])
 	}
 }
 
-func (p *procfs) newSetting(s *setting) *pseudo.File {
+func (p *procfs) putSetting(root *pseudo.Dir, s *setting) {
 	mode := s.mode
 	if mode == 0 {
 		mode = 0o444
@@ -205,27 +191,20 @@ func (p *procfs) newSetting(s *setting) *pseudo.File {
 			mode = 0o644
 		}
 	}
-	f := p.newFile(mode, pseudo.Whole(func(ctx vfs.Context, b *bytes.Buffer) error {
+	f := p.build.PutFile(root, s.path, mode, pseudo.Whole(func(ctx vfs.Context, b *bytes.Buffer) error {
 		b.WriteString(s.get(p, ctx))
 		b.WriteByte('\n')
 		return nil
 	}))
 	if s.set == nil {
-		// Linux's settings don't ask for CAP_DAC_OVERRIDE.
-		f.Check = func(_ vfs.Context, flags uint32) error {
-			if flags&unix.O_ACCMODE != unix.O_RDONLY {
-				return unix.EACCES
-			}
-			return nil
-		}
-		return f
+		f.Check = pseudo.ReadOnly
+		return
 	}
 	f.Store = func(ctx vfs.Context, data []byte) error {
 		v, _, _ := strings.Cut(string(data), "\x00")
 		v, _, _ = strings.Cut(v, "\n")
 		return s.set(p, ctx, v)
 	}
-	return f
 }
 
 // openFiles counts the descriptors of all processes.

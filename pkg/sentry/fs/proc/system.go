@@ -17,12 +17,12 @@ import (
 
 // fillSystem puts the fixed names into /proc.
 func (p *procfs) fillSystem(root *pseudo.Dir) {
-	file := func(name string, f func(b *bytes.Buffer)) { root.Put(name, p.newFile(0o444, print(f))) }
-	root.Put("self", p.newLink(p.self))
-	root.Put("thread-self", p.newLink(p.threadSelf))
-	root.Put("mounts", p.newLink(pseudo.FixedTarget("self/mounts")))
-	root.Put("net", p.newLink(pseudo.FixedTarget("self/net")))
-	root.Put("cpuinfo", p.newFile(0o444, func(_ vfs.Context, b *bytes.Buffer, at int64) (int64, error) {
+	file := func(name string, f func(b *bytes.Buffer)) { root.Put(name, p.build.File(0o444, print(f))) }
+	root.Put("self", p.build.Symlink(p.self))
+	root.Put("thread-self", p.build.Symlink(p.threadSelf))
+	root.Put("mounts", p.build.Symlink(pseudo.FixedTarget("self/mounts")))
+	root.Put("net", p.build.Symlink(pseudo.FixedTarget("self/net")))
+	root.Put("cpuinfo", p.build.File(0o444, func(_ vfs.Context, b *bytes.Buffer, at int64) (int64, error) {
 		n := max(p.k.CPUs, 1)
 		p.opts.Host.cpuinfo(b, int(at), n)
 		if at++; at >= int64(n) {
@@ -38,16 +38,16 @@ func (p *procfs) fillSystem(root *pseudo.Dir) {
 	file("version", func(b *bytes.Buffer) {
 		fmt.Fprintf(b, "Linux version %s (vitrine@vitrine) (Go) %s\n", kernel.Release, kernel.Version)
 	})
-	root.Put("cmdline", p.newFile(0o444, pseudo.Text(p.opts.CommandLine+"\n")))
-	root.Put("filesystems", p.newFile(0o444, pseudo.Text(filesystems)))
-	root.Put("devices", p.newFile(0o444, pseudo.Text(devices)))
-	root.Put("partitions", p.newFile(0o444, pseudo.Text("")))
-	root.Put("diskstats", p.newFile(0o444, pseudo.Text("")))
-	root.Put("modules", p.newFile(0o444, pseudo.Text("")))
-	root.Put("kallsyms", p.newFile(0o444, pseudo.Text("")))
-	root.Put("locks", p.newFile(0o444, pseudo.Text("")))
-	root.Put("swaps", p.newFile(0o444, pseudo.Text("Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n")))
-	root.Put("cgroups", p.newFile(0o444, pseudo.Text("#subsys_name\thierarchy\tnum_cgroups\tenabled\n")))
+	root.Put("cmdline", p.build.File(0o444, pseudo.Text(p.opts.CommandLine+"\n")))
+	root.Put("filesystems", p.build.File(0o444, pseudo.Text(filesystems)))
+	root.Put("devices", p.build.File(0o444, pseudo.Text(devices)))
+	root.Put("partitions", p.build.File(0o444, pseudo.Text("")))
+	root.Put("diskstats", p.build.File(0o444, pseudo.Text("")))
+	root.Put("modules", p.build.File(0o444, pseudo.Text("")))
+	root.Put("kallsyms", p.build.File(0o444, pseudo.Text("")))
+	root.Put("locks", p.build.File(0o444, pseudo.Text("")))
+	root.Put("swaps", p.build.File(0o444, pseudo.Text("Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n")))
+	root.Put("cgroups", p.build.File(0o444, pseudo.Text(cgroups)))
 	file("interrupts", func(b *bytes.Buffer) {
 		b.WriteString("    ")
 		for i := range max(p.k.CPUs, 1) {
@@ -60,6 +60,10 @@ func (p *procfs) fillSystem(root *pseudo.Dir) {
 // filesystems are the types that mount(2) makes in a sandbox.
 const filesystems = "nodev\tsysfs\nnodev\ttmpfs\nnodev\tproc\nnodev\tcgroup\nnodev\tcgroup2\nnodev\tdevtmpfs\n" +
 	"nodev\tsockfs\nnodev\tpipefs\nnodev\tdevpts\nnodev\toverlay\nnodev\tmqueue\nnodev\t9p\n"
+
+// cgroups are the controllers of the one hierarchy there is, version 2
+// (cgroups(7)): Java looks here for how to read its limits.
+const cgroups = "#subsys_name\thierarchy\tnum_cgroups\tenabled\ncpuset\t0\t1\t1\ncpu\t0\t1\t1\ncpuacct\t0\t1\t1\nmemory\t0\t1\t1\npids\t0\t1\t1\n"
 
 // devices are the major numbers of /dev.
 const devices = "Character devices:\n  1 mem\n  5 /dev/tty\n  5 /dev/console\n  5 /dev/ptmx\n 10 misc\n136 pts\n\nBlock devices:\n"
