@@ -60,7 +60,7 @@ func TestMessagesComeBackAsTheyWent(t *testing.T) {
 			}
 		}
 	}
-	if kinds != 66 {
+	if kinds != 68 {
 		t.Errorf("%d kinds of message", kinds)
 	}
 }
@@ -72,7 +72,7 @@ func TestVersionStrings(t *testing.T) {
 		ok   bool
 	}{
 		{"9P2000.L", 0, true},
-		{"9P2000.L+walk+openfd+make+plus+clunks", AllExtensions, true},
+		{"9P2000.L+walk+openfd+make+plus+clunks+list", AllExtensions, true},
 		{"9P2000.L+future+plus", ExtPlus, true},
 		{"9P2000.L+", 0, true},
 		{"9P2000.L++walk", ExtWalk, true},
@@ -82,7 +82,7 @@ func TestVersionStrings(t *testing.T) {
 			t.Errorf("%q: %v, %v", c.s, got, ok)
 		}
 	}
-	if s := versionString(AllExtensions); s != "9P2000.L+walk+openfd+make+plus+clunks" {
+	if s := versionString(AllExtensions); s != "9P2000.L+walk+openfd+make+plus+clunks+list" {
 		t.Error(s)
 	}
 }

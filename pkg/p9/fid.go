@@ -458,16 +458,71 @@ func (f *Fid) readdir(kind uint8, offset uint64, list []Dirent) ([]Dirent, error
 	if err := in.end(); err != nil {
 		return list, err
 	}
-	entries := coder{buf: r.Data, dec: true}
+	return appendEntries(list, r.Data, kind == typeTreaddirplus)
+}
+
+func appendEntries(list []Dirent, data []byte, plus bool) ([]Dirent, error) {
+	entries := coder{buf: data, dec: true}
 	for entries.pos < len(entries.buf) {
 		var d Dirent
-		entries.dirent(&d, kind == typeTreaddirplus)
+		entries.dirent(&d, plus)
 		if entries.bad {
 			return list, unix.EIO
 		}
 		list = append(list, d)
 	}
 	return list, nil
+}
+
+// ListResult is a directory's beginning, or all of it.
+type ListResult struct {
+	Attr    Attr // the directory's
+	Entries []Dirent
+	// Rest is nil if Entries are all; otherwise the directory, opened, for ReaddirPlus to go on behind them.
+	Rest *Fid
+}
+
+// List walks names and lists the directory there, with attributes, in one message for one that is not too long. It is
+// EOPNOTSUPP with a peer without ExtList.
+func (f *Fid) List(names []string) (r ListResult, err error) {
+	if len(names) > MaxWalk {
+		return r, unix.ENAMETOOLONG
+	}
+	c := f.c
+	if c.ext&ExtList == 0 {
+		return r, unix.EOPNOTSUPP
+	}
+	rest, err := c.makeFid()
+	if err != nil {
+		return r, err
+	}
+	cl := c.start(typeTlist)
+	defer c.done(cl)
+	m := Tlist{Fid: f.id, NewFid: rest.id, Count: uint32(min(c.MaxIO(), keepBuffers-HeaderSize-4) - attrSize), Names: names}
+	m.wire(&cl.out)
+	var a Rlist
+	in, err := c.exchange(cl)
+	if err == nil {
+		a.wire(&in)
+		err = in.end()
+	}
+	if err != nil {
+		rest.drop(err)
+		return r, err
+	}
+	r.Attr = a.Attr
+	if a.Whole {
+		c.freeFid(rest.id)
+		rest = nil
+	}
+	if r.Entries, err = appendEntries(nil, a.Data, true); err != nil {
+		if rest != nil {
+			rest.Clunk()
+		}
+		return ListResult{}, err
+	}
+	r.Rest = rest
+	return r, nil
 }
 
 // Symlink makes a symbolic link in the directory f.

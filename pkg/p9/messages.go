@@ -69,6 +69,8 @@ const (
 	typeRreaddirplus = 207
 	typeTclunks      = 208
 	typeRclunks      = 209
+	typeTlist        = 210
+	typeRlist        = 211
 	typeRauth        = 103
 )
 
@@ -803,6 +805,34 @@ type Rclunks struct{}
 
 func (*Rclunks) wire(*coder) {}
 
+// Tlist walks to a directory and reads entries with attributes from its beginning.
+type Tlist struct {
+	Fid    uint32
+	NewFid uint32
+	Count  uint32
+	Names  []string
+}
+
+func (m *Tlist) wire(c *coder) {
+	c.u32(&m.Fid)
+	c.u32(&m.NewFid)
+	c.u32(&m.Count)
+	c.names(&m.Names)
+}
+
+// Rlist is the answer to Tlist. Unless Whole, NewFid is the directory, opened, for Treaddirplus to go on with.
+type Rlist struct {
+	Attr  Attr
+	Whole bool
+	Data  []byte
+}
+
+func (m *Rlist) wire(c *coder) {
+	c.attr(&m.Attr)
+	c.flag(&m.Whole)
+	c.data(&m.Data)
+}
+
 // newMessage gives an empty message of a type, or nil.
 func newMessage(kind uint8) message {
 	switch kind {
@@ -938,6 +968,10 @@ func newMessage(kind uint8) message {
 		return new(Tclunks)
 	case typeRclunks:
 		return new(Rclunks)
+	case typeTlist:
+		return new(Tlist)
+	case typeRlist:
+		return new(Rlist)
 	}
 	return nil
 }

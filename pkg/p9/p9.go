@@ -49,11 +49,12 @@ const (
 	ExtMake                          // Tmake: any file made, owned and described in one message
 	ExtPlus                          // Treaddirplus: directory entries with attributes
 	ExtClunks                        // Tclunks: many clunks in one message
+	ExtList                          // Tlist: walk to a directory and list it, in one message
 
-	AllExtensions = ExtWalk | ExtOpenFD | ExtMake | ExtPlus | ExtClunks
+	AllExtensions = ExtWalk | ExtOpenFD | ExtMake | ExtPlus | ExtClunks | ExtList
 )
 
-var extensionNames = [...]string{"walk", "openfd", "make", "plus", "clunks"}
+var extensionNames = [...]string{"walk", "openfd", "make", "plus", "clunks", "list"}
 
 const baseVersion = "9P2000.L"
 

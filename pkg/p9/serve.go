@@ -74,6 +74,8 @@ func (w *worker) dispatch(kind uint8) error {
 		return w.makeAny()
 	case kind == typeTreaddirplus && ext&ExtPlus != 0:
 		return w.readdir(true)
+	case kind == typeTlist && ext&ExtList != 0:
+		return w.list()
 	case kind == typeTclunks && ext&ExtClunks != 0:
 		return w.clunks()
 	}
@@ -768,6 +770,78 @@ func (w *worker) readdir(plus bool) error {
 		return unix.EINVAL // as getdents(2) with a buffer too small for one entry
 	}
 	binary.LittleEndian.PutUint32(w.out.buf[HeaderSize:], uint32(n))
+	return nil
+}
+
+// list is a walk, an open, and the first readdir with attributes.
+func (w *worker) list() error {
+	m := Tlist{Names: w.names[:0]}
+	m.wire(&w.in)
+	w.names = m.Names
+	if err := w.decoded(); err != nil {
+		return err
+	}
+	f, err := w.s.lookup(m.Fid)
+	if err != nil {
+		return err
+	}
+	defer w.s.putFid(f)
+	if f.xattr != nil {
+		return unix.EBADF
+	}
+	at := f.ref.take()
+	defer func() { at.put() }()
+	var r Rlist
+	for _, name := range m.Names {
+		to, _, err := w.step(at, name)
+		if err != nil {
+			return err
+		}
+		at.put()
+		at = to
+	}
+	if r.Attr, err = at.node.GetAttr(); err != nil {
+		return err
+	}
+	if !r.Attr.IsDir() {
+		return unix.ENOTDIR
+	}
+	h, err := at.node.Open(unix.O_RDONLY | unix.O_DIRECTORY)
+	if err != nil {
+		return err
+	}
+	lister, ok := h.(Lister)
+	if !ok {
+		h.Close()
+		return unix.ENOTDIR
+	}
+	r.wire(&w.out)
+	start := len(w.out.buf)
+	limit := int(min(m.Count, w.s.msize-ioHeader-attrSize))
+	r.Whole = true
+	err = lister.ReadDir(0, true, func(d *Dirent) bool {
+		if len(w.out.buf)-start+direntSize(d, true) > limit {
+			r.Whole = false
+			return false
+		}
+		w.out.dirent(d, true)
+		return true
+	})
+	n := len(w.out.buf) - start
+	if !r.Whole && n == 0 {
+		err = unix.EINVAL
+	}
+	if err != nil {
+		h.Close()
+		return err
+	}
+	if r.Whole {
+		h.Close()
+		w.out.buf[start-5] = 1 // behind attr, before count
+	} else if err := w.s.install(m.NewFid, &fid{ref: at.take(), handle: h}, false); err != nil {
+		return err
+	}
+	binary.LittleEndian.PutUint32(w.out.buf[start-4:], uint32(n))
 	return nil
 }
 

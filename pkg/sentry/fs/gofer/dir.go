@@ -2,6 +2,7 @@ package gofer
 
 import (
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -12,6 +13,7 @@ import (
 // directory is a directory.
 type directory struct {
 	inode
+	walks atomic.Int32 // lookups that found no fid
 
 	// listMu guards what follows.
 	listMu sync.Mutex
@@ -46,9 +48,17 @@ func (d *directory) Lookup(_ vfs.Context, name string) (vfs.Inode, error) {
 
 // walkTo asks for the attributes of name.
 func (d *directory) walkTo(name string) (p9.Attr, error) {
-	f, err := d.node.takeFid()
-	if err != nil {
-		return p9.Attr{}, err
+	f := d.node.heldFid()
+	if f == nil && d.node.fs.extended && d.walks.Add(1) <= walksWithoutFid {
+		if pa, err := d.walkPast(name); err != unix.ESTALE {
+			return pa, err
+		}
+	}
+	if f == nil {
+		var err error
+		if f, err = d.node.takeFid(); err != nil {
+			return p9.Attr{}, err
+		}
 	}
 	defer d.node.fs.putFid(f)
 	var r p9.WalkResult
@@ -62,6 +72,33 @@ func (d *directory) walkTo(name string) (p9.Attr, error) {
 		return p9.Attr{}, r.Err
 	}
 	return r.Attrs[0], nil
+}
+
+// walksWithoutFid is how many names are looked up in a directory by a walk from above it before it is worth a fid.
+const walksWithoutFid = 2
+
+// walkPast is walkTo by a walk through the directory. ESTALE says that this was no way.
+func (d *directory) walkPast(name string) (p9.Attr, error) {
+	from, names, err := d.node.way()
+	if err != nil {
+		return p9.Attr{}, unix.ESTALE
+	}
+	defer d.node.fs.putFid(from)
+	if len(names) >= p9.MaxWalk {
+		return p9.Attr{}, unix.ESTALE
+	}
+	var r p9.WalkResult
+	if err := from.fid.WalkGetattr(append(names, name), p9.WalkOptions{NoFid: true}, &r); err != nil {
+		return p9.Attr{}, err
+	}
+	met := len(names)
+	if len(r.Attrs) < met || met > 0 && r.Attrs[met-1].Qid.Path != d.node.path {
+		return p9.Attr{}, unix.ESTALE
+	}
+	if r.Err != 0 {
+		return p9.Attr{}, r.Err
+	}
+	return r.Attrs[met], nil
 }
 
 // Revalidate implements vfs.Revalidator. The child's attributes are those of now, too.

@@ -143,21 +143,29 @@ func (n *node) walk(o p9.WalkOptions) (*p9.WalkResult, error) {
 	return nil, err
 }
 
-func (n *node) walkOnce(o p9.WalkOptions) (*p9.WalkResult, error) {
-	fs := n.fs
-	var names []string
-	var from *fidRef
-	for up := n; from == nil; {
-		at := up.at.Load()
+// way returns the nearest fid on the way to n, n's own if it has one, and the names from there.
+func (n *node) way() (from *fidRef, names []string, err error) {
+	for {
+		if from = n.heldFid(); from != nil {
+			slices.Reverse(names)
+			return from, names, nil
+		}
+		at := n.at.Load()
 		if at == nil || len(names) > maxDepth {
-			return nil, unix.ESTALE
+			return nil, nil, unix.ESTALE
 		}
 		names = append(names, at.name)
-		up = at.parent.node
-		from = up.heldFid()
+		n = at.parent.node
+	}
+}
+
+func (n *node) walkOnce(o p9.WalkOptions) (*p9.WalkResult, error) {
+	fs := n.fs
+	from, names, err := n.way()
+	if err != nil {
+		return nil, err
 	}
 	defer func() { fs.putFid(from) }()
-	slices.Reverse(names)
 	r := new(p9.WalkResult)
 	for len(names) > p9.MaxWalk {
 		if err := from.fid.WalkGetattr(names[:p9.MaxWalk], p9.WalkOptions{}, r); err != nil {

@@ -213,19 +213,18 @@ func goodName(name string) bool {
 
 // readAll reads the directory; whole is false if it is too long.
 func (d *directory) readAll() (entries []entry, whole bool, err error) {
-	fid, err := d.openFid(unix.O_RDONLY | unix.O_DIRECTORY)
+	list, fid, err := d.beginning()
 	if err != nil {
 		return nil, false, err
 	}
-	defer d.node.fs.discard(fid)
-	offset := uint64(0)
-	for {
-		list, err := fid.ReaddirPlus(offset, nil)
+	if fid != nil {
+		defer d.node.fs.discard(fid)
+	}
+	entries = make([]entry, 0, len(list))
+	offset, seen := uint64(0), 0
+	for ; len(list) > 0; list, err = fid.ReaddirPlus(offset, nil) {
 		if err != nil {
 			return nil, false, err
-		}
-		if len(list) == 0 {
-			return entries, true, nil
 		}
 		for i := range list {
 			e := &list[i]
@@ -242,10 +241,50 @@ func (d *directory) readAll() (entries []entry, whole bool, err error) {
 			}
 			entries = append(entries, n)
 		}
-		if len(entries) > maxListing {
+		if seen += len(list); seen > maxListing {
 			return nil, false, nil
 		}
+		if fid == nil {
+			break
+		}
 	}
+	return entries, true, err
+}
+
+// beginning returns the first entries of the directory, and it opened, to go on; or nil when these are all.
+func (d *directory) beginning() ([]p9.Dirent, *p9.Fid, error) {
+	if d.node.fs.client.Extensions()&p9.ExtList != 0 {
+		from, names, err := d.node.way()
+		if err != nil {
+			return nil, nil, err
+		}
+		var r p9.ListResult
+		if len(names) <= p9.MaxWalk {
+			r, err = from.fid.List(names)
+		} else {
+			err = unix.ESTALE
+		}
+		d.node.fs.putFid(from)
+		if err == nil && r.Attr.Qid.Path == d.node.path {
+			return r.Entries, r.Rest, nil
+		}
+		if r.Rest != nil {
+			d.node.fs.discard(r.Rest)
+		}
+		if err != nil && err != unix.ESTALE && err != unix.ENOENT && err != unix.ENOTDIR {
+			return nil, nil, err
+		}
+	}
+	fid, err := d.openFid(unix.O_RDONLY | unix.O_DIRECTORY)
+	if err != nil {
+		return nil, nil, err
+	}
+	list, err := fid.ReaddirPlus(0, nil)
+	if err != nil {
+		d.node.fs.discard(fid)
+		return nil, nil, err
+	}
+	return list, fid, nil
 }
 
 // openDirectory is an open directory. The VFS calls it one at a time.
