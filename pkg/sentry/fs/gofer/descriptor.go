@@ -3,7 +3,6 @@ package gofer
 import (
 	"math"
 	"slices"
-	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -26,14 +25,15 @@ type descriptor struct {
 // donated counts the descriptors of all file systems.
 var donated atomic.Int64
 
-// donatedLimit leaves the rest of the process a quarter of the descriptors it may have.
-var donatedLimit = sync.OnceValue(func() int64 {
+// donatedLimit leaves the rest of the process a quarter of the descriptors it may have. It is found out when the program
+// starts, because later the jail allows no such question.
+var donatedLimit = func() int64 {
 	var r unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &r) != nil {
 		return 256
 	}
 	return int64(min(r.Cur, math.MaxInt32)) * 3 / 4
-})
+}()
 
 // serves reports whether d is good for an access mode.
 func (d *descriptor) serves(access uint32) bool { return d.access == access || d.access == unix.O_RDWR }
@@ -166,6 +166,19 @@ func (fs *filesystem) closeIdle(keep int) {
 	}
 }
 
+// mayReceive is ENFILE if the process has no room for another descriptor: a connection that can't
+// take one it was sent is broken.
+func (fs *filesystem) mayReceive() error {
+	if donated.Load() < donatedLimit {
+		return nil
+	}
+	fs.closeIdle(0)
+	if donated.Load() < donatedLimit {
+		return nil
+	}
+	return unix.ENFILE
+}
+
 // open returns a descriptor for an access mode, counting a user. It is EOPNOTSUPP if the gofer has none to give.
 func (i *inode) open(access uint32) (*descriptor, error) {
 	n := i.node
@@ -175,11 +188,8 @@ func (i *inode) open(access uint32) (*descriptor, error) {
 	if n.fs.client.Extensions()&p9.ExtOpenFD == 0 {
 		return nil, unix.EOPNOTSUPP
 	}
-	if donated.Load() >= donatedLimit() {
-		n.fs.closeIdle(0)
-		if donated.Load() >= donatedLimit() {
-			return nil, unix.ENFILE
-		}
+	if err := n.fs.mayReceive(); err != nil {
+		return nil, err
 	}
 	n.fetchMu.Lock()
 	defer n.fetchMu.Unlock()

@@ -262,11 +262,8 @@ func (d *directory) Symlink(_ vfs.Context, name, target string, attr *vfs.NewAtt
 
 // CreateOpen implements vfs.CreateOpener.
 func (d *directory) CreateOpen(ctx vfs.Context, name string, attr *vfs.NewAttr, flags uint32) (vfs.Inode, any, error) {
-	if donated.Load() >= donatedLimit() {
-		d.node.fs.closeIdle(0)
-		if donated.Load() >= donatedLimit() {
-			return nil, nil, unix.ENFILE
-		}
+	if err := d.node.fs.mayReceive(); err != nil {
+		return nil, nil, err
 	}
 	i, fd, err := d.make(makeArgs(name, attr), true)
 	if err != nil {

@@ -27,10 +27,11 @@
 //
 // # Locks
 //
-// File system operations come with the VFS's dentry locks. node.writeMu (held over writes to the file and changes of its size), then
-// inode.mapMu (mappings; taken from the memory manager too), then node.mu (fid, descriptors; held while one is fetched).
-// directory.listMu (the listing), filesystem.mu (table, queues) and node.attrMu are leaves. node.writeMu is held while
-// application memory is touched; mapMu, node.mu and listMu are not.
+// File system operations come with the VFS's dentry locks. Then: symlink.mu; node.writeMu (held over writes to the file and
+// changes of its size, and so while application memory is touched); node.fetchMu (held while a fid or a descriptor is asked for; one at a time);
+// inode.mapMu (mappings; taken from the memory manager too, and held when it is told to let pages go); node.mu
+// (descriptors); directory.listMu (the listing); filesystem.mu (table, queues, fids). node.attrMu is a leaf.
+// No message is sent under the last five.
 //
 // # What it doesn't do
 //

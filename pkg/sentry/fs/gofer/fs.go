@@ -116,6 +116,14 @@ func Dial(socket int, opts Options) (*vfs.Filesystem, error) {
 	return fs, err
 }
 
+// Close ends the connection of a file system that Dial or New returned: whatever needs the gofer is EIO from then on.
+func Close(fs *vfs.Filesystem) {
+	if g, ok := fs.Impl.(*filesystem); ok {
+		g.closeIdle(0)
+		g.client.Close()
+	}
+}
+
 // Statfs implements vfs.Statfser.
 func (fs *filesystem) Statfs(_ vfs.Context, s *unix.Statfs_t) error {
 	st, err := fs.root.node.fid.fid.Statfs()

@@ -32,13 +32,34 @@ type tree struct {
 	line   *relay
 }
 
+// serve puts a relay between the two, serveDirect doesn't.
 func serve(t testing.TB, dir string, ext p9.Extensions, o Options) *tree {
+	t.Helper()
+	root, pair := hostTree(t, dir)
+	line, socket, err := newRelay(pair[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr := connect(t, root, socket, pair[1], ext, o)
+	tr.line = line
+	t.Cleanup(line.close)
+	return tr
+}
+
+func serveDirect(t testing.TB, dir string, ext p9.Extensions, o Options) *tree {
+	t.Helper()
+	root, pair := hostTree(t, dir)
+	return connect(t, root, pair[0], pair[1], ext, o)
+}
+
+func hostTree(t testing.TB, dir string) (p9.Attacher, [2]int) {
 	t.Helper()
 	fd, err := unix.Open(dir, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	host, err := server.NewTree(fd, "tree", false, false)
+	t.Cleanup(func() { unix.Close(fd) })
+	root, err := server.NewTree(fd, "tree", false, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,33 +67,31 @@ func serve(t testing.TB, dir string, ext p9.Extensions, o Options) *tree {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return root, pair
+}
+
+// connect serves root on one socket and attaches to it on the other.
+func connect(t testing.TB, root p9.Attacher, ours, theirs int, ext p9.Extensions, o Options) *tree {
+	t.Helper()
 	done := make(chan error, 1)
-	go func() { done <- p9.Serve(pair[1], host, p9.ServerOptions{Extensions: p9.AllExtensions}) }()
-	line, socket, err := newRelay(pair[0])
+	go func() { done <- p9.Serve(theirs, root, p9.ServerOptions{Extensions: p9.AllExtensions}) }()
+	client, err := p9.Dial(ours, 0, ext)
 	if err != nil {
 		t.Fatal(err)
 	}
-	client, err := p9.Dial(socket, 0, ext)
-	if err != nil {
-		t.Fatal(err)
-	}
+	t.Cleanup(func() {
+		client.Close()
+		<-done
+	})
 	fs, err := New(client, o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ns := vfs.NewMountNamespace(fs, "tree", 0)
-	tr := &tree{t: t, fs: fs, impl: fs.Impl.(*filesystem),
+	return &tree{t: t, fs: fs, impl: fs.Impl.(*filesystem),
 		ctx:  vfs.KernelContext(auth.NewRoot(auth.NewRootUserNamespace())),
 		view: vfs.FSView{Root: ns.Root(), Start: ns.Root()},
-		line: line,
 	}
-	t.Cleanup(func() {
-		client.Close()
-		line.close()
-		<-done
-		unix.Close(fd)
-	})
-	return tr
 }
 
 func (tr *tree) open(path string, flags, mode uint32) *vfs.File {

@@ -172,9 +172,6 @@ func (i *inode) Translate(required, optional memmap.Range, access usermem.Access
 		if !may.Has(access) {
 			continue
 		}
-		if may.Has(usermem.Write) && access.Has(usermem.Write) {
-			n.writes.Add(1) // the file's times are the host's to tell from now on
-		}
 		d.file.IncRef(optional.Start, optional.Len())
 		return []memmap.Translation{{Source: optional, File: d.file, Offset: optional.Start, Access: may}}, nil
 	}
@@ -186,6 +183,7 @@ func (i *inode) AddMapping(space memmap.MappingSpace, r memmap.Range, writableSh
 	i.mapMu.Lock()
 	defer i.mapMu.Unlock()
 	i.mappings.Add(space, r, writableShared)
+	i.node.stored.Store(i.mappings.WritableShared())
 	return nil
 }
 
@@ -196,6 +194,7 @@ func (i *inode) RemoveMapping(space memmap.MappingSpace, r memmap.Range, writabl
 	i.mappings.Remove(space, r, writableShared)
 	if writableShared {
 		i.node.writes.Add(1)
+		i.node.stored.Store(i.mappings.WritableShared())
 	}
 }
 

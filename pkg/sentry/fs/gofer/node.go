@@ -30,8 +30,10 @@ type node struct {
 
 	attr   atomic.Pointer[snapshot]
 	attrMu sync.Mutex // one change of attr at a time
-	// writes counts changes to the file that attr doesn't have yet.
+	// writes counts changes to the file that attr doesn't have yet. While there are mappings that write, stored is
+	// set: nobody tells of those changes.
 	writes atomic.Uint64
+	stored atomic.Bool
 	// size is that of a regular file, always up to date but for what others do.
 	size atomic.Int64
 	// writeMu is held while the file is written and while its size changes.
@@ -158,7 +160,7 @@ const freshFor = int64(time.Millisecond)
 func (i *inode) current() (*snapshot, error) {
 	n := i.node
 	s := n.attr.Load()
-	if s.seq == n.writes.Load() && (!n.fs.opts.Shared || monotonic()-s.checked < freshFor) {
+	if s.seq == n.writes.Load() && !n.stored.Load() && (!n.fs.opts.Shared || monotonic()-s.checked < freshFor) {
 		return s, nil
 	}
 	r, err := i.refresh()
@@ -285,13 +287,17 @@ func (n *node) unlinked(d *directory, name string, at int64) {
 	}
 }
 
-// release gives back all that n holds.
+// release gives back all that n holds, unless somebody has it open.
 func (n *node) release() {
-	n.dropFid()
 	n.mu.Lock()
+	if n.users > 0 {
+		n.mu.Unlock()
+		return
+	}
 	ds := n.descriptors
 	n.descriptors = nil
 	n.mu.Unlock()
+	n.dropFid()
 	n.fs.mu.Lock()
 	n.fs.idle.remove(n)
 	n.fs.mu.Unlock()
@@ -304,11 +310,6 @@ func (n *node) release() {
 // trim gives back what a file without a name doesn't need while nobody has it
 // open, so that the host can free it.
 func (n *node) trim() {
-	n.mu.Lock()
-	busy := n.users > 0
-	n.mu.Unlock()
-	if !busy {
-		n.release()
-		n.fs.flush(true)
-	}
+	n.release()
+	n.fs.flush(true)
 }
