@@ -160,3 +160,18 @@ func BenchmarkCreateWriteUnlink(b *testing.B) {
 		}
 	}
 }
+
+func BenchmarkCreateWriteUnlinkHost(b *testing.B) {
+	name := filepath.Join(b.TempDir(), "file")
+	for b.Loop() {
+		fd, err := unix.Open(name, unix.O_CREAT|unix.O_RDWR, 0o644)
+		if err != nil {
+			b.Fatal(err)
+		}
+		unix.Write(fd, []byte("some text"))
+		unix.Close(fd)
+		if err := unix.Unlink(name); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

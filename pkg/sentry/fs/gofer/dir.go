@@ -18,6 +18,8 @@ type directory struct {
 	// listMu guards what follows.
 	listMu sync.Mutex
 	list   *listing // what the directory holds, nil if that isn't known
+	// missing are some names that were removed; without a list they needn't be asked for.
+	missing map[string]struct{}
 	// changing counts changes under way, changes those that have begun: a
 	// listing fetched meanwhile may have seen them or not.
 	changing int
@@ -119,8 +121,7 @@ func (d *directory) Revalidate(_ vfs.Context, name string, child vfs.Inode) bool
 	return true
 }
 
-// begin says that a change of the directory is under way; the function it returns
-// ends that, with what it did to the listing.
+// begin says that a change of the directory is under way. One of the ends says that it is over.
 func (d *directory) begin() {
 	d.listMu.Lock()
 	d.changing++
@@ -128,12 +129,39 @@ func (d *directory) begin() {
 	d.listMu.Unlock()
 }
 
-func (d *directory) end(apply func(l *listing)) {
+func (d *directory) end() {
 	d.listMu.Lock()
 	d.changing--
-	if d.list != nil && apply != nil {
-		apply(d.list)
+	d.listMu.Unlock()
+}
+
+// endAdd is end of a change that made a name. kind 0: what it leads to isn't known.
+func (d *directory) endAdd(name string, path uint64, kind uint32) {
+	d.listMu.Lock()
+	d.changing--
+	delete(d.missing, name)
+	if d.list != nil {
+		d.list.add(name, path, kind)
 		d.list = d.list.compacted()
+	}
+	d.listMu.Unlock()
+}
+
+// maxMissing bounds the missing names that a directory remembers.
+const maxMissing = 64
+
+// endRemove is end of a change that removed a name.
+func (d *directory) endRemove(name string) {
+	d.listMu.Lock()
+	d.changing--
+	if d.list != nil {
+		d.list.remove(name)
+		d.list = d.list.compacted()
+	} else if !d.node.fs.opts.Shared {
+		if d.missing == nil || len(d.missing) >= maxMissing {
+			d.missing = map[string]struct{}{}
+		}
+		d.missing[name] = struct{}{}
 	}
 	d.listMu.Unlock()
 }
@@ -160,25 +188,30 @@ func (d *directory) make(args *p9.MakeArgs, open bool) (*inode, int, error) {
 	d.begin()
 	var made p9.MakeResult
 	if n.fs.extended {
-		made, err = f.fid.Make(args, p9.MakeOptions{Exclusive: true, Open: open, OpenFlags: unix.O_RDWR})
+		made, err = f.fid.Make(args, p9.MakeOptions{Exclusive: true, Open: open, OpenFlags: unix.O_RDWR,
+			NoFid: open && n.fs.client.Extensions()&p9.ExtOpenFD != 0}) // the descriptor does for most
 	} else {
 		made, err = makePlain(f.fid, args)
 	}
 	if err != nil {
-		d.end(nil)
+		d.end()
 		return nil, -1, err
 	}
 	i, err := n.fs.inode(&made.Attr, d, args.Name)
 	if err != nil || i.node.kind != args.Mode&unix.S_IFMT {
-		d.end(func(l *listing) { l.forget(args.Name) })
+		d.endAdd(args.Name, 0, 0)
 		if made.File >= 0 {
 			unix.Close(made.File)
 		}
-		n.fs.discard(made.Fid)
+		if made.Fid != nil {
+			n.fs.discard(made.Fid)
+		}
 		return nil, -1, unix.EIO
 	}
-	n.fs.putFid(i.node.keepFid(made.Fid))
-	d.end(func(l *listing) { l.add(args.Name, i.node.path, i.node.kind) })
+	if made.Fid != nil {
+		n.fs.putFid(i.node.keepFid(made.Fid))
+	}
+	d.endAdd(args.Name, i.node.path, i.node.kind)
 	sub := 0
 	if i.node.kind == unix.S_IFDIR {
 		sub = 1
@@ -298,10 +331,10 @@ func (d *directory) Link(_ vfs.Context, name string, target vfs.Inode) error {
 	defer fs.putFid(tf)
 	d.begin()
 	if err := f.fid.Link(tf.fid, name); err != nil {
-		d.end(nil)
+		d.end()
 		return err
 	}
-	d.end(func(l *listing) { l.add(name, t.node.path, t.node.kind) })
+	d.endAdd(name, t.node.path, t.node.kind)
 	at := now()
 	t.node.update(func(a *vfs.Attr) { a.Nlink++; a.Ctime = at })
 	t.node.gone.Store(false)
@@ -346,10 +379,10 @@ func (d *directory) remove(name string, victim vfs.Inode, flags uint32) error {
 	v.node.keepReachable()
 	d.begin()
 	if err := f.fid.UnlinkAt(name, flags); err != nil {
-		d.end(nil)
+		d.end()
 		return err
 	}
-	d.end(func(l *listing) { l.remove(name) })
+	d.endRemove(name)
 	at := now()
 	v.node.unlinked(d, name, at)
 	by := 0
@@ -390,14 +423,14 @@ func (d *directory) Rename(_ vfs.Context, oldName string, old vfs.Inode, to vfs.
 	d.begin()
 	t.begin()
 	if err := f.fid.RenameAt(oldName, tf.fid, newName); err != nil {
-		t.end(nil)
-		d.end(nil)
+		t.end()
+		d.end()
 		return err
 	}
 	o.node.unnamed(d, oldName)
 	o.node.named(&place{t, newName})
-	d.end(func(l *listing) { l.remove(oldName) })
-	t.end(func(l *listing) { l.remove(newName); l.add(newName, o.node.path, o.node.kind) })
+	d.endRemove(oldName)
+	t.endAdd(newName, o.node.path, o.node.kind)
 	at := now()
 	from, into := 0, 0
 	if o.node.kind == unix.S_IFDIR {

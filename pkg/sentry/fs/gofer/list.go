@@ -57,13 +57,6 @@ func (l *listing) remove(name string) {
 	}
 }
 
-// forget drops what is believed of a name.
-func (l *listing) forget(name string) {
-	if i, ok := l.find(name); ok {
-		l.entries[i].attr = nil
-	}
-}
-
 // compacted returns l, or a new listing without the gaps if they are many, or nil if it is too
 // long to keep. Those who are reading l go on with it as it is.
 func (l *listing) compacted() *listing {
@@ -87,7 +80,8 @@ func (d *directory) listed(name string) (pa p9.Attr, known, missing bool) {
 	d.listMu.Lock()
 	defer d.listMu.Unlock()
 	if d.list == nil {
-		return pa, false, false
+		_, missing = d.missing[name]
+		return pa, false, missing
 	}
 	i, ok := d.list.find(name)
 	if !ok {
@@ -151,7 +145,7 @@ func (d *directory) fetch() (*listing, error) {
 	if d.changing > 0 || d.changes != changes {
 		return l, nil // good for this reader, but not to be kept
 	}
-	d.list = l
+	d.list, d.missing = l, nil
 	fs.remember(d, len(l.entries))
 	return l, nil
 }

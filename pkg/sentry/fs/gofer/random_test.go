@@ -75,7 +75,7 @@ func TestRandomCallsAgainstHost(t *testing.T) {
 		{"no descriptors", p9.AllExtensions &^ p9.ExtOpenFD, Options{}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			for seed := range uint64(60) {
+			for seed := range uint64(40) {
 				t.Run(fmt.Sprint(seed), func(t *testing.T) {
 					dir := fstest.HostDir(t)
 					tr := serve(t, dir, c.ext, c.o)
