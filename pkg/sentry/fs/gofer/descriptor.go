@@ -20,6 +20,8 @@ type descriptor struct {
 	access uint32 // O_RDONLY, O_WRONLY or O_RDWR
 	file   *hostfd.File
 	users  int // open files
+	// guessed: it came with a lookup, and nobody has used it yet.
+	guessed bool
 }
 
 // donated counts the descriptors of all file systems.
@@ -73,6 +75,10 @@ func (n *node) use(access uint32) *descriptor {
 func (n *node) useLocked(d *descriptor) {
 	if d != nil {
 		d.users++
+		if d.guessed {
+			d.guessed = false
+			n.reward(2)
+		}
 	}
 	if n.users++; n.users == 1 {
 		n.fs.mu.Lock()
@@ -81,8 +87,35 @@ func (n *node) useLocked(d *descriptor) {
 	}
 }
 
-// add makes a descriptor of fd, with a user. Those that it replaces and nobody uses go.
-func (n *node) add(fd int, access uint32) *descriptor {
+// reward tells the directory that the file was found in of its opening.
+func (n *node) reward(worth int32) {
+	if at := n.at.Load(); at != nil {
+		at.parent.opened(worth)
+	}
+}
+
+// keep makes a descriptor, for reading, of a fd that came with a lookup.
+func (n *node) keep(fd int) {
+	n.mu.Lock()
+	if len(n.descriptors) > 0 {
+		n.mu.Unlock()
+		unix.Close(fd)
+		return
+	}
+	d := n.descriptor(fd, unix.O_RDONLY)
+	d.guessed = true
+	n.descriptors = append(n.descriptors, d)
+	if n.users == 0 {
+		n.fs.mu.Lock()
+		n.fs.idle.touch(n)
+		n.fs.mu.Unlock()
+	}
+	n.mu.Unlock()
+	n.fs.closeIdle(n.fs.opts.MaxIdle)
+}
+
+// descriptor makes a descriptor of fd, which it takes over.
+func (n *node) descriptor(fd int, access uint32) *descriptor {
 	donated.Add(1)
 	d := &descriptor{node: n, fd: fd, access: access}
 	closing := n.fs.opts.Closing
@@ -96,6 +129,12 @@ func (n *node) add(fd int, access uint32) *descriptor {
 			}
 		},
 	})
+	return d
+}
+
+// add makes a descriptor of fd, with a user. Those that it replaces and nobody uses go.
+func (n *node) add(fd int, access uint32) *descriptor {
+	d := n.descriptor(fd, access)
 	var old []*descriptor
 	n.mu.Lock()
 	n.descriptors = slices.DeleteFunc(n.descriptors, func(o *descriptor) bool {
@@ -214,6 +253,7 @@ func (i *inode) open(access uint32) (*descriptor, error) {
 			i.adopt(s, true)
 		}
 	}
+	n.reward(1)
 	return n.add(fd, want), nil
 }
 

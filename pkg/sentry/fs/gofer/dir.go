@@ -14,6 +14,7 @@ import (
 type directory struct {
 	inode
 	walks atomic.Int32 // lookups that found no fid
+	guess atomic.Int32 // more than zero: files that are looked up get opened
 
 	// listMu guards what follows.
 	listMu sync.Mutex
@@ -37,29 +38,58 @@ func (d *directory) Lookup(_ vfs.Context, name string) (vfs.Inode, error) {
 		}
 		return i.outer, nil
 	}
-	pa, err := d.walkTo(name)
+	o := p9.WalkOptions{NoFid: true}
+	if d.expectOpen() {
+		o.Open, o.OpenFlags = true, unix.O_RDONLY
+	}
+	pa, fd, err := d.walkTo(name, o)
 	if err != nil {
 		return nil, err
 	}
 	i, err := d.node.fs.inode(&pa, d, name)
 	if err != nil {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
 		return nil, err
+	}
+	if fd >= 0 {
+		d.guess.Add(-1)
+		i.node.keep(fd)
 	}
 	return i.outer, nil
 }
 
-// walkTo asks for the attributes of name.
-func (d *directory) walkTo(name string) (p9.Attr, error) {
+// maxGuess is how many descriptors a directory's lookups bring that nobody opens, before they stop to.
+const maxGuess = 4
+
+// expectOpen guesses that the next file looked up in the directory is going to be opened, as those before it were: a
+// descriptor then comes with the lookup.
+func (d *directory) expectOpen() bool {
+	fs := d.node.fs
+	return d.guess.Load() > 0 && !fs.opts.Shared && fs.extended && fs.client.Extensions()&p9.ExtOpenFD != 0 && donated.Load() < donatedLimit/2
+}
+
+// opened says that a file found in the directory was opened: worth is 1 if that took a message, 2 if
+// the descriptor had been guessed.
+func (d *directory) opened(worth int32) {
+	if g := d.guess.Load(); g < maxGuess {
+		d.guess.Store(min(g+worth, maxGuess))
+	}
+}
+
+// walkTo asks for the attributes of name, and for a descriptor if o says so (-1: none).
+func (d *directory) walkTo(name string, o p9.WalkOptions) (p9.Attr, int, error) {
 	f := d.node.heldFid()
 	if f == nil && d.node.fs.extended && d.walks.Add(1) <= walksWithoutFid {
-		if pa, err := d.walkPast(name); err != unix.ESTALE {
-			return pa, err
+		if pa, fd, err := d.walkPast(name, o); err != unix.ESTALE {
+			return pa, fd, err
 		}
 	}
 	if f == nil {
 		var err error
 		if f, err = d.node.takeFid(); err != nil {
-			return p9.Attr{}, err
+			return p9.Attr{}, -1, err
 		}
 	}
 	defer d.node.fs.putFid(f)
@@ -67,45 +97,48 @@ func (d *directory) walkTo(name string) (p9.Attr, error) {
 	var one [1]string
 	var attrs [1]p9.Attr
 	one[0], r.Attrs = name, attrs[:0]
-	if err := f.fid.WalkGetattr(one[:], p9.WalkOptions{NoFid: true}, &r); err != nil {
-		return p9.Attr{}, err
+	if err := f.fid.WalkGetattr(one[:], o, &r); err != nil {
+		return p9.Attr{}, -1, err
 	}
 	if r.Err != 0 {
-		return p9.Attr{}, r.Err
+		return p9.Attr{}, -1, r.Err
 	}
-	return r.Attrs[0], nil
+	return r.Attrs[0], r.File, nil
 }
 
 // walksWithoutFid is how many names are looked up in a directory by a walk from above it before it is worth a fid.
 const walksWithoutFid = 2
 
 // walkPast is walkTo by a walk through the directory. ESTALE says that this was no way.
-func (d *directory) walkPast(name string) (p9.Attr, error) {
+func (d *directory) walkPast(name string, o p9.WalkOptions) (p9.Attr, int, error) {
 	from, names, err := d.node.way()
 	if err != nil {
-		return p9.Attr{}, unix.ESTALE
+		return p9.Attr{}, -1, unix.ESTALE
 	}
 	defer d.node.fs.putFid(from)
 	if len(names) >= p9.MaxWalk {
-		return p9.Attr{}, unix.ESTALE
+		return p9.Attr{}, -1, unix.ESTALE
 	}
 	var r p9.WalkResult
-	if err := from.fid.WalkGetattr(append(names, name), p9.WalkOptions{NoFid: true}, &r); err != nil {
-		return p9.Attr{}, err
+	if err := from.fid.WalkGetattr(append(names, name), o, &r); err != nil {
+		return p9.Attr{}, -1, err
 	}
 	met := len(names)
 	if len(r.Attrs) < met || met > 0 && r.Attrs[met-1].Qid.Path != d.node.path {
-		return p9.Attr{}, unix.ESTALE
+		if r.File >= 0 {
+			unix.Close(r.File)
+		}
+		return p9.Attr{}, -1, unix.ESTALE
 	}
 	if r.Err != 0 {
-		return p9.Attr{}, r.Err
+		return p9.Attr{}, -1, r.Err
 	}
-	return r.Attrs[met], nil
+	return r.Attrs[met], r.File, nil
 }
 
 // Revalidate implements vfs.Revalidator. The child's attributes are those of now, too.
 func (d *directory) Revalidate(_ vfs.Context, name string, child vfs.Inode) bool {
-	pa, err := d.walkTo(name)
+	pa, _, err := d.walkTo(name, p9.WalkOptions{NoFid: true})
 	if child == nil {
 		return err == unix.ENOENT
 	}

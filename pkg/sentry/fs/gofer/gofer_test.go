@@ -260,6 +260,29 @@ func TestMessages(t *testing.T) {
 		t.Errorf("two lookups and an open took %d messages", n)
 	}
 	before = tr.line.messages.Load()
+	for _, p := range paths[1:10] {
+		if s, err := tr.read(p); s != p || err != nil {
+			t.Fatal(s, err)
+		}
+	}
+	if n := tr.line.messages.Load() - before; n > 11 {
+		t.Errorf("nine more lookups and opens took %d messages", n)
+	}
+	for _, p := range paths[10:30] {
+		tr.stat(p)
+	}
+	guessed := 0
+	for _, p := range paths[10:30] {
+		q, err := vfs.Resolve(tr.ctx, tr.view, p, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		guessed += len(of(q.Inode()).node.descriptors)
+	}
+	if guessed > 4 {
+		t.Errorf("%d of 20 files that were only looked at have been opened", guessed)
+	}
+	before = tr.line.messages.Load()
 	for i := range 10 {
 		tr.open(fmt.Sprintf("/dir0/new%d", i), unix.O_CREAT|unix.O_RDWR|unix.O_EXCL, 0o600).DecRef()
 	}
