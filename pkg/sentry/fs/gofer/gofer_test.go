@@ -87,6 +87,10 @@ func connect(t testing.TB, root p9.Attacher, ours, theirs int, ext p9.Extensions
 	if err != nil {
 		t.Fatal(err)
 	}
+	return viewOf(t, fs)
+}
+
+func viewOf(t testing.TB, fs *vfs.Filesystem) *tree {
 	ns := vfs.NewMountNamespace(fs, "tree", 0)
 	return &tree{t: t, fs: fs, impl: fs.Impl.(*filesystem),
 		ctx:  vfs.KernelContext(auth.NewRoot(auth.NewRootUserNamespace())),
