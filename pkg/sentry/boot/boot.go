@@ -22,9 +22,13 @@ import (
 	"vitrine/pkg/control"
 	"vitrine/pkg/seccomp"
 	"vitrine/pkg/sentry/fs/dev"
+	"vitrine/pkg/sentry/fs/devpts"
+	"vitrine/pkg/sentry/fs/gofer"
 	"vitrine/pkg/sentry/fs/host"
 	"vitrine/pkg/sentry/fs/pipe"
+	"vitrine/pkg/sentry/fs/proc"
 	"vitrine/pkg/sentry/fs/tmpfs"
+	"vitrine/pkg/sentry/fs/tty"
 	"vitrine/pkg/sentry/kernel"
 	"vitrine/pkg/sentry/loader"
 	"vitrine/pkg/sentry/memfile"
@@ -54,6 +58,7 @@ type Sandbox struct {
 	shared  *tmpfs.Anonymous
 	devices *dev.Registry
 	poller  *host.Poller
+	host    *proc.Host
 	log     *log
 	calls   []seccomp.Row
 
@@ -96,6 +101,11 @@ func Prepare(o *Options) (*Sandbox, error) {
 	}
 	s.devices = &dev.Registry{}
 	dev.RegisterMemory(s.devices, s.shared)
+	s.devices.Register(5, 0, dev.DriverFunc(tty.OpenControlling))
+	s.devices.Register(5, 2, dev.DriverFunc(devpts.OpenPtmx))
+	if s.host, err = proc.ReadHost(); err != nil {
+		return nil, err
+	}
 	cpu, err := loader.HostCPU()
 	if err != nil {
 		return nil, err
@@ -121,6 +131,7 @@ func Prepare(o *Options) (*Sandbox, error) {
 	k.Shared, k.NewFilesystem = s.shared, s.mountFor
 	unixsocket.Register()
 	s.calls = append(calls, host.HostCalls()...)
+	s.calls = append(s.calls, gofer.HostCalls...)
 	s.calls = append(s.calls, hostCalls()...)
 	return s, nil
 }
@@ -152,29 +163,22 @@ func installVDSO(k *clock.Keeper, mf *memfile.File, acct *memfile.Account) (*loa
 	return &loader.VDSO{Mappable: store, DataSize: vdso.DataSize, CodeSize: size}, nil
 }
 
-// hostCalls are what the file systems and the memory file need.
+// hostCalls are what the memory file, the timers and terminals need.
 func hostCalls() []seccomp.Row {
+	const futexWaitBitset, futexWake, private = 9, 1, 128
 	return []seccomp.Row{
-		{Number: unix.SYS_MMAP, Why: "memory file and donated files in the Sentry's view; never executable",
-			Checks: []seccomp.Check{seccomp.OnlyBits(2, unix.PROT_READ|unix.PROT_WRITE), seccomp.OnlyBits(3, unix.MAP_SHARED|unix.MAP_FIXED|unix.MAP_NORESERVE)}},
-		{Number: unix.SYS_FALLOCATE, Why: "giving pages of the memory file back; fallocate(2) on donated files"},
+		{Number: unix.SYS_MMAP, Why: "the memory file in the Sentry's view; never executable",
+			Checks: []seccomp.Check{seccomp.EqualLow(2, unix.PROT_READ|unix.PROT_WRITE), seccomp.EqualLow(3, unix.MAP_SHARED)}},
+		{Number: unix.SYS_FALLOCATE, Why: "giving pages of the memory file back",
+			Checks: []seccomp.Check{seccomp.EqualLow(1, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE)}},
 		{Number: unix.SYS_FTRUNCATE, Why: "growing the memory file"},
-		{Number: unix.SYS_PREADV, Why: "reading donated files"},
-		{Number: unix.SYS_PWRITEV, Why: "writing donated files"},
-		{Number: unix.SYS_PREADV2, Why: "reading donated files"},
-		{Number: unix.SYS_PWRITEV2, Why: "writing donated files"},
-		{Number: unix.SYS_FSYNC, Why: "writing donated files to disk"},
-		{Number: unix.SYS_FDATASYNC, Why: "writing donated files to disk"},
-		{Number: unix.SYS_SHUTDOWN, Why: "giving up the connection to a gofer"},
-		{Number: unix.SYS_SENDMSG, Why: "requests to a gofer", Checks: []seccomp.Check{seccomp.OnlyBits(2, unix.MSG_NOSIGNAL)}},
-		{Number: unix.SYS_RECVMSG, Why: "answers of a gofer", Checks: []seccomp.Check{seccomp.OnlyBits(2, unix.MSG_CMSG_CLOEXEC|unix.MSG_WAITALL)}},
 		{Number: unix.SYS_FUTEX, Why: "fine timers",
-			Checks: []seccomp.Check{seccomp.OneOfLow(1, 9|128, 1|128)}},
+			Checks: []seccomp.Check{seccomp.OneOfLow(1, futexWaitBitset|private, futexWake|private)}},
 		{Number: unix.SYS_PRCTL, Why: "fine timers", Checks: []seccomp.Check{seccomp.EqualLow(0, unix.PR_SET_TIMERSLACK)}},
 		{Number: unix.SYS_GETCPU, Why: "getcpu(2)"},
-		{Number: unix.SYS_GETRLIMIT, Why: "how many descriptors a file system may keep"},
-		{Number: unix.SYS_MSYNC, Why: "msync(2) of donated files"},
-		{Number: unix.SYS_DUP, Why: "a second file for a host descriptor"},
+		{Number: unix.SYS_EVENTFD2, Why: "stopping the bridge to a host terminal"},
+		{Number: unix.SYS_POLL, Why: "input of a host terminal"},
+		{Number: unix.SYS_PPOLL, Why: "input of a host terminal"},
 	}
 }
 

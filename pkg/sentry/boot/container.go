@@ -32,6 +32,15 @@ type container struct {
 	init   *kernel.Task
 	// execed are processes of Exec whose status somebody may still ask for.
 	execed map[int32]*kernel.ThreadGroup
+	// terminals are those of processes that were started with one.
+	terminals map[*kernel.ThreadGroup]consoleOf
+}
+
+// consoleOf is a process's terminal; drained is closed when its last output was
+// shown.
+type consoleOf struct {
+	*terminal
+	drained <-chan struct{}
 }
 
 func failf(kind control.Kind, format string, args ...any) error {
@@ -45,7 +54,8 @@ func (s *Sandbox) Create(args *control.CreateArgs) error {
 		s.mu.Unlock()
 		return failf(control.KindExists, "container %s exists already", args.ID)
 	}
-	c := &container{id: args.ID, s: s, args: args, kc: &kernel.Container{ID: args.ID}, status: control.StatusCreating, execed: map[int32]*kernel.ThreadGroup{}}
+	c := &container{id: args.ID, s: s, args: args, kc: &kernel.Container{ID: args.ID}, status: control.StatusCreating, execed: map[int32]*kernel.ThreadGroup{},
+		terminals: map[*kernel.ThreadGroup]consoleOf{}}
 	s.containers[args.ID] = c
 	first := s.root == ""
 	if first {
@@ -149,6 +159,7 @@ func (s *Sandbox) Start(id string) error {
 // ended is what follows the end of init.
 func (c *container) ended() {
 	c.killAll()
+	c.settle(c.init.ThreadGroup())
 	s := c.s
 	s.mu.Lock()
 	c.status = control.StatusStopped
@@ -238,6 +249,10 @@ func (s *Sandbox) Exec(args *control.ExecArgs) (int32, error) {
 	if !args.KeepExit {
 		go func() {
 			<-tg.Done()
+			c.settle(tg)
+			s.mu.Lock()
+			delete(c.execed, pid)
+			s.mu.Unlock()
 		}()
 	}
 	return pid, nil
@@ -278,6 +293,7 @@ func (s *Sandbox) Wait(ctx context.Context, id string, pid int32) (control.WaitS
 	case <-ctx.Done():
 		return control.WaitStatus{}, ctx.Err()
 	}
+	c.settle(tg)
 	if pid != 0 {
 		s.mu.Lock()
 		delete(c.execed, pid)
@@ -394,10 +410,29 @@ func (s *Sandbox) Resize(id string, pid int32, rows, cols uint16) error {
 	if err != nil {
 		return err
 	}
-	if _, err := c.process(pid); err != nil {
+	tg, err := c.process(pid)
+	if err != nil {
 		return err
 	}
+	s.mu.Lock()
+	t := c.terminals[tg]
+	s.mu.Unlock()
+	if t.terminal != nil {
+		t.bridge.Resize(rows, cols)
+	}
 	return nil
+}
+
+// settle waits until the last output of a process with a terminal was shown, and
+// forgets the terminal.
+func (c *container) settle(tg *kernel.ThreadGroup) {
+	c.s.mu.Lock()
+	t := c.terminals[tg]
+	delete(c.terminals, tg)
+	c.s.mu.Unlock()
+	if t.terminal != nil {
+		<-t.drained
+	}
 }
 
 // Destroy implements control.Sandbox.

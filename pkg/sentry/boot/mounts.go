@@ -11,8 +11,10 @@ import (
 	"vitrine/pkg/p9"
 	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/sentry/fs/dev"
+	"vitrine/pkg/sentry/fs/devpts"
 	"vitrine/pkg/sentry/fs/gofer"
 	"vitrine/pkg/sentry/fs/overlay"
+	"vitrine/pkg/sentry/fs/proc"
 	"vitrine/pkg/sentry/fs/tmpfs"
 	"vitrine/pkg/sentry/kernel"
 	"vitrine/pkg/sentry/vfs"
@@ -185,7 +187,19 @@ func (s *Sandbox) newFilesystem(kind string, o tmpfs.Options, data string, ns *k
 		return tmpfs.New(o)
 	case "dev":
 		return dev.NewTree(ctx, o)
-	case "proc", "sysfs", "devpts":
+	case "proc":
+		po := proc.Options{Host: s.host, Account: s.account, CommandLine: "vitrine"}
+		if err := po.ParseOptions(data, k.RootUserNS); err != nil {
+			return nil, err
+		}
+		return proc.New(k, ns.PIDForChildren, po)
+	case "devpts":
+		po, err := devpts.Parse(data, k.RootUserNS)
+		if err != nil {
+			return nil, err
+		}
+		return devpts.New(po), nil
+	case "sysfs":
 		return tmpfs.New(o)
 	case "mqueue":
 		o.Type, o.Mode = "mqueue", unix.S_IFDIR|0o1777

@@ -29,7 +29,13 @@ func (c *container) newTask(p *control.Process) (_ *kernel.Task, err error) {
 	if err != nil {
 		return nil, err
 	}
-	fds, err := c.openFiles(p, cred)
+	var term *terminal
+	if p.Console != nil {
+		if term, err = c.newTerminal(p.Console, p, cred); err != nil {
+			return nil, err
+		}
+	}
+	fds, err := c.openFiles(p, term, cred)
 	if err != nil {
 		return nil, err
 	}
@@ -59,6 +65,17 @@ func (c *container) newTask(p *control.Process) (_ *kernel.Task, err error) {
 		memory.DecUsers()
 		release()
 		return nil, err
+	}
+	if term != nil {
+		if err := term.tty.Attach(t.Job()); err != nil {
+			return nil, failf(control.KindInternal, "controlling terminal: %v", err)
+		}
+		tg := t.ThreadGroup()
+		drained := make(chan struct{})
+		c.s.mu.Lock()
+		c.terminals[tg] = consoleOf{term, drained}
+		c.s.mu.Unlock()
+		go term.finish(tg, drained)
 	}
 	if p.OOMScoreAdj != nil {
 		t.ThreadGroup().OOMScoreAdj().Store(int32(*p.OOMScoreAdj))
@@ -107,7 +124,7 @@ func rlimits(p *control.Process) (*limits.Set, error) {
 }
 
 // openFiles makes the descriptors 0, 1, 2 and those that follow.
-func (c *container) openFiles(p *control.Process, cred *auth.Credentials) (*vfs.FDTable, error) {
+func (c *container) openFiles(p *control.Process, term *terminal, cred *auth.Credentials) (*vfs.FDTable, error) {
 	fds := vfs.NewFDTable()
 	fail := func(err error) (*vfs.FDTable, error) {
 		for _, f := range fds.DecRef() {
@@ -137,8 +154,18 @@ func (c *container) openFiles(p *control.Process, cred *auth.Credentials) (*vfs.
 		return err
 	}
 	std := p.Stdio[:]
-	if p.Console != nil {
-		std = []*os.File{p.Console, p.Console, p.Console}
+	if term != nil {
+		f, err := term.open(cred)
+		if err != nil {
+			return fail(failf(control.KindInternal, "opening the terminal: %v", err))
+		}
+		for i := range int32(3) {
+			if i > 0 {
+				f.IncRef()
+			}
+			fds.Add(f, i, false, 1<<20)
+		}
+		std = nil
 	}
 	for _, f := range append(slices.Clone(std), p.ExtraFiles...) {
 		if err := add(f); err != nil {

@@ -56,7 +56,9 @@ func (u *usageClock) leaveUser() {
 
 // sleepBegins and sleepEnds frame a sleep.
 func (u *usageClock) sleepBegins() {
-	u.system.Store(u.system.Load() + u.clock.Monotonic() - u.since.Load())
+	if since := u.since.Load(); since != 0 { // a task may sleep before it has begun: in its first exec
+		u.system.Store(u.system.Load() + u.clock.Monotonic() - since)
+	}
 	u.since.Store(0)
 	u.sleeps.Add(1)
 }

@@ -228,13 +228,6 @@ func (t *FDTable) FDs() []int32 {
 	return fds
 }
 
-// Size returns how many slots the table has (FDSize of /proc/PID/status).
-func (t *FDTable) Size() int {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	return len(t.files)
-}
-
 // Len returns how many descriptors are open.
 func (t *FDTable) Len() (n int) {
 	t.mu.RLock()
