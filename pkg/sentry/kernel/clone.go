@@ -194,7 +194,7 @@ func (k *Kernel) cloneNamespaces(old *Namespaces, pidNS *PIDNamespace, flags uin
 		n.PIDForChildren = p
 	}
 	if flags&unix.CLONE_NEWNS != 0 {
-		n.Mount, move = old.Mount.Clone()
+		n.Mount, move = old.Mount.Clone(user)
 		n.Mount.Inode = k.NewNamespaceInode()
 	}
 	return &n, move, nil

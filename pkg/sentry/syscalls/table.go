@@ -168,6 +168,7 @@ var families = [][]Row{
 	lockRows,
 	memoryRows,
 	messageRows,
+	mountRows,
 	pathRows,
 	pipeRows,
 	pollRows,

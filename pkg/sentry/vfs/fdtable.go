@@ -208,13 +208,6 @@ func (t *FDTable) Fork() *FDTable {
 	return n
 }
 
-// Size returns a number above all open descriptors: what the table has room for.
-func (t *FDTable) Size() int {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	return len(t.files)
-}
-
 // FDs lists the open descriptors in order, for /proc/PID/fd.
 func (t *FDTable) FDs() []int32 {
 	t.mu.RLock()
@@ -226,6 +219,14 @@ func (t *FDTable) FDs() []int32 {
 		}
 	}
 	return fds
+}
+
+// Size returns how many slots the table has (FDSize of /proc/PID/status): a
+// number above all open descriptors.
+func (t *FDTable) Size() int {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return len(t.files)
 }
 
 // Len returns how many descriptors are open.

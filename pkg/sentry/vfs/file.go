@@ -150,6 +150,10 @@ func NewFile(p Path, impl any, flags uint32, cred *auth.Credentials) *File {
 	f := &File{path: p, inode: p.Dentry.inode, impl: impl, cred: cred}
 	f.flags.Store(flags &^ (unix.O_CREAT | unix.O_EXCL | unix.O_NOCTTY | unix.O_TRUNC | unix.O_CLOEXEC))
 	f.refs.Store(1)
+	if p.Mount != nil {
+		p.Mount.open.Add(1)
+		p.Mount.expiring.Store(false)
+	}
 	if flags&unix.O_PATH != 0 {
 		if pin, ok := f.inode.(Pinner); ok {
 			pin.Pin()
@@ -296,6 +300,9 @@ func (f *File) DecRef() {
 	}
 	if f.counted {
 		f.inode.Base().PutWrite()
+	}
+	if f.path.Mount != nil {
+		f.path.Mount.open.Add(-1)
 	}
 	notifyClose(f)
 	if f.inode != nil {

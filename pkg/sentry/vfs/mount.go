@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"vitrine/pkg/sentry/auth"
 )
 
 // Path is a place in a tree of mounts. It is comparable; the zero Path is
@@ -50,6 +52,15 @@ type Mount struct {
 	point  *Dentry
 	// detached is set once the mount is out of the tree.
 	detached atomic.Bool
+	// open counts open files: umount(2) is busy while there are any.
+	open atomic.Int64
+	// locked: it came along into a namespace of another user namespace, and
+	// what it covers must stay covered there (mount_namespaces(7)).
+	// lockedFlags are the flags that it keeps for the same reason.
+	locked      atomic.Bool
+	lockedFlags atomic.Uint32
+	// expiring is the mark of MNT_EXPIRE.
+	expiring atomic.Bool
 }
 
 // Filesystem returns what is mounted, Root its top as seen here.
@@ -64,6 +75,26 @@ func (m *Mount) Flags() MountFlags { return MountFlags(m.flags.Load()) }
 
 // SetFlags replaces them.
 func (m *Mount) SetFlags(f MountFlags) { m.flags.Store(uint32(f)) }
+
+// lockable are the flags that a less privileged namespace can't take away.
+const lockable = MountReadOnly | MountNoSUID | MountNoDev | MountNoExec
+
+// Remount replaces the flags as mount(2) does with MS_REMOUNT: EPERM if one goes
+// that is locked.
+func (m *Mount) Remount(f MountFlags) error {
+	if MountFlags(m.lockedFlags.Load())&^f != 0 {
+		return unix.EPERM
+	}
+	m.SetFlags(f)
+	return nil
+}
+
+// Busy reports whether files are open in the mount.
+func (m *Mount) Busy() bool { return m.open.Load() > 0 }
+
+// MarkExpiring sets the mark of MNT_EXPIRE (umount2(2)) and reports whether it
+// was set already, and no file has been opened since.
+func (m *Mount) MarkExpiring() bool { return m.expiring.Swap(true) }
 
 // ReadOnly reports whether changes through this mount are refused.
 func (m *Mount) ReadOnly() bool {
@@ -87,6 +118,9 @@ type mountKey struct {
 // always private. Safe for concurrent use.
 type MountNamespace struct {
 	Inode uint64 // of /proc/PID/ns/mnt
+	// Owner is the user namespace whose capabilities count here; nil is the
+	// first.
+	Owner *auth.UserNamespace
 	mu    sync.Mutex
 	root  *Mount
 	// table maps places to what is mounted on top of them; replaced as a whole,
@@ -122,6 +156,9 @@ func (ns *MountNamespace) cover(p Path) Path {
 	}
 	return p
 }
+
+// Top returns the top of what is mounted on p, or p.
+func (ns *MountNamespace) Top(p Path) Path { return ns.cover(p) }
 
 // above returns the place that p's mount is on, if p is the mount's top.
 func above(p Path) (Path, bool) {
@@ -169,10 +206,19 @@ func (ns *MountNamespace) MountAt(p Path, fs *Filesystem, source string, flags M
 
 // Bind mounts the tree at src on p. With recursive the mounts below src come
 // along.
+//
+// What locked mounts cover can't be had by leaving them out: EINVAL.
 func (ns *MountNamespace) Bind(src, p Path, recursive bool) (*Mount, error) {
+	if !recursive && src.Mount.ns != nil && src.Mount.ns.coversBelow(src) {
+		return nil, unix.EINVAL
+	}
 	m, err := ns.mountDentry(p, src.Dentry, src.Mount.Source, src.Mount.Flags())
-	if err != nil || !recursive || src.Mount.ns == nil {
-		return m, err
+	if err != nil {
+		return nil, err
+	}
+	m.lockedFlags.Store(src.Mount.lockedFlags.Load())
+	if !recursive || src.Mount.ns == nil {
+		return m, nil
 	}
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
@@ -187,10 +233,24 @@ func (ns *MountNamespace) Bind(src, p Path, recursive bool) (*Mount, error) {
 		}
 		c := &Mount{ID: int(lastMountID.Add(1)), fs: o.fs, root: o.root, Source: o.Source}
 		c.SetFlags(o.Flags())
+		c.locked.Store(o.locked.Load())
+		c.lockedFlags.Store(o.lockedFlags.Load())
 		ns.attach(c, Path{to, o.point})
 		copies[o] = c
 	}
 	return m, nil
+}
+
+// coversBelow reports whether locked mounts are below p.
+func (ns *MountNamespace) coversBelow(p Path) bool {
+	ns.mu.Lock()
+	defer ns.mu.Unlock()
+	for _, m := range ns.order {
+		if m.locked.Load() && m.parent == p.Mount && p.Dentry.isAncestor(m.point) {
+			return true
+		}
+	}
+	return false
 }
 
 func (ns *MountNamespace) mountDentry(p Path, root *Dentry, source string, flags MountFlags) (*Mount, error) {
@@ -234,11 +294,11 @@ func (ns *MountNamespace) Unmount(p Path, lazy bool) error {
 	}
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
-	if p.Mount.detached.Load() || p.Mount.parent == nil {
+	if p.Mount.detached.Load() || p.Mount.parent == nil || p.Mount.locked.Load() {
 		return unix.EINVAL
 	}
 	below := ns.children(p.Mount)
-	if len(below) > 0 && !lazy {
+	if (len(below) > 0 || p.Mount.Busy()) && !lazy {
 		return unix.EBUSY
 	}
 	var all func(m *Mount)
@@ -260,8 +320,12 @@ func (ns *MountNamespace) Move(src, dst Path) error {
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
 	m := src.Mount
-	if m.parent == nil {
+	if m.parent == nil || m.locked.Load() {
 		return unix.EINVAL
+	}
+	_, isDir := src.Dentry.inode.(Directory)
+	if _, wantDir := dst.Dentry.inode.(Directory); isDir != wantDir {
+		return unix.ENOTDIR
 	}
 	for up := dst.Mount; up != nil; up = up.parent {
 		if up == m {
@@ -288,7 +352,7 @@ func (ns *MountNamespace) PivotRoot(oldRoot, newRoot, putOld Path) error {
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
 	n, o := newRoot.Mount, oldRoot.Mount
-	if n.parent == nil {
+	if n.parent == nil || n.locked.Load() {
 		return unix.EINVAL
 	}
 	place := Path{o.parent, o.point}
@@ -312,17 +376,24 @@ func (ns *MountNamespace) PivotRoot(oldRoot, newRoot, putOld Path) error {
 	return nil
 }
 
-// Clone returns a copy of the namespace (CLONE_NEWNS), and a function that
-// takes a place in the old one to the same place in the new one.
-func (ns *MountNamespace) Clone() (*MountNamespace, func(Path) Path) {
+// Clone returns a copy of the namespace (CLONE_NEWNS) that belongs to owner, and
+// a function that takes a place in the old one to the same place in the new
+// one. For another owner the mounts are locked.
+func (ns *MountNamespace) Clone(owner *auth.UserNamespace) (*MountNamespace, func(Path) Path) {
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
-	c := &MountNamespace{MaxMounts: ns.MaxMounts}
+	c := &MountNamespace{MaxMounts: ns.MaxMounts, Owner: owner}
+	lock := ns.Owner != owner && (ns.Owner != nil || owner.Parent != nil)
 	copies := make(map[*Mount]*Mount, len(ns.order))
 	table := make(map[mountKey]*Mount, len(ns.order))
 	for _, m := range ns.order {
 		n := &Mount{ID: int(lastMountID.Add(1)), ns: c, fs: m.fs, root: m.root, Source: m.Source, point: m.point}
 		n.SetFlags(m.Flags())
+		n.locked.Store(lock || m.locked.Load())
+		n.lockedFlags.Store(m.lockedFlags.Load())
+		if lock {
+			n.lockedFlags.Or(uint32(m.Flags() & lockable))
+		}
 		copies[m] = n
 		c.order = append(c.order, n)
 	}
