@@ -152,8 +152,9 @@ func (t *Task) Clone(a *CloneArgs) (int32, error) {
 		child.mm.SetLimits(child.tg.Limits())
 	}
 	child.Start()
-	if vfork != nil {
-		t.blockKillable(vfork)
+	t.traceClone(child, a)
+	if vfork != nil && t.blockKillable(vfork) {
+		t.traceEvent(TraceVforkDone, eventVforkDone, t.seenByTracer(child), false)
 	}
 	return tid, nil
 }
@@ -321,6 +322,9 @@ func (k *Kernel) adopt(child, parent *Task, a *CloneArgs, lim *limits.Set) error
 		if ns.init == nil {
 			ns.init = tg
 		}
+	}
+	if parent != nil {
+		child.inheritTracer(parent, a)
 	}
 	child.ids.each(func(n *PIDNamespace, id int32) { n.tasks[id] = child })
 	k.tasks.Add(1)

@@ -56,11 +56,13 @@ func (t *Task) thaw() bool {
 // StateLetter is the state as /proc/PID/stat shows it.
 func (t *Task) StateLetter() byte {
 	t.k.tree.RLock()
-	dead := t.dead
+	dead, traced := t.dead, t.trace.stopped
 	t.k.tree.RUnlock()
 	switch {
 	case dead:
 		return 'Z'
+	case traced:
+		return 't'
 	case t.tg.Stopped():
 		return 'T'
 	case t.blocked.Load():

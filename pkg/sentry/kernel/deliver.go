@@ -25,10 +25,18 @@ func (t *Task) handleWork() bool {
 			t.groupStop() // unlocks
 			continue
 		}
+		if t.trace.trap.Load() {
+			g.unlock()
+			t.trapStop()
+			continue
+		}
 		info, ok := t.takeLocked(^t.sig.mask | signals.SetOf(sigKill))
 		g.unlock()
 		if !ok {
 			break
+		}
+		if t.traced() && info.Signo != int32(sigKill) && !t.traceSignal(&info) {
+			continue
 		}
 		if !t.deliver(&info) {
 			return false
@@ -100,6 +108,8 @@ func (t *Task) deliver(info *signals.Info) bool {
 			g.actions.mu.Unlock()
 		}
 		t.ForceSignal(&signals.Info{Signo: int32(unix.SIGSEGV), Code: signals.CodeKernel})
+	} else if t.hooks.Load()&hookStep != 0 {
+		t.traceNotify(int32(unix.SIGTRAP), false) // the handler's first instruction
 	}
 	return true
 }
@@ -115,6 +125,7 @@ func (t *Task) defaultAction(s signals.Signal, info *signals.Info) bool {
 	if t.tg.isInit() && info.Code != signals.CodeKernel && !signals.Synchronous.Has(s) {
 		return true
 	}
+	t.leaving = true
 	t.tg.Kill(ExitStatus{Signal: s, Core: signals.DefaultOf(s) == signals.CoreDump && t.dumpsCore()})
 	return false
 }
@@ -231,6 +242,7 @@ func (t *Task) groupStop() {
 		return
 	}
 	var notify func()
+	signal := g.stop.signal
 	if g.stop.waiting--; g.stop.waiting <= 0 && !g.stop.complete {
 		g.stop.complete, g.stop.unreported = true, true
 		notify = t.tg.childStateChanged(signals.ChildStopped, int32(g.stop.signal))
@@ -238,6 +250,10 @@ func (t *Task) groupStop() {
 	g.unlock()
 	if notify != nil {
 		notify()
+	}
+	if t.traced() {
+		t.traceGroupStop(signal, resume)
+		return
 	}
 	t.stopped(resume)
 }
@@ -251,7 +267,7 @@ func (t *Task) stopped(resume <-chan struct{}) {
 		case <-resume:
 			return
 		case <-t.wake:
-			if t.dying() {
+			if t.dying() || t.trace.trap.Load() {
 				t.work.Store(true)
 				return
 			}
@@ -301,6 +317,9 @@ func (tg *ThreadGroup) childStateChanged(code, status int32) func() {
 		k := tg.k
 		k.tree.RLock()
 		parent := tg.parent
+		if tg.tracedByParent() && code == signals.ChildStopped {
+			parent = nil // each task tells of its own stop
+		}
 		var info signals.Info
 		if parent != nil {
 			info = tg.childInfo(parent, code, status)

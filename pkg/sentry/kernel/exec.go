@@ -160,6 +160,7 @@ func (t *Task) Exec(a *ExecArgs) error {
 		file.Release()
 		return err
 	}
+	oldID := t.seenByTracer(t)
 	if err := t.killSiblings(); err != nil {
 		memory.DecUsers()
 		prog.Release()
@@ -194,6 +195,7 @@ func (t *Task) Exec(a *ExecArgs) error {
 	if tr := t.k.Trace; tr != nil {
 		tr.Exec(t, path)
 	}
+	t.traceExec(oldID)
 	return nil
 }
 
@@ -283,6 +285,7 @@ func (t *Task) killSiblings() error {
 	if tg.leader != t {
 		t.forgetIDs()
 		old := tg.leader
+		old.unlink()
 		old.forgetIDs()
 		t.ids = tg.ids
 		tg.leader = t

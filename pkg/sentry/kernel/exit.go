@@ -34,6 +34,9 @@ func (t *Task) ExitGroup(code uint8) {
 // application code.
 func (t *Task) exit() {
 	k, tg := t.k, t.tg
+	if t.traced() && t.leaving {
+		t.traceEvent(TraceExit, eventExit, uint64(t.exitStatus().Wait()), true)
+	}
 	t.park()
 	t.exitMemory()
 
@@ -82,13 +85,20 @@ func (t *Task) exit() {
 	used := t.usage.read()
 	tg.deadUsage.add(used)
 	k.deadUsage.add(used)
+	var after []func()
 	if t != tg.leader {
-		t.forgetIDs()
+		tell, ok := t.exitTraced(status)
+		if !ok || execer != nil {
+			t.unlink()
+			t.trace.zombie = false
+			t.forgetIDs()
+		}
+		after = append(after, tell...)
 	}
+	after = append(after, t.releaseTracees()...)
 	if execer != nil && len(tg.tasks) == 1 {
 		close(execer.alone)
 	}
-	var after []func()
 	for _, d := range t.deathSignals() {
 		after = append(after, d)
 	}
@@ -107,6 +117,17 @@ func (t *Task) exit() {
 	}
 	k.tasks.Add(-1)
 	k.running.Done()
+}
+
+// exitStatus returns the status that the task is about to end with.
+func (t *Task) exitStatus() ExitStatus {
+	g := &t.tg.signals
+	g.lock()
+	defer g.unlock()
+	if g.exiting {
+		return g.status
+	}
+	return t.exitCode
 }
 
 // exitMemory does what the end of a task does to the application's memory:
@@ -249,13 +270,17 @@ func (tg *ThreadGroup) reaper() *ThreadGroup {
 // to know. tree is held.
 func (tg *ThreadGroup) tellParent() (after []func()) {
 	p := tg.parent
+	traced := tg.leader.trace.tracer != nil
+	if tracer := tg.tracedElsewhere(); tracer != nil {
+		p = tracer // the parent hears of it when the tracer has waited
+	}
 	if p == nil {
 		tg.reap()
 		return nil
 	}
 	reap := false
-	if tg.exitSignal != 0 {
-		if tg.exitSignal == sigChld {
+	if tg.exitSignal != 0 || traced {
+		if tg.exitSignal == sigChld && !traced {
 			a := p.signals.actionsGet(sigChld)
 			reap = a.Handler == signals.HandlerIgnore || a.Flags&signals.FlagNoCldWait != 0
 			if a.Handler == signals.HandlerIgnore {
@@ -272,7 +297,9 @@ func (tg *ThreadGroup) tellParent() (after []func()) {
 			}
 		}
 		info := tg.childInfo(p, code, st)
-		info.Signo = int32(tg.exitSignal)
+		if info.Signo = int32(tg.exitSignal); traced {
+			info.Signo = int32(sigChld)
+		}
 		after = append(after, func() { p.Send(&info) })
 	}
 	after = append(after, p.notifyChildren)
@@ -288,6 +315,7 @@ func (tg *ThreadGroup) reap() {
 		return
 	}
 	tg.reaped = true
+	tg.leader.unlink()
 	if p := tg.parent; p != nil {
 		for i, c := range p.children {
 			if c == tg {

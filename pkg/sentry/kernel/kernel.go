@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"encoding/binary"
 	"io"
 	"sync"
 	"sync/atomic"
@@ -75,6 +76,8 @@ type Kernel struct {
 
 	bootOnce sync.Once
 	bootID   string
+	// compareSecret hides addresses in what kcmp(2) tells; odd.
+	compareSecret uint64
 }
 
 // Tracer is told of system calls. Its methods are called on the task's
@@ -90,10 +93,17 @@ type Tracer interface {
 // Init prepares a Kernel whose exported fields are set.
 func (k *Kernel) Init() {
 	k.nsIno.Store(0xF0000000 - 1)
+	var secret [8]byte
+	io.ReadFull(k.Random, secret[:]) // without it the order is told, which is no harm
+	k.compareSecret = binary.LittleEndian.Uint64(secret[:]) | 1
 	k.Futexes = futex.NewManager()
 	k.RootUserNS = auth.NewRootUserNamespace()
 	k.RootPIDNS = k.newPIDNamespace(nil, k.RootUserNS)
 }
+
+// CompareSecret is an odd number that stays secret; multiplying by it keeps
+// identities apart and hides them.
+func (k *Kernel) CompareSecret() uint64 { return k.compareSecret }
 
 // NewNamespaceInode returns an inode number for /proc/PID/ns.
 func (k *Kernel) NewNamespaceInode() uint64 { return k.nsIno.Add(1) }

@@ -1,6 +1,8 @@
 package kernel
 
 import (
+	"reflect"
+
 	"golang.org/x/sys/unix"
 
 	"vitrine/pkg/sentry/limits"
@@ -67,6 +69,9 @@ func (tg *ThreadGroup) send(task *Task, info *signals.Info, timer signals.Timer)
 	g.lock()
 	defer g.unlock()
 	if g.exiting {
+		if s == sigKill {
+			tg.killStopped()
+		}
 		return nil
 	}
 	queue := &g.pending
@@ -97,10 +102,10 @@ func (tg *ThreadGroup) wanted(s signals.Signal, task *Task, info *signals.Info) 
 		return true
 	}
 	if task != nil {
-		return (task.sig.mask | task.sig.waiting).Has(s)
+		return task.traced() || (task.sig.mask | task.sig.waiting).Has(s)
 	}
 	for _, t := range tg.liveTasks() {
-		if (t.sig.mask | t.sig.waiting).Has(s) {
+		if t.traced() || (t.sig.mask | t.sig.waiting).Has(s) {
 			return true
 		}
 	}
@@ -185,7 +190,7 @@ func (t *Task) interrupted() bool {
 	g := &t.tg.signals
 	g.lock()
 	defer g.unlock()
-	if g.exiting || g.execer != nil && g.execer != t || t.sig.stopping {
+	if g.exiting || g.execer != nil && g.execer != t || t.sig.stopping || t.trace.trap.Load() {
 		return true
 	}
 	pending := t.sig.pending.Set() | g.pending.Set()
@@ -302,6 +307,15 @@ func (tg *ThreadGroup) SignalAction(s signals.Signal, n *signals.Action) signals
 		}
 	}
 	return old
+}
+
+// SignalActionsIdentity tells processes that share their actions (CLONE_SIGHAND)
+// from others, for kcmp(2).
+func (tg *ThreadGroup) SignalActionsIdentity() uintptr {
+	g := &tg.signals
+	g.lock()
+	defer g.unlock()
+	return reflect.ValueOf(g.actions).Pointer()
 }
 
 // TakeSignal removes a signal of set that waits for t, and returns it

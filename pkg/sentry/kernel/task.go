@@ -47,6 +47,12 @@ type Task struct {
 	work atomic.Bool
 	wake chan struct{}
 
+	// hooks says what is to be done besides: see ptrace.go.
+	hooks atomic.Uint32
+	trace tracing
+	// tracees are the tasks that this one traces. Guarded by Kernel.tree.
+	tracees []*Task
+
 	sig   taskSignals
 	sched Scheduling
 	usage usageClock
@@ -310,9 +316,16 @@ func (t *Task) run() {
 				break
 			}
 		}
+		step := t.hooks.Load()&hookStep != 0
+		if step {
+			t.stepBegins()
+		}
 		t.usage.enterUser()
 		ev, err := t.ctx.Switch(t.mm.AddressSpace(), t.state)
 		t.usage.leaveUser()
+		if step {
+			t.stepEnds()
+		}
 		if err != nil {
 			t.k.Logf("task %d lost its address space: %v", t.ids.num[0], err)
 			t.tg.Kill(ExitStatus{Signal: signals.Signal(unix.SIGKILL)})
@@ -322,16 +335,37 @@ func (t *Task) run() {
 		case platform.EventSyscall:
 			t.doSyscall()
 		case platform.EventFault:
+			t.state.Regs.OrigRax = noSyscall
 			t.fault(&ev)
+		default:
+			t.state.Regs.OrigRax = noSyscall
 		}
 	}
 	t.exit()
 }
 
+// noSyscall in OrigRax says that the task isn't in a system call.
+const noSyscall = ^uint64(0)
+
 // doSyscall carries out the call that the registers ask for.
 func (t *Task) doSyscall() {
 	no := t.state.Regs.SyscallNo()
 	t.syscall.noReturn = false
+	if h := t.hooks.Load(); h&hooksSyscall != 0 {
+		var run bool
+		if no, run = t.traceSyscallEntry(h); !run {
+			t.traceSyscallExit(t.hooks.Load())
+			return
+		}
+	}
+	t.call(no)
+	if h := t.hooks.Load(); h&hooksSyscall != 0 {
+		t.traceSyscallExit(h)
+	}
+}
+
+// call carries out system call no.
+func (t *Task) call(no uint64) {
 	tr := t.k.Trace
 	if tr != nil {
 		tr.Enter(t, no)

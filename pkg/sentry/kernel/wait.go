@@ -62,29 +62,44 @@ func (t *Task) eligible(w *WaitTarget, c *ThreadGroup) bool {
 }
 
 func (t *Task) tryWait(w *WaitTarget) (WaitResult, error) {
-	k := t.k
-	k.tree.Lock()
-	defer k.tree.Unlock()
-	found := false
+	t.k.tree.Lock()
+	res, after, err := t.tryWaitLocked(w)
+	t.k.tree.Unlock()
+	for _, f := range after {
+		f()
+	}
+	return res, err
+}
+
+// tryWaitLocked looks once. What it returns besides is to be called without
+// locks. tree is held.
+func (t *Task) tryWaitLocked(w *WaitTarget) (res WaitResult, after []func(), err error) {
+	res, found, after := t.waitTracee(w)
+	if res.PID != 0 {
+		return res, after, nil
+	}
 	for _, c := range t.tg.children {
 		if !t.eligible(w, c) {
 			continue
 		}
 		found = true
+		if c.leader.trace.tracer != nil && (c.zombie || c.tracedByParent()) {
+			continue // its tracer hears of it first
+		}
 		if c.zombie {
 			if w.Options&unix.WEXITED == 0 {
 				continue
 			}
-			return t.collect(w, c), nil
+			return t.collect(w, c), nil, nil
 		}
 		if res, ok := t.jobEvent(w, c); ok {
-			return res, nil
+			return res, nil, nil
 		}
 	}
 	if !found {
-		return WaitResult{}, unix.ECHILD
+		return WaitResult{}, nil, unix.ECHILD
 	}
-	return WaitResult{}, nil
+	return WaitResult{}, nil, nil
 }
 
 // result fills what is the same for all events. tree is held.
@@ -94,17 +109,22 @@ func (t *Task) result(c *ThreadGroup) WaitResult {
 	}
 }
 
+// setStatus fills what says how a child ended.
+func (r *WaitResult) setStatus(s ExitStatus) {
+	r.Status = s.Wait()
+	r.Code, r.Value = signals.ChildExited, int32(s.Code)
+	if s.Signal != 0 {
+		r.Code, r.Value = signals.ChildKilled, int32(s.Signal)
+		if s.Core {
+			r.Code = signals.ChildDumped
+		}
+	}
+}
+
 // collect takes a zombie's status, and the zombie away. tree is held.
 func (t *Task) collect(w *WaitTarget, c *ThreadGroup) WaitResult {
 	res := t.result(c)
-	res.Status = c.status.Wait()
-	res.Code, res.Value = signals.ChildExited, int32(c.status.Code)
-	if c.status.Signal != 0 {
-		res.Code, res.Value = signals.ChildKilled, int32(c.status.Signal)
-		if c.status.Core {
-			res.Code = signals.ChildDumped
-		}
-	}
+	res.setStatus(c.status)
 	res.Usage.add(c.childUsage)
 	if w.Options&unix.WNOWAIT == 0 {
 		t.tg.childUsage.add(res.Usage)

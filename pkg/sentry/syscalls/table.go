@@ -173,6 +173,8 @@ var families = [][]Row{
 	pipeRows,
 	pollRows,
 	processRows,
+	processVMRows,
+	ptraceRows,
 	schedRows,
 	signalRows,
 	socketRows,

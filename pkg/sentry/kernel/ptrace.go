@@ -1,0 +1,881 @@
+package kernel
+
+import (
+	"slices"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"vitrine/pkg/abi/linux"
+	"vitrine/pkg/sentry/arch"
+	"vitrine/pkg/sentry/limits"
+	"vitrine/pkg/sentry/signals"
+	"vitrine/pkg/usermem"
+)
+
+// Tracing (ptrace(2)): a task stops at certain points, tells its tracer, and goes
+// on when the tracer says so. Its own goroutine does the stopping; while it
+// stands, its registers are the tracer's.
+//
+// What an untraced task pays is one look at Task.hooks per system call and per
+// run of application code.
+
+// Bits of Task.hooks.
+const (
+	hookTraced  = 1 << iota // there is a tracer: signals and stops are told
+	hookSyscall             // stop at both ends of system calls
+	hookSysemu              // stop at system calls, and skip them
+	hookStep                // run one instruction
+	hookSeccomp             // filters are to be asked
+)
+
+const hooksSyscall = hookSyscall | hookSysemu | hookStep | hookSeccomp
+
+// Options of PTRACE_SETOPTIONS.
+const (
+	TraceSysGood   = 1 << 0
+	TraceFork      = 1 << 1
+	TraceVfork     = 1 << 2
+	TraceClone     = 1 << 3
+	TraceExec      = 1 << 4
+	TraceVforkDone = 1 << 5
+	TraceExit      = 1 << 6
+	TraceSeccomp   = 1 << 7
+	TraceExitKill  = 1 << 20
+	TraceOptions   = 0xff | TraceExitKill
+)
+
+// Events of ptrace(2), in the bits above the signal.
+const (
+	eventFork      = 1
+	eventVfork     = 2
+	eventClone     = 3
+	eventExec      = 4
+	eventVforkDone = 5
+	eventExit      = 6
+	eventSeccomp   = 7
+	eventStop      = 128
+)
+
+// tracing is a task's part in being traced. Guarded by Kernel.tree, but for
+// what says otherwise.
+type tracing struct {
+	tracer  *Task
+	seized  bool
+	options uint64
+
+	// stopped: the task stands and its registers are the tracer's; code is
+	// what wait(2) shows above 0x7f, info what PTRACE_GETSIGINFO shows.
+	stopped, unreported, listening bool
+	code                           int32
+	info                           *signals.Info
+	message                        uint64
+	resume                         chan struct{}
+	signal                         signals.Signal // to go on with
+	detached                       bool           // went on by PTRACE_DETACH
+
+	// zombie: a thread that has ended and that its tracer hasn't waited for.
+	zombie bool
+	status ExitStatus
+
+	// trap asks for a stop without a reason (PTRACE_INTERRUPT); killed says
+	// that SIGKILL came to a process that is ending already.
+	trap, killed atomic.Bool
+	// forcedTF: the trap flag is ours, not the application's. The task's own.
+	forcedTF bool
+}
+
+// Tracer returns who traces t, or nil.
+func (t *Task) Tracer() *Task {
+	t.k.tree.RLock()
+	defer t.k.tree.RUnlock()
+	return t.trace.tracer
+}
+
+// TraceStopped reports whether t stands before its tracer.
+func (t *Task) TraceStopped() bool {
+	t.k.tree.RLock()
+	defer t.k.tree.RUnlock()
+	return t.trace.stopped
+}
+
+func (t *Task) traced() bool { return t.hooks.Load()&hookTraced != 0 }
+
+// setHooks sets and clears bits of hooks.
+func (t *Task) setHooks(clear, set uint32) {
+	for {
+		old := t.hooks.Load()
+		if t.hooks.CompareAndSwap(old, old&^clear|set) {
+			return
+		}
+	}
+}
+
+// MayAccess applies the rules of ptrace(2), "Ptrace access mode checking", with
+// real ids: to look at o, or to attach to it.
+func (t *Task) MayAccess(o *Task, attach bool) bool {
+	if t.tg == o.tg {
+		return true
+	}
+	c, v := t.Credentials(), o.Credentials()
+	able := c.HasCapIn(unix.CAP_SYS_PTRACE, v.UserNS)
+	if able {
+		return true
+	}
+	if c.RUID != v.EUID || c.RUID != v.SUID || c.RUID != v.RUID || c.RGID != v.EGID || c.RGID != v.SGID || c.RGID != v.RGID {
+		return false
+	}
+	if m := o.SharedMM(); m != nil {
+		dumpable := m.Dumpable()
+		m.DecUsers()
+		if dumpable != 1 {
+			return false
+		}
+	}
+	mine := c.Effective
+	if attach {
+		mine = c.Permitted
+	}
+	return c.UserNS == v.UserNS && v.Permitted&^mine == 0
+}
+
+// link makes tracer trace t. tree is held.
+func (t *Task) link(tracer *Task, seized bool, options uint64) {
+	t.trace.tracer, t.trace.seized, t.trace.options = tracer, seized, options
+	t.trace.message, t.trace.detached = 0, false
+	tracer.tracees = append(tracer.tracees, t)
+	t.setHooks(0, hookTraced)
+}
+
+// unlink ends tracing. A stopped task is for the caller to let go. tree is held.
+func (t *Task) unlink() {
+	tracer := t.trace.tracer
+	if tracer == nil {
+		return
+	}
+	if i := slices.Index(tracer.tracees, t); i >= 0 {
+		tracer.tracees = slices.Delete(tracer.tracees, i, i+1)
+	}
+	t.trace.tracer, t.trace.seized, t.trace.options = nil, false, 0
+	t.setHooks(hookTraced|hookSyscall|hookSysemu|hookStep, 0)
+}
+
+// TraceMe does PTRACE_TRACEME.
+func (t *Task) TraceMe() error {
+	k := t.k
+	k.tree.Lock()
+	defer k.tree.Unlock()
+	if t.trace.tracer != nil || t.tg.parent == nil {
+		return unix.EPERM
+	}
+	tracer := t.tg.parentTask
+	if tracer == nil || tracer.dead || tracer.tg != t.tg.parent {
+		if len(t.tg.parent.tasks) == 0 {
+			return unix.EPERM
+		}
+		tracer = t.tg.parent.tasks[0]
+	}
+	t.link(tracer, false, 0)
+	return nil
+}
+
+// Attach does PTRACE_ATTACH and PTRACE_SEIZE.
+func (t *Task) Attach(o *Task, seize bool, options uint64) error {
+	if o.tg == t.tg || !t.MayAccess(o, true) {
+		return unix.EPERM
+	}
+	k := t.k
+	k.tree.Lock()
+	if o.dead || o.trace.tracer != nil {
+		k.tree.Unlock()
+		return unix.EPERM
+	}
+	o.link(t, seize, options)
+	g := &o.tg.signals
+	g.lock()
+	stopped := g.stop.signal != 0
+	if stopped {
+		// It stands already: it is to stand before its tracer.
+		o.trace.trap.Store(true)
+		o.interrupt()
+	}
+	g.unlock()
+	k.tree.Unlock()
+	if !seize && !stopped {
+		o.SendSignal(&signals.Info{Signo: int32(sigStop), Code: signals.CodeKernel})
+	}
+	return nil
+}
+
+// Interrupt does PTRACE_INTERRUPT.
+func (t *Task) Interrupt(o *Task) error {
+	k := t.k
+	k.tree.Lock()
+	if o.trace.tracer != t || o.dead {
+		k.tree.Unlock()
+		return unix.ESRCH
+	}
+	if !o.trace.seized {
+		k.tree.Unlock()
+		return unix.EIO
+	}
+	listening := o.trace.listening
+	k.tree.Unlock()
+	if listening {
+		o.relisten()
+		return nil
+	}
+	o.trace.trap.Store(true)
+	o.interrupt()
+	return nil
+}
+
+// TraceTarget calls f on a task that stands before t: its registers may be read
+// and changed. ESRCH if it doesn't.
+func (t *Task) TraceTarget(o *Task, f func(s *arch.State) error) error {
+	k := t.k
+	k.tree.Lock()
+	defer k.tree.Unlock()
+	if o.trace.tracer != t || !o.trace.stopped || o.trace.listening {
+		return unix.ESRCH
+	}
+	return f(o.state)
+}
+
+// SetTraceOptions does PTRACE_SETOPTIONS.
+func (t *Task) SetTraceOptions(o *Task, options uint64) error {
+	return t.TraceTarget(o, func(*arch.State) error {
+		o.trace.options = options
+		return nil
+	})
+}
+
+// TraceMessage does PTRACE_GETEVENTMSG.
+func (t *Task) TraceMessage(o *Task) (m uint64, err error) {
+	err = t.TraceTarget(o, func(*arch.State) error {
+		m = o.trace.message
+		return nil
+	})
+	return m, err
+}
+
+// TraceInfo does PTRACE_GETSIGINFO, and PTRACE_SETSIGINFO if n isn't nil.
+func (t *Task) TraceInfo(o *Task, n *signals.Info) (i signals.Info, err error) {
+	err = t.TraceTarget(o, func(*arch.State) error {
+		if o.trace.info == nil {
+			return unix.EINVAL
+		}
+		i = *o.trace.info
+		if n != nil {
+			*o.trace.info = *n
+		}
+		return nil
+	})
+	return i, err
+}
+
+// TraceMask does PTRACE_GETSIGMASK, and PTRACE_SETSIGMASK if n isn't nil.
+func (t *Task) TraceMask(o *Task, n *signals.Set) (m signals.Set, err error) {
+	err = t.TraceTarget(o, func(*arch.State) error {
+		g := &o.tg.signals
+		g.lock()
+		m = o.sig.mask
+		g.unlock()
+		if n != nil {
+			o.SetSignalMask(*n)
+		}
+		return nil
+	})
+	return m, err
+}
+
+// TracePending does PTRACE_PEEKSIGINFO: up to n signals that wait for the task,
+// or for its process, from the one at offset on.
+func (t *Task) TracePending(o *Task, shared bool, offset uint64, n int) (all []signals.Info, err error) {
+	err = t.TraceTarget(o, func(*arch.State) error {
+		g := &o.tg.signals
+		g.lock()
+		defer g.unlock()
+		queue := &o.sig.pending
+		if shared {
+			queue = &g.pending
+		}
+		queue.Each(func(i *signals.Info) bool {
+			if offset > 0 {
+				offset--
+				return true
+			}
+			if len(all) < n {
+				all = append(all, *i)
+			}
+			return len(all) < n
+		})
+		return nil
+	})
+	return all, err
+}
+
+// Resumption is how a stopped task goes on.
+type Resumption uint8
+
+const (
+	ResumeRun        Resumption = iota // PTRACE_CONT
+	ResumeSyscall                      // to the next end of a system call
+	ResumeStep                         // one instruction
+	ResumeSysemu                       // to the next system call, which is skipped
+	ResumeSysemuStep                   // both
+	ResumeDetach                       // for good
+)
+
+// ResumeTrace lets a stopped task go on, with signal s where that makes sense.
+func (t *Task) ResumeTrace(o *Task, how Resumption, s signals.Signal) error {
+	return t.TraceTarget(o, func(*arch.State) error {
+		if s != 0 && !s.Valid() {
+			return unix.EIO
+		}
+		set := map[Resumption]uint32{
+			ResumeSyscall: hookSyscall, ResumeStep: hookStep, ResumeSysemu: hookSysemu, ResumeSysemuStep: hookSysemu | hookStep,
+		}[how]
+		o.setHooks(hookSyscall|hookSysemu|hookStep, set)
+		if how == ResumeDetach {
+			o.unlink()
+		}
+		o.trace.detached = how == ResumeDetach
+		o.letGo(s)
+		return nil
+	})
+}
+
+// letGo ends a stop. tree is held.
+func (t *Task) letGo(s signals.Signal) {
+	t.trace.signal = s
+	t.trace.stopped, t.trace.unreported, t.trace.listening = false, false, false
+	close(t.trace.resume)
+}
+
+// ListenTrace does PTRACE_LISTEN.
+func (t *Task) ListenTrace(o *Task) error {
+	return t.TraceTarget(o, func(*arch.State) error {
+		if !o.trace.seized || o.trace.code>>8 != eventStop {
+			return unix.EIO
+		}
+		o.trace.listening, o.trace.unreported = true, false
+		select {
+		case o.wake <- struct{}{}: // look at what to wait for again
+		default:
+		}
+		return nil
+	})
+}
+
+// KillTrace does PTRACE_KILL.
+func (t *Task) KillTrace(o *Task) error {
+	k := t.k
+	k.tree.RLock()
+	ok := o.trace.tracer == t
+	k.tree.RUnlock()
+	if !ok {
+		return unix.ESRCH
+	}
+	o.SendSignal(&signals.Info{Signo: int32(sigKill), Code: signals.CodeKernel})
+	return nil
+}
+
+// trapInfo is the siginfo of SIGCHLD about a stop. tree is held.
+func (t *Task) trapInfo(tracer *Task) signals.Info {
+	info := signals.Info{Signo: int32(sigChld), Code: signals.ChildTrapped}
+	info.SetPID(t.ids.in(tracer.ids.ns))
+	info.SetUID(tracer.creds.Load().UserNS.UID(t.creds.Load().RUID))
+	info.SetStatus(t.trace.code & 0x7f)
+	return info
+}
+
+// tellTracer sends SIGCHLD and wakes wait4(2). No locks are held.
+func (t *Task) tellTracer(tracer *Task, info *signals.Info) {
+	if tracer.tg.signals.actionsGet(sigChld).Flags&signals.FlagNoCldStop == 0 {
+		tracer.tg.Send(info)
+	}
+	tracer.tg.notifyChildren()
+}
+
+// standing says whether a stop goes on: it ends when the task is to die. leaving
+// is the stop of a task that is ending anyway.
+func (t *Task) standing(leaving bool) bool {
+	if t.trace.killed.Load() {
+		return false
+	}
+	return leaving || !t.dying()
+}
+
+// traceStop stands before the tracer with code. It returns what the tracer wants
+// to go on with, and whether there was a tracer at all.
+func (t *Task) traceStop(code int32, info *signals.Info, leaving bool) (signals.Signal, bool) {
+	k := t.k
+	s := &t.trace
+	t.park()
+	defer t.unpark()
+	t.ctx.PullFP(t.state)
+	k.tree.Lock()
+	tracer := s.tracer
+	if tracer == nil {
+		k.tree.Unlock()
+		return 0, false
+	}
+	s.stopped, s.unreported, s.listening, s.detached = true, true, false, false
+	s.code, s.info, s.signal = code, info, 0
+	resume := make(chan struct{})
+	s.resume = resume
+	child := t.trapInfo(tracer)
+	k.tree.Unlock()
+	t.tellTracer(tracer, &child)
+	for t.standing(leaving) {
+		var group <-chan struct{}
+		if t.listens() {
+			g := &t.tg.signals
+			g.lock()
+			group = g.stop.resume
+			if group == nil { // SIGCONT came: told as a stop of its own
+				g.unlock()
+				t.relisten()
+				continue
+			}
+			g.unlock()
+		}
+		select {
+		case <-resume:
+			goto over
+		case <-group:
+			t.relisten()
+		case <-t.wake:
+		}
+	}
+over:
+	k.tree.Lock()
+	defer k.tree.Unlock()
+	s.stopped, s.unreported, s.listening, s.info = false, false, false, nil
+	t.syncRestart()
+	t.work.Store(true)
+	return s.signal, true
+}
+
+func (t *Task) listens() bool {
+	t.k.tree.RLock()
+	defer t.k.tree.RUnlock()
+	return t.trace.listening
+}
+
+// relisten turns a listening task's stop into one that is told: SIGCONT has
+// ended the group stop.
+func (t *Task) relisten() {
+	k := t.k
+	k.tree.Lock()
+	tracer := t.trace.tracer
+	if tracer == nil || !t.trace.listening {
+		k.tree.Unlock()
+		return
+	}
+	t.trace.listening, t.trace.unreported = false, true
+	t.trace.code = int32(unix.SIGTRAP) | eventStop<<8
+	info := t.trapInfo(tracer)
+	k.tree.Unlock()
+	t.tellTracer(tracer, &info)
+}
+
+// syncRestart derives from the registers whether a system call is to be
+// restarted: a tracer may have changed them.
+func (t *Task) syncRestart() {
+	r := &t.state.Regs
+	if int64(r.OrigRax) < 0 {
+		t.syscall.restart = 0
+		return
+	}
+	switch e := unix.Errno(-r.Rax); e {
+	case RestartSys, RestartNoIntr, RestartNoHand, RestartBlock:
+		t.syscall.restart = e
+	default:
+		t.syscall.restart = 0
+	}
+}
+
+// notifyInfo is what PTRACE_GETSIGINFO shows for stops that aren't signals.
+func (t *Task) notifyInfo(code int32) *signals.Info {
+	info := &signals.Info{Signo: int32(unix.SIGTRAP), Code: code}
+	info.SetPID(t.ids.num[t.ids.ns.Level])
+	c := t.Credentials()
+	info.SetUID(c.UserNS.UID(c.RUID))
+	return info
+}
+
+// traceNotify stops with SIGTRAP and more, which isn't a signal.
+func (t *Task) traceNotify(code int32, leaving bool) signals.Signal {
+	s, _ := t.traceStop(code, t.notifyInfo(code), leaving)
+	return s
+}
+
+// traceOptions returns the options, zero for a task without a tracer.
+func (t *Task) traceOptions() uint64 {
+	t.k.tree.RLock()
+	defer t.k.tree.RUnlock()
+	return t.trace.options
+}
+
+// traceEvent stops for an event that the tracer asked for by option. It reports
+// false if it didn't.
+func (t *Task) traceEvent(option uint64, event int32, message uint64, leaving bool) bool {
+	if !t.traced() {
+		return false
+	}
+	k := t.k
+	k.tree.Lock()
+	asked := t.trace.tracer != nil && t.trace.options&option != 0
+	if asked {
+		t.trace.message = message
+	}
+	k.tree.Unlock()
+	if asked {
+		t.traceNotify(int32(unix.SIGTRAP)|event<<8, leaving)
+	}
+	return asked
+}
+
+// traceSignal stops before a signal is delivered. It reports whether there is
+// still one; info is then the one that the tracer wants.
+func (t *Task) traceSignal(info *signals.Info) bool {
+	own := *info
+	s, traced := t.traceStop(info.Signo, &own, false)
+	if !traced {
+		return true
+	}
+	if s == 0 {
+		return false
+	}
+	if signals.Signal(own.Signo) != s {
+		own = signals.Info{Signo: int32(s), Code: signals.CodeUser}
+		if tracer := t.Tracer(); tracer != nil {
+			own.SetPID(tracer.tg.ids.in(t.ids.ns))
+			own.SetUID(t.Credentials().UserNS.UID(tracer.Credentials().RUID))
+		}
+	}
+	*info = own
+	g := &t.tg.signals
+	g.lock()
+	defer g.unlock()
+	if t.sig.mask.Has(s) {
+		t.sig.pending.Add(info, nil, limits.Infinity)
+		return false
+	}
+	return true
+}
+
+// trapStop is the stop that PTRACE_INTERRUPT asks for, and the one of a task
+// that was attached to while its process is stopped.
+func (t *Task) trapStop() {
+	t.trace.trap.Store(false)
+	if !t.traced() {
+		return
+	}
+	g := &t.tg.signals
+	g.lock()
+	stop := g.stop.signal
+	resume := g.stop.resume
+	g.unlock()
+	t.traceGroupStop(stop, resume)
+}
+
+// traceGroupStop stands before the tracer in a group stop by signal stop, or in
+// none if that is zero. resume is closed at the end of the group stop.
+func (t *Task) traceGroupStop(stop signals.Signal, resume <-chan struct{}) {
+	t.k.tree.RLock()
+	seized := t.trace.seized
+	t.k.tree.RUnlock()
+	switch {
+	case seized && stop != 0:
+		t.traceNotify(int32(stop)|eventStop<<8, false)
+	case seized:
+		t.traceNotify(int32(unix.SIGTRAP)|eventStop<<8, false)
+	case stop != 0:
+		t.traceStop(int32(stop), nil, false)
+	}
+	if !t.traced() && resume != nil && t.tg.Stopped() {
+		t.stopped(resume) // detached: the group stop still holds
+	}
+}
+
+// traceSyscallEntry stops at the beginning of a system call. It returns the
+// call's number, which may be another now, and whether the call is to be made.
+func (t *Task) traceSyscallEntry(h uint32) (no uint64, run bool) {
+	r := &t.state.Regs
+	if h&(hookSyscall|hookSysemu) != 0 && h&hookTraced != 0 {
+		r.SetReturn(failure(unix.ENOSYS))
+		t.syscallStop()
+		if t.dying() || h&hookSysemu != 0 {
+			return 0, false
+		}
+	}
+	return r.SyscallNo(), true
+}
+
+// syscallStop is the stop at either end of a system call.
+func (t *Task) syscallStop() {
+	code := int32(unix.SIGTRAP)
+	if t.traceOptions()&TraceSysGood != 0 {
+		code |= 0x80
+	}
+	if s := t.traceNotify(code, false); s != 0 {
+		t.SendSignal(&signals.Info{Signo: int32(s), Code: signals.CodeKernel})
+	}
+}
+
+// traceSyscallExit stops at the end of a system call.
+func (t *Task) traceSyscallExit(h uint32) {
+	switch {
+	case h&hookTraced == 0 || t.leaving:
+	case h&hookSyscall != 0:
+		t.syscallStop()
+	case h&hookStep != 0:
+		info := signals.Info{Signo: int32(unix.SIGTRAP), Code: signals.TrapBrkpt}
+		info.SetAddr(t.state.Regs.Rip)
+		t.ForceSignal(&info)
+	}
+}
+
+// stepBegins and stepEnds frame a run of application code for one instruction.
+func (t *Task) stepBegins() {
+	if t.state.Regs.Eflags&arch.FlagTF == 0 {
+		t.state.Regs.Eflags |= arch.FlagTF
+		t.trace.forcedTF = true
+	}
+}
+
+func (t *Task) stepEnds() {
+	if t.trace.forcedTF {
+		t.state.Regs.Eflags &^= arch.FlagTF
+		t.trace.forcedTF = false
+	}
+}
+
+// inheritTracer makes a new task traced where its parent's tracer asked for
+// that. tree is held.
+func (t *Task) inheritTracer(parent *Task, a *CloneArgs) {
+	tracer := parent.trace.tracer
+	if tracer == nil || a.Flags&unix.CLONE_UNTRACED != 0 {
+		return
+	}
+	option, _ := cloneEvent(a)
+	if parent.trace.options&option == 0 && a.Flags&unix.CLONE_PTRACE == 0 {
+		return
+	}
+	t.link(tracer, parent.trace.seized, parent.trace.options)
+	if parent.trace.seized {
+		t.trace.trap.Store(true)
+	} else {
+		t.sig.pending.Add(&signals.Info{Signo: int32(sigStop), Code: signals.CodeUser}, nil, limits.Infinity)
+	}
+	t.work.Store(true)
+}
+
+// cloneEvent says what a clone(2) is for a tracer.
+func cloneEvent(a *CloneArgs) (option uint64, event int32) {
+	switch {
+	case a.Flags&unix.CLONE_VFORK != 0:
+		return TraceVfork, eventVfork
+	case a.ExitSignal != sigChld:
+		return TraceClone, eventClone
+	}
+	return TraceFork, eventFork
+}
+
+// traceClone tells the tracer of a new task.
+func (t *Task) traceClone(child *Task, a *CloneArgs) {
+	if !t.traced() || a.Flags&unix.CLONE_UNTRACED != 0 {
+		return
+	}
+	option, event := cloneEvent(a)
+	t.traceEvent(option, event, t.seenByTracer(child), false)
+}
+
+// seenByTracer is o's number as t's tracer sees it.
+func (t *Task) seenByTracer(o *Task) uint64 {
+	if tracer := t.Tracer(); tracer != nil {
+		return uint64(o.ids.in(tracer.ids.ns))
+	}
+	return 0
+}
+
+// traceExec tells the tracer of an execve(2), by a task that was old before it.
+func (t *Task) traceExec(old uint64) {
+	if !t.traced() || t.traceEvent(TraceExec, eventExec, old, false) {
+		return
+	}
+	t.k.tree.RLock()
+	seized := t.trace.seized
+	t.k.tree.RUnlock()
+	if !seized {
+		info := signals.Info{Signo: int32(unix.SIGTRAP), Code: signals.CodeUser}
+		info.SetPID(t.ids.num[t.ids.ns.Level])
+		t.SendSignal(&info)
+	}
+}
+
+// releaseTracees ends what t traces, with t. It returns what is to be done
+// without locks. tree is held.
+func (t *Task) releaseTracees() (after []func()) {
+	for len(t.tracees) > 0 {
+		o := t.tracees[0]
+		kill := o.trace.options&TraceExitKill != 0
+		o.unlink()
+		if o.trace.zombie {
+			o.trace.zombie = false
+			o.forgetIDs()
+			continue
+		}
+		if o.dead {
+			if o == o.tg.leader && o.tg.zombie && !o.tg.reaped {
+				after = append(after, o.tg.tellParent()...)
+			}
+			continue
+		}
+		if kill {
+			after = append(after, func() { o.SendSignal(&signals.Info{Signo: int32(sigKill), Code: signals.CodeKernel}) })
+		}
+		if o.trace.stopped {
+			o.trace.detached = true
+			o.letGo(0)
+		}
+	}
+	t.tracees = nil
+	return after
+}
+
+// exitTraced leaves a thread's end for its tracer to wait for. It reports false
+// for one that is nobody's. tree is held.
+func (t *Task) exitTraced(status ExitStatus) (after []func(), ok bool) {
+	tracer := t.trace.tracer
+	if tracer == nil || tracer.tg == t.tg || tracer.dead {
+		t.unlink()
+		return nil, false
+	}
+	t.trace.zombie, t.trace.status = true, status
+	info := signals.Info{Signo: int32(sigChld), Code: signals.ChildExited}
+	info.SetPID(t.ids.in(tracer.ids.ns))
+	info.SetStatus(int32(status.Code))
+	return []func(){func() { tracer.tg.Send(&info) }, tracer.tg.notifyChildren}, true
+}
+
+// tracedElsewhere returns the process that traces tg's leader, if that isn't its
+// parent: it hears of tg first. tree is held.
+func (tg *ThreadGroup) tracedElsewhere() *ThreadGroup {
+	if tracer := tg.leader.trace.tracer; tracer != nil && tracer.tg != tg.parent {
+		return tracer.tg
+	}
+	return nil
+}
+
+// tracedByParent reports whether stops are told by tracing, not by job control.
+// tree is held.
+func (tg *ThreadGroup) tracedByParent() bool {
+	tracer := tg.leader.trace.tracer
+	return tracer != nil && tracer.tg == tg.parent
+}
+
+// waitTracee looks for what wait4(2) can tell of the tasks that t traces. found
+// says that there are any that w means. tree is held.
+func (t *Task) waitTracee(w *WaitTarget) (res WaitResult, found bool, after []func()) {
+	tracers := t.tg.tasks
+	if w.Options&linux.WNOTHREAD != 0 {
+		tracers = []*Task{t}
+	}
+	ns := t.ids.ns
+	for _, m := range tracers {
+		for _, o := range m.tracees {
+			if w.PID != 0 && o.ids.in(ns) != w.PID || w.PGID != 0 && o.tg.group.ids.in(ns) != w.PGID {
+				continue
+			}
+			found = true
+			s := &o.trace
+			keep := w.Options&unix.WNOWAIT != 0
+			switch {
+			case s.zombie || o == o.tg.leader && o.tg.zombie && !o.tg.reaped:
+				if w.Options&unix.WEXITED == 0 {
+					continue
+				}
+				return t.collectTracee(w, o, keep)
+			case s.stopped && s.unreported:
+				res = t.traceeResult(o)
+				res.Code, res.Value = signals.ChildTrapped, s.code
+				res.Status = uint32(s.code)<<8 | 0x7f
+				s.unreported = keep
+				return res, true, nil
+			}
+		}
+	}
+	return res, found, nil
+}
+
+func (t *Task) traceeResult(o *Task) WaitResult {
+	return WaitResult{PID: o.ids.in(t.ids.ns), UID: t.Credentials().UserNS.UID(o.creds.Load().RUID), Usage: o.usage.read()}
+}
+
+// collectTracee takes the end of a task that t's process traces. tree is held.
+func (t *Task) collectTracee(w *WaitTarget, o *Task, keep bool) (WaitResult, bool, []func()) {
+	if o.trace.zombie {
+		res := t.traceeResult(o)
+		res.setStatus(o.trace.status)
+		if !keep {
+			o.unlink()
+			o.trace.zombie = false
+			o.forgetIDs()
+		}
+		return res, true, nil
+	}
+	c := o.tg
+	if c.parent == t.tg {
+		return t.collect(w, c), true, nil
+	}
+	res := t.result(c)
+	res.setStatus(c.status)
+	if keep {
+		return res, true, nil
+	}
+	o.unlink()
+	return res, true, c.tellParent() // now it is the parent's
+}
+
+// ReadTraced and WriteTraced access a stopped task's memory whatever its
+// protection (PTRACE_PEEKDATA, PTRACE_POKEDATA).
+func (t *Task) ReadTraced(o *Task, a usermem.Addr, b []byte) error {
+	return t.accessTraced(o, func(m tracedMemory) (int, error) { return m.CopyInForce(a, b) })
+}
+
+func (t *Task) WriteTraced(o *Task, a usermem.Addr, b []byte) error {
+	return t.accessTraced(o, func(m tracedMemory) (int, error) { return m.CopyOutForce(a, b) })
+}
+
+type tracedMemory interface {
+	CopyInForce(usermem.Addr, []byte) (int, error)
+	CopyOutForce(usermem.Addr, []byte) (int, error)
+}
+
+func (t *Task) accessTraced(o *Task, f func(m tracedMemory) (int, error)) error {
+	if err := t.TraceTarget(o, func(*arch.State) error { return nil }); err != nil {
+		return err
+	}
+	m := o.SharedMM()
+	if m == nil {
+		return unix.ESRCH
+	}
+	defer m.DecUsers()
+	if _, err := f(m); err != nil {
+		return unix.EIO
+	}
+	return nil
+}
+
+// killStopped ends the stops of tasks that are ending: SIGKILL has come.
+// signals.mu is held.
+func (tg *ThreadGroup) killStopped() {
+	for _, t := range tg.liveTasks() {
+		t.trace.killed.Store(true)
+		t.interrupt()
+	}
+}
