@@ -50,6 +50,7 @@ ROWS = [
         "pkg/sentry/vfs",
     ]),
     ("processes", [
+        "pkg/sentry/fs/cgroup",
         "pkg/sentry/fs/proc",
         "pkg/sentry/fs/sysfs",
         "pkg/sentry/kernel",

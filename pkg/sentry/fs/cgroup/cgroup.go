@@ -1,0 +1,182 @@
+// Package cgroup is what a container sees of control groups: one group, the root
+// of a version 2 hierarchy (cgroups(7)), with its limits and what it uses. Language
+// run-times size their heaps and pools by it.
+//
+// It is read-only (EROFS): limits are the sandbox's business, set from outside.
+// All is asked for at reading. Nothing is locked here.
+//
+// What it doesn't do: groups below this one, version 1 hierarchies, pressure, I/O.
+package cgroup
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"vitrine/pkg/sentry/fs/pseudo"
+	"vitrine/pkg/sentry/kernel"
+	"vitrine/pkg/sentry/memfile"
+	"vitrine/pkg/sentry/vfs"
+)
+
+// Options are the group's limits.
+type Options struct {
+	// Account has the memory limit and what is used. It may be nil.
+	Account *memfile.Account
+	// Quota and Period are cpu.max in microseconds; Quota zero is no limit.
+	Quota, Period uint64
+	// Weight is cpu.weight; zero means 100.
+	Weight uint64
+	// Tasks is pids.max; zero is no limit.
+	Tasks uint64
+}
+
+// view is an instance. Constant.
+type view struct {
+	k    *kernel.Kernel
+	ns   *kernel.PIDNamespace
+	opts Options
+}
+
+// New returns an instance that shows the tasks of ns.
+func New(k *kernel.Kernel, ns *kernel.PIDNamespace, o Options) (*vfs.Filesystem, error) {
+	fs := &vfs.Filesystem{Type: "cgroup2", Dev: vfs.NewDev(), Magic: unix.CGROUP2_SUPER_MAGIC, Policy: vfs.CacheAll, ReadOnly: true}
+	if o.Period == 0 {
+		o.Period = 100_000
+	}
+	if o.Weight == 0 {
+		o.Weight = 100
+	}
+	v := &view{k, ns, o}
+	build := pseudo.Builder{Dev: fs.Dev, Time: k.BootTime}
+	root := build.Dir(0o555)
+	for _, f := range []struct {
+		name  string
+		write func(b *bytes.Buffer)
+	}{
+		{"cgroup.controllers", text("cpuset cpu memory pids\n")},
+		{"cgroup.subtree_control", text("")},
+		{"cgroup.type", text("domain\n")},
+		{"cgroup.events", func(b *bytes.Buffer) { fmt.Fprintf(b, "populated %d\nfrozen 0\n", min(1, len(ns.Tasks()))) }},
+		{"cgroup.stat", text("nr_descendants 0\nnr_dying_descendants 0\n")},
+		{"cgroup.max.depth", text("0\n")},
+		{"cgroup.max.descendants", text("0\n")},
+		{"cgroup.procs", func(b *bytes.Buffer) { v.tasks(b, true) }},
+		{"cgroup.threads", func(b *bytes.Buffer) { v.tasks(b, false) }},
+		{"cpu.max", func(b *bytes.Buffer) { fmt.Fprintf(b, "%s %d\n", limit(o.Quota), o.Period) }},
+		{"cpu.weight", text(strconv.FormatUint(o.Weight, 10) + "\n")},
+		{"cpu.stat", v.cpuStat},
+		{"cpuset.cpus", text("")},
+		{"cpuset.cpus.effective", text(list(max(k.CPUs, 1)) + "\n")},
+		{"cpuset.mems", text("")},
+		{"cpuset.mems.effective", text("0\n")},
+		{"memory.current", v.memory((*memfile.Account).Usage)},
+		{"memory.peak", v.memory((*memfile.Account).Peak)},
+		{"memory.min", text("0\n")},
+		{"memory.low", text("0\n")},
+		{"memory.high", text("max\n")},
+		{"memory.max", func(b *bytes.Buffer) {
+			var n uint64
+			if o.Account != nil {
+				n = o.Account.Limit()
+			}
+			b.WriteString(limit(n) + "\n")
+		}},
+		{"memory.events", func(b *bytes.Buffer) {
+			var n uint64
+			if o.Account != nil {
+				n = o.Account.Failures()
+			}
+			fmt.Fprintf(b, "low 0\nhigh 0\nmax %d\noom %d\n", n, n)
+		}},
+		{"memory.stat", func(b *bytes.Buffer) {
+			var n uint64
+			if o.Account != nil {
+				n = o.Account.Usage()
+			}
+			fmt.Fprintf(b, "anon %d\nfile 0\nshmem 0\ninactive_anon 0\nactive_anon %d\ninactive_file 0\nactive_file 0\n", n, n)
+		}},
+		{"memory.swap.current", text("0\n")},
+		{"memory.swap.max", text("0\n")},
+		{"pids.current", func(b *bytes.Buffer) { fmt.Fprintf(b, "%d\n", len(ns.Tasks())) }},
+		{"pids.max", text(limit(o.Tasks) + "\n")},
+	} {
+		build.PutFile(root, f.name, 0o444, pseudo.Whole(func(_ vfs.Context, b *bytes.Buffer) error {
+			f.write(b)
+			return nil
+		}))
+	}
+	fs.SetRoot(root)
+	return fs, nil
+}
+
+func text(s string) func(*bytes.Buffer) { return func(b *bytes.Buffer) { b.WriteString(s) } }
+
+// limit is a limit as all files print it; zero is none.
+func limit(n uint64) string {
+	if n == 0 {
+		return "max"
+	}
+	return strconv.FormatUint(n, 10)
+}
+
+func list(n int) string {
+	if n == 1 {
+		return "0"
+	}
+	return fmt.Sprintf("0-%d", n-1)
+}
+
+// tasks lists processes or threads by number.
+func (v *view) tasks(b *bytes.Buffer, processes bool) {
+	var ids []int32
+	for _, t := range v.ns.Tasks() {
+		if !processes || t == t.ThreadGroup().Leader() {
+			ids = append(ids, t.TID(v.ns))
+		}
+	}
+	slices.SortFunc(ids, cmp.Compare)
+	for _, id := range ids {
+		fmt.Fprintf(b, "%d\n", id)
+	}
+}
+
+// cpuStat counts the whole sandbox's time in the root namespace's group, and that
+// of the processes that live in others.
+func (v *view) cpuStat(b *bytes.Buffer) {
+	u := v.usage()
+	const micro = 1000
+	fmt.Fprintf(b, "usage_usec %d\nuser_usec %d\nsystem_usec %d\nnr_periods 0\nnr_throttled 0\nthrottled_usec 0\n",
+		(u.User+u.System)/micro, u.User/micro, u.System/micro)
+}
+
+// usage sums what the namespace's processes have used, and the children they
+// have waited for. What nobody waited for is lost.
+func (v *view) usage() (sum kernel.Usage) {
+	if v.ns == v.k.RootPIDNS {
+		return v.k.TotalUsage()
+	}
+	for _, t := range v.ns.Tasks() {
+		if tg := t.ThreadGroup(); tg.Leader() == t {
+			for _, u := range []kernel.Usage{tg.Usage(), tg.ChildUsage()} {
+				sum.User += u.User
+				sum.System += u.System
+			}
+		}
+	}
+	return sum
+}
+
+func (v *view) memory(of func(*memfile.Account) uint64) func(*bytes.Buffer) {
+	return func(b *bytes.Buffer) {
+		var n uint64
+		if v.opts.Account != nil {
+			n = of(v.opts.Account)
+		}
+		fmt.Fprintf(b, "%d\n", n)
+	}
+}
