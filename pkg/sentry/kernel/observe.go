@@ -12,27 +12,6 @@ import (
 
 // What others may see of a task: this is for /proc.
 
-// RunState is the letter of /proc/PID/stat: R, S, T, Z or X (proc(5)).
-func (t *Task) RunState() byte {
-	t.k.tree.RLock()
-	dead, reaped := t.dead, t.tg.reaped
-	t.k.tree.RUnlock()
-	switch {
-	case reaped:
-		return 'X'
-	case dead:
-		return 'Z'
-	case t.tg.Stopped():
-		return 'T'
-	case t.blocked.Load():
-		return 'S'
-	}
-	return 'R'
-}
-
-// Blocked reports whether the task sleeps.
-func (t *Task) Blocked() bool { return t.blocked.Load() }
-
 // Children lists the task's children in the order of their birth: processes made
 // by this thread, or by any where t leads its thread group and the maker has
 // gone.

@@ -64,6 +64,15 @@ type terminalRef struct {
 // SessionLeaderExited implements Terminal.
 func (r terminalRef) SessionLeaderExited(s *Session) { r.SessionEnded(sessionRef{r.k, s}) }
 
+// ForegroundGroup returns the terminal's foreground process group, or nil: tpgid
+// of /proc/PID/stat.
+func (r terminalRef) ForegroundGroup() *ProcessGroup {
+	if g, ok := r.Foreground().(groupRef); ok {
+		return g.g
+	}
+	return nil
+}
+
 func (r sessionRef) Terminal() *tty.TTY {
 	if t, ok := r.s.Terminal(r.k).(terminalRef); ok {
 		return t.TTY

@@ -3,7 +3,6 @@ package proc
 import (
 	"bytes"
 	"fmt"
-	"io"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -12,11 +11,6 @@ import (
 	"vitrine/pkg/sentry/kernel"
 	"vitrine/pkg/sentry/vfs"
 )
-
-// FDInformer is what an open file implements (what vfs.File.Impl returns) that
-// has more to show in /proc/PID/fdinfo/FD than its position and flags: whole
-// lines, as proc(5) has them for eventfd, epoll, signalfd, inotify and timerfd.
-type FDInformer interface{ FDInfo(w io.Writer) }
 
 // fdDir is /proc/PID/fd, or with info /proc/PID/fdinfo.
 type fdDir struct {
@@ -149,9 +143,7 @@ func fdInfo(s subject, fd int32) pseudo.Generator {
 			flags |= unix.O_CLOEXEC
 		}
 		fmt.Fprintf(b, "pos:\t%d\nflags:\t0%o\nmnt_id:\t%d\n", f.Offset(), flags, f.Path().Mount.ID)
-		if i, ok := f.Impl().(FDInformer); ok {
-			i.FDInfo(b)
-		}
+		describe(b, f)
 		return nil
 	})
 }

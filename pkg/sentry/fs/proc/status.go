@@ -92,7 +92,7 @@ func status(s subject, t *kernel.Task, ctx vfs.Context, b *bytes.Buffer) error {
 		fmt.Fprintf(b, "Umask:\t%04o\n", fs.Umask())
 	}
 	fmt.Fprintf(b, "State:\t%s\nTgid:\t%d\nNgid:\t0\nPid:\t%d\nPPid:\t%d\nTracerPid:\t0\n",
-		stateNames[t.RunState()], s.tg.ID(ns), t.TID(ns), s.parentID())
+		stateNames[t.StateLetter()], s.tg.ID(ns), t.TID(ns), s.parentID())
 	fmt.Fprintf(b, "Uid:\t%d\t%d\t%d\t%d\nGid:\t%d\t%d\t%d\t%d\n",
 		view.UID(c.RUID), view.UID(c.EUID), view.UID(c.SUID), view.UID(c.FSUID),
 		view.GID(c.RGID), view.GID(c.EGID), view.GID(c.SGID), view.GID(c.FSGID))
@@ -217,7 +217,7 @@ func stat(s subject, t *kernel.Task, ctx vfs.Context, b *bytes.Buffer) error {
 			}
 		}
 	}
-	state := t.RunState()
+	state := t.StateLetter()
 	const randomized, exiting = 0x400000, 0x4
 	flags := randomized
 	if state == 'Z' || state == 'X' {

@@ -158,7 +158,7 @@ func (p *procfs) uptime(b *bytes.Buffer) {
 func (p *procfs) counts() (running, all int) {
 	for _, t := range p.ns.Tasks() {
 		all++
-		if t.RunState() == 'R' {
+		if t.StateLetter() == 'R' {
 			running++
 		}
 	}

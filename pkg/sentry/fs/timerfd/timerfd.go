@@ -192,6 +192,21 @@ func (t *TimerFD) Get() Setting {
 	return s
 }
 
+// Ticks returns how many expirations nobody has read, and the flags of the last
+// Set, for /proc/PID/fdinfo.
+func (t *TimerFD) Ticks() (n uint64, flags uint32) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.advance()
+	if t.absolute {
+		flags |= unix.TFD_TIMER_ABSTIME
+	}
+	if t.cancel {
+		flags |= unix.TFD_TIMER_CANCEL_ON_SET
+	}
+	return t.expired, flags
+}
+
 // rearm makes the clock call for the next expiration, if what expired so far
 // has been read. mu is held.
 func (t *TimerFD) rearm() {

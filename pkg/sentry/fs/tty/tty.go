@@ -147,6 +147,13 @@ func (t *TTY) Index() uint32 { return t.index }
 // DeviceNumber returns that of the slave.
 func (t *TTY) DeviceNumber() uint64 { return SlaveDevice(t.index) }
 
+// Foreground returns the foreground process group, or nil.
+func (t *TTY) Foreground() Group {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.foreground
+}
+
 // Unlock lets the slave be opened, as unlockpt(3) does.
 func (t *TTY) Unlock() {
 	t.mu.Lock()
