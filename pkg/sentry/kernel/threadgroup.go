@@ -333,6 +333,9 @@ func (t *Task) SetSID() (int32, error) {
 
 // SetPGID does setpgid(2).
 func (t *Task) SetPGID(pid, pgid int32) error {
+	if pgid == 0 {
+		pgid = pid
+	}
 	if pgid < 0 {
 		return unix.EINVAL
 	}

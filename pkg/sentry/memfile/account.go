@@ -99,6 +99,15 @@ func (a *Account) Bound() uint64 {
 	return bound
 }
 
+// Machine returns the limit of the topmost account above a, in bytes: all the
+// memory that there is.
+func (a *Account) Machine() uint64 {
+	for a.parent != nil {
+		a = a.parent
+	}
+	return a.Limit()
+}
+
 // Usage returns what is charged now, in bytes.
 func (a *Account) Usage() uint64 { return uint64(a.used.Load()) << pageShift }
 

@@ -372,6 +372,11 @@ func (m *MemoryManager) checkLimits(start, length uint64, a *vmaAttr, lockLimit 
 	if a.isData() && over(m.sizes.data, length, m.limits.DataLimit()) {
 		return unix.ENOMEM
 	}
+	// What can't ever be there is refused at once: vm.overcommit_memory 0
+	// (Documentation/vm/overcommit-accounting).
+	if a.isData() && !a.noReserve && length > m.acct.Machine() {
+		return unix.ENOMEM
+	}
 	if a.lock != unlocked && over(m.sizes.locked, length, lockLimit) {
 		return unix.EAGAIN
 	}

@@ -145,15 +145,13 @@ const maxRW = 0x7ffff000
 // buffer returns the memory of a read or write call: EFAULT where it isn't all
 // in the application's half.
 func buffer(t *kernel.Task, a Addr, n Size) (usermem.Buffer, error) {
-	r, ok := a.Range(min(uint64(n), maxRW))
-	if !ok || int64(n) < 0 || r.End > t.MM().Bounds().End {
-		if int64(n) < 0 {
-			return usermem.Buffer{}, unix.EINVAL
-		}
-		if n != 0 {
+	if n != 0 {
+		// access_ok comes before the length is cut.
+		if r, ok := a.Range(uint64(n)); !ok || r.End > t.MM().Bounds().End {
 			return usermem.Buffer{}, unix.EFAULT
 		}
 	}
+	r, _ := a.Range(min(uint64(n), maxRW))
 	return usermem.SingleBuffer(t.MM(), r), nil
 }
 

@@ -1,6 +1,8 @@
 package syscalls
 
 import (
+	"math"
+
 	"golang.org/x/sys/unix"
 
 	"vitrine/pkg/abi/linux"
@@ -80,6 +82,9 @@ func mmap(t *kernel.Task, a Addr, length uint64, prot, flags uint32, fd FD, off 
 	} else {
 		o.Offset = 0
 	}
+	if !o.Fixed && !o.FixedNoReplace {
+		o.Addr = o.Addr.RoundDown() // a hint needn't be aligned
+	}
 	at, err := t.MM().MMap(o)
 	return uint64(at), err
 }
@@ -104,7 +109,7 @@ func mapFile(t *kernel.Task, f *vfs.File, o *mm.MMapOpts) error {
 	if o.GrowsDown {
 		return unix.EINVAL
 	}
-	if o.Offset+o.Length < o.Offset {
+	if o.Offset+o.Length < o.Offset || o.Offset+o.Length > math.MaxInt64 {
 		return unix.EOVERFLOW
 	}
 	opts := vfs.MapOptions{Length: o.Length, Offset: o.Offset, Private: o.Private, Prot: o.Prot, MaxProt: o.MaxProt}

@@ -343,6 +343,12 @@ func prctl(t *kernel.Task, op int32, a2, a3, a4, a5 uint64) (uint64, error) {
 		t.SetCredentials(c)
 	case unix.PR_CAP_AMBIENT:
 		return capAmbient(t, a2, a3, a4|a5)
+	case unix.PR_GET_TIMING:
+		return unix.PR_TIMING_STATISTICAL, nil
+	case unix.PR_SET_TIMING:
+		if a2 != unix.PR_TIMING_STATISTICAL {
+			return 0, unix.EINVAL
+		}
 	case unix.PR_GET_TSC:
 		return 0, usermem.CopyOutUint32(t.MM(), Addr(a2), unix.PR_TSC_ENABLE)
 	default:

@@ -85,6 +85,7 @@ func (t *Table) Lookup(no uint64) *Row {
 
 // Call implements kernel.SyscallHandler.
 func (t *Table) Call(task *kernel.Task, no uint64) (uint64, error) {
+	no = uint64(uint32(no)) // the rest of rax doesn't count
 	if no >= uint64(len(t.rows)) || t.rows[no].call == nil {
 		if no < uint64(len(t.told)) && !t.told[no].Swap(true) {
 			task.Kernel().Logf("system call %d (%s) is not implemented", no, t.rows[no].Name)

@@ -119,7 +119,7 @@ func LinkPath(ctx Context, old Path, view FSView, path string) error {
 		if a.IsDir() {
 			return nil, unix.EPERM
 		}
-		if a.Nlink == 0 && !old.Dentry.Deleted() {
+		if a.Nlink == 0 && !old.Inode().Base().linkable.Load() {
 			return nil, unix.ENOENT
 		}
 		return old.Inode(), dir.Link(ctx, parent.Name, old.Inode())

@@ -203,7 +203,7 @@ func (f *File) PathOnly() bool { return f.flags.Load()&unix.O_PATH != 0 }
 // Readable and Writable tell what the access mode allows.
 func (f *File) Readable() bool {
 	fl := f.flags.Load()
-	return fl&unix.O_PATH == 0 && fl&unix.O_ACCMODE != unix.O_WRONLY
+	return fl&unix.O_PATH == 0 && (fl&unix.O_ACCMODE == unix.O_RDONLY || fl&unix.O_ACCMODE == unix.O_RDWR)
 }
 
 func (f *File) Writable() bool {

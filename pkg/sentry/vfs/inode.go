@@ -198,6 +198,8 @@ type InodeBase struct {
 	// meanwhile: IN_DELETE_SELF comes when both are over (inotify(7)).
 	opens atomic.Int64
 	gone  atomic.Bool
+	// linkable: made by O_TMPFILE without O_EXCL, it may get its first name.
+	linkable atomic.Bool
 	// writers counts open-for-write minus executions: positive while written,
 	// negative while executed (ETXTBSY).
 	writers atomic.Int64

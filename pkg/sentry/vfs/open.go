@@ -36,6 +36,9 @@ func (o *Opener) Open(ctx Context, view FSView, path string, flags, mode uint32,
 	if flags&unix.O_DIRECTORY != 0 {
 		walk |= WantDirectory
 	}
+	if flags&unix.O_TMPFILE&^unix.O_DIRECTORY != 0 && flags&unix.O_DIRECTORY == 0 {
+		return nil, unix.EINVAL
+	}
 	if flags&unix.O_TMPFILE == unix.O_TMPFILE {
 		return o.openTmpfile(ctx, view, path, flags, mode, walk)
 	}
@@ -381,6 +384,7 @@ func (o *Opener) openTmpfile(ctx Context, view FSView, path string, flags, mode 
 	if err := inode.Attributes(ctx, &a); err != nil {
 		return nil, err
 	}
+	inode.Base().linkable.Store(flags&unix.O_EXCL == 0)
 	d := NewDetachedDentry(p.Dentry.fs, "#"+itoa(a.Ino), inode)
 	d.parent.Store(p.Dentry)
 	d.deleted.Store(true)
