@@ -170,6 +170,7 @@ var families = [][]Row{
 	memoryRows,
 	messageRows,
 	mountRows,
+	openRows,
 	pathRows,
 	pipeRows,
 	pollRows,
