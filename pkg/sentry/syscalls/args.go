@@ -145,11 +145,9 @@ const maxRW = 0x7ffff000
 // buffer returns the memory of a read or write call: EFAULT where it isn't all
 // in the application's half.
 func buffer(t *kernel.Task, a Addr, n Size) (usermem.Buffer, error) {
-	if n != 0 {
-		// access_ok comes before the length is cut.
-		if r, ok := a.Range(uint64(n)); !ok || r.End > t.MM().Bounds().End {
-			return usermem.Buffer{}, unix.EFAULT
-		}
+	// All of it must be there, though only a part may be used.
+	if r, ok := a.Range(uint64(n)); n != 0 && (!ok || r.End > t.MM().Bounds().End) {
+		return usermem.Buffer{}, unix.EFAULT
 	}
 	r, _ := a.Range(min(uint64(n), maxRW))
 	return usermem.SingleBuffer(t.MM(), r), nil
