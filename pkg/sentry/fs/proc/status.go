@@ -91,8 +91,12 @@ func status(s subject, t *kernel.Task, ctx vfs.Context, b *bytes.Buffer) error {
 	if fs := t.FS(); fs != nil {
 		fmt.Fprintf(b, "Umask:\t%04o\n", fs.Umask())
 	}
-	fmt.Fprintf(b, "State:\t%s\nTgid:\t%d\nNgid:\t0\nPid:\t%d\nPPid:\t%d\nTracerPid:\t0\n",
-		stateNames[t.StateLetter()], s.tg.ID(ns), t.TID(ns), s.parentID())
+	tracer := int32(0)
+	if o := t.Tracer(); o != nil {
+		tracer = o.ThreadGroup().ID(ns)
+	}
+	fmt.Fprintf(b, "State:\t%s\nTgid:\t%d\nNgid:\t0\nPid:\t%d\nPPid:\t%d\nTracerPid:\t%d\n",
+		stateNames[t.StateLetter()], s.tg.ID(ns), t.TID(ns), s.parentID(), tracer)
 	fmt.Fprintf(b, "Uid:\t%d\t%d\t%d\t%d\nGid:\t%d\t%d\t%d\t%d\n",
 		view.UID(c.RUID), view.UID(c.EUID), view.UID(c.SUID), view.UID(c.FSUID),
 		view.GID(c.RGID), view.GID(c.EGID), view.GID(c.SGID), view.GID(c.FSGID))
