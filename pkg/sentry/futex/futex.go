@@ -6,13 +6,14 @@
 // makes "sleep only if the word still has this value" atomic.
 //
 // Lock order: bucket locks, by index where two are needed; then whatever the
-// Target takes to touch memory. A Target must not fault pages in under the lock
+// Target takes to touch memory, and an Owners to find a task. A Target must not fault pages in under the lock
 // by sleeping; Vitrine's memory manager doesn't sleep.
 package futex
 
 import (
 	"hash/maphash"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -43,10 +44,16 @@ type Waiter struct {
 	// Data is the owner's: for PI futexes the task.
 	Data any
 
-	bitset     uint32
-	key        Key
-	bucket     *bucket // guarded by the bucket's lock, and only changed by Requeue
-	queued     bool
+	bitset uint32
+	key    Key
+	bucket *bucket // guarded by the bucket's lock, and only changed by Requeue
+	queued bool
+	// For a lock with priority inheritance (pi.go): pi waits for it, requeueTo
+	// will. party is the waiter, owner the task that has the lock.
+	pi         bool
+	requeueTo  *Key
+	party      PI
+	owner      any
 	prev, next *Waiter
 }
 
@@ -63,8 +70,10 @@ type bucket struct {
 
 // Manager holds all waiters of a kernel. Safe for concurrent use.
 type Manager struct {
-	seed    maphash.Seed
-	buckets [buckets]bucket
+	seed maphash.Seed
+	// inherits: somebody has used locks with priority inheritance.
+	inherits atomic.Bool
+	buckets  [buckets]bucket
 }
 
 // NewManager returns an empty Manager.
@@ -116,7 +125,7 @@ func (m *Manager) Prepare(w *Waiter, k Key, t Target, addr usermem.Addr, val, bi
 	case <-w.Ready:
 	default:
 	}
-	w.key, w.bitset = k, bitset
+	w.key, w.bitset, w.pi, w.requeueTo = k, bitset, false, nil
 	b := m.bucket(k)
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -137,7 +146,7 @@ func (m *Manager) Enqueue(w *Waiter, k Key, check func() (bool, error)) (bool, e
 	case <-w.Ready:
 	default:
 	}
-	w.key, w.bitset = k, MatchAny
+	w.key, w.bitset, w.pi, w.requeueTo = k, MatchAny, false, nil
 	b := m.bucket(k)
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -181,7 +190,7 @@ func (b *bucket) wakeLocked(k Key, n int, bitset uint32) int {
 	done := 0
 	for w := b.head; w != nil && done < n; {
 		next := w.next
-		if w.key == k && w.bitset&bitset != 0 {
+		if w.key == k && w.bitset&bitset != 0 && !w.pi && w.requeueTo == nil {
 			b.wake(w)
 			done++
 		}
@@ -189,30 +198,6 @@ func (b *bucket) wakeLocked(k Key, n int, bitset uint32) int {
 	}
 	return done
 }
-
-// First returns the first waiter on k with check's approval, for PI futexes;
-// f runs under the lock.
-func (m *Manager) First(k Key, f func(w *Waiter, more bool)) {
-	b := m.bucket(k)
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	var first *Waiter
-	more := false
-	for w := b.head; w != nil; w = w.next {
-		if w.key != k {
-			continue
-		}
-		if first != nil {
-			more = true
-			break
-		}
-		first = w
-	}
-	f(first, more)
-}
-
-// WakeLocked wakes w from within First.
-func (m *Manager) WakeLocked(w *Waiter) { w.bucket.wake(w) }
 
 func lockTwo(a, b *bucket) func() {
 	if a == b {
@@ -244,7 +229,7 @@ func (m *Manager) Requeue(from, to Key, wake, move int, check bool, t Target, ad
 	}
 	for w := bf.head; w != nil; {
 		next := w.next
-		if w.key == from {
+		if w.key == from && !w.pi && w.requeueTo == nil {
 			switch {
 			case woken < wake:
 				bf.wake(w)

@@ -203,6 +203,7 @@ func (t *Task) Exec(a *ExecArgs) error {
 func (t *Task) becomes(memory *mm.MemoryManager, creds *auth.Credentials, img *loader.Image) {
 	tg := t.tg
 	t.exitMemory()
+	t.endsLocks.Store(false)
 	t.robustList = 0
 	t.park()
 	old := t.mm

@@ -134,6 +134,8 @@ func (t *Task) exitStatus() ExitStatus {
 // robust futexes (get_robust_list(2)) and the word of CLONE_CHILD_CLEARTID.
 func (t *Task) exitMemory() {
 	t.robustExit()
+	t.endsLocks.Store(true)
+	t.k.Futexes.OwnerExits(t, uint32(t.ids.in(t.ids.ns)))
 	if a := t.clearTID; a != 0 && t.mm.Users() > 1 {
 		if usermem.CopyOutUint32(t.mm, a, 0) == nil {
 			t.FutexWake(a, false, 1, futex.MatchAny)

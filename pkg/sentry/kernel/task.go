@@ -61,7 +61,9 @@ type Task struct {
 	// futexes, clearTID where it writes zero at its end.
 	futexWaiter *futex.Waiter
 	robustList  usermem.Addr
-	clearTID    usermem.Addr
+	// endsLocks: the task gives up what it has locked; nobody may wait for it.
+	endsLocks atomic.Bool
+	clearTID  usermem.Addr
 
 	// pdeathSignal is sent when the parent task ends (prctl(2)). Guarded by
 	// Kernel.tree.

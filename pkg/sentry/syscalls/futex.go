@@ -9,7 +9,7 @@ import (
 )
 
 var futexRows = []Row{
-	partial(unix.SYS_FUTEX, "futex", call6(futexCall), "no priority inheritance"),
+	partial(unix.SYS_FUTEX, "futex", call6(futexCall), "locks with priority inheritance work, but the host schedules; no search for deadlocks of more than one lock"),
 	full(unix.SYS_SET_ROBUST_LIST, "set_robust_list", call2(setRobustList)),
 	full(unix.SYS_GET_ROBUST_LIST, "get_robust_list", call3(getRobustList)),
 }
@@ -23,8 +23,15 @@ const (
 	futexWakeOp     = 5
 	futexWaitBitset = 9
 	futexWakeBitset = 10
-	futexPrivate    = 128
-	futexRealtime   = 256
+
+	futexLockPI        = 6
+	futexUnlockPI      = 7
+	futexTrylockPI     = 8
+	futexWaitRequeuePI = 11
+	futexCmpRequeuePI  = 12
+
+	futexPrivate  = 128
+	futexRealtime = 256
 )
 
 func futexCall(t *kernel.Task, a Addr, op uint32, val uint32, timeout Addr, a2 Addr, val3 uint32) (uint64, error) {
@@ -57,6 +64,29 @@ func futexCall(t *kernel.Task, a Addr, op uint32, val uint32, timeout Addr, a2 A
 			return 0, unix.ENOSYS
 		}
 		return waitFutex(t, a, private, val, bitset, end)
+	case futexLockPI, futexWaitRequeuePI:
+		// Times are absolute: of CLOCK_REALTIME for locks, as asked for
+		// otherwise.
+		end := kernel.Forever
+		if timeout != 0 {
+			d, err := readTimespec(t, timeout)
+			if err != nil {
+				return 0, err
+			}
+			if end = d; cmd == futexLockPI || op&futexRealtime != 0 {
+				end = deadline(t, max(d-t.Kernel().Clock.Realtime(), 0))
+			}
+		}
+		if cmd == futexWaitRequeuePI {
+			if val3 == 0 {
+				val3 = futex.MatchAny
+			}
+			return 0, t.FutexWaitRequeuePI(a, private, val, val3, end, a2)
+		}
+		if op&futexRealtime != 0 {
+			return 0, unix.ENOSYS
+		}
+		return 0, t.FutexLockPI(a, private, false, end)
 	}
 	if op&futexRealtime != 0 {
 		return 0, unix.ENOSYS
@@ -85,6 +115,16 @@ func futexCall(t *kernel.Task, a Addr, op uint32, val uint32, timeout Addr, a2 A
 			moved = 0
 		}
 		return uint64(woken + moved), err
+	case futexTrylockPI:
+		return 0, t.FutexLockPI(a, private, true, kernel.Forever)
+	case futexUnlockPI:
+		return 0, t.FutexUnlockPI(a, private)
+	case futexCmpRequeuePI:
+		if n != 1 || n2 < 0 {
+			return 0, unix.EINVAL
+		}
+		got, err := t.FutexRequeuePI(a, private, n2, a2, val3)
+		return uint64(got), err
 	case futexWakeOp:
 		k1, k2, err := futexKeys(t, a, a2, private)
 		if err != nil {
