@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"crypto/rand"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -16,7 +17,7 @@ func TestLimitsAreShown(t *testing.T) {
 	if _, err := f.Alloc(memfile.Request{Account: a, Pages: 2}); err != nil {
 		t.Fatal(err)
 	}
-	k := &kernel.Kernel{CPUs: 4, Clock: clock.New(false)}
+	k := &kernel.Kernel{CPUs: 4, Clock: clock.New(false), Random: rand.Reader}
 	k.Init()
 	for _, c := range []struct {
 		opts Options

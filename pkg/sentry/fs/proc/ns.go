@@ -55,6 +55,11 @@ func (i *nsInode) Open(vfs.Context, vfs.Path, uint32) (any, error) { return nsFi
 // nsFile is an open nsInode.
 type nsFile struct{ inode *nsInode }
 
+// Namespace implements kernel.NamespaceFile.
+func (f nsFile) Namespace() any { return f.inode.ns.Object }
+
+var _ kernel.NamespaceFile = nsFile{}
+
 // Ioctl implements vfs.Ioctler: ioctl_ns(2), as far as no descriptor is made.
 func (f nsFile) Ioctl(_ vfs.Context, _ *vfs.File, cmd uint32, _ uint64) (uint64, error) {
 	if cmd == unix.NS_GET_NSTYPE {

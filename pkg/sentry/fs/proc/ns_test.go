@@ -56,6 +56,14 @@ func TestNamespaceLinksOpenNamespaces(t *testing.T) {
 	if ns, ok := NamespaceOf(f); !ok || ns.Flag != unix.CLONE_NEWUTS || ns.Object != any(m.task.Namespaces().UTS) {
 		t.Errorf("uts is %+v, %v", ns, ok)
 	}
+	// setns(2) takes it.
+	n, ok := f.Impl().(kernel.NamespaceFile)
+	if !ok {
+		t.Fatal("the open file isn't a NamespaceFile")
+	}
+	if err := m.task.SetNamespace(n.Namespace(), unix.CLONE_NEWUTS); err != nil {
+		t.Errorf("entering the namespace: %v", err)
+	}
 	v, err := m.OpenFile("/proc/version", unix.O_RDONLY, 0)
 	if err != nil {
 		t.Fatal(err)

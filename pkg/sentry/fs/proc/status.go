@@ -33,6 +33,14 @@ func (s subject) parentID() int32 {
 	return 0
 }
 
+// tracerID returns the number of who traces t, or zero.
+func (s subject) tracerID(t *kernel.Task) int32 {
+	if o := t.Tracer(); o != nil {
+		return o.TID(s.p.ns)
+	}
+	return 0
+}
+
 // threadCount counts the leader too where it has ended before the others.
 func (s subject) threadCount() int { return max(1, len((&threadsDir{subDir{s: s}}).threads())) }
 
