@@ -10,11 +10,14 @@ import (
 	"vitrine/pkg/control"
 	"vitrine/pkg/p9"
 	"vitrine/pkg/sentry/auth"
+	"vitrine/pkg/sentry/fs/cgroup"
 	"vitrine/pkg/sentry/fs/dev"
 	"vitrine/pkg/sentry/fs/devpts"
 	"vitrine/pkg/sentry/fs/gofer"
+	"vitrine/pkg/sentry/fs/mqueue"
 	"vitrine/pkg/sentry/fs/overlay"
 	"vitrine/pkg/sentry/fs/proc"
+	"vitrine/pkg/sentry/fs/sysfs"
 	"vitrine/pkg/sentry/fs/tmpfs"
 	"vitrine/pkg/sentry/kernel"
 	"vitrine/pkg/sentry/vfs"
@@ -188,7 +191,7 @@ func (s *Sandbox) newFilesystem(kind string, o tmpfs.Options, data string, ns *k
 	case "dev":
 		return dev.NewTree(ctx, o)
 	case "proc":
-		po := proc.Options{Host: s.host, Account: s.account, CommandLine: "vitrine"}
+		po := proc.Options{Host: s.host, Account: o.Account, CommandLine: "vitrine"}
 		if err := po.ParseOptions(data, k.RootUserNS); err != nil {
 			return nil, err
 		}
@@ -200,13 +203,11 @@ func (s *Sandbox) newFilesystem(kind string, o tmpfs.Options, data string, ns *k
 		}
 		return devpts.New(po), nil
 	case "sysfs":
-		return tmpfs.New(o)
+		return sysfs.New(k, sysfs.Options{})
 	case "mqueue":
-		o.Type, o.Mode = "mqueue", unix.S_IFDIR|0o1777
-		return tmpfs.New(o)
+		return mqueue.New(auth.RootKUID, auth.RootKGID), nil
 	case "cgroup", "cgroup2":
-		o.Type, o.Mode = kind, unix.S_IFDIR|0o555
-		return tmpfs.New(o)
+		return cgroup.New(k, ns.PIDForChildren, cgroup.Options{Account: o.Account})
 	}
 	return nil, unix.ENODEV
 }

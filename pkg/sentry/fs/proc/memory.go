@@ -127,8 +127,12 @@ func mapsLine(b *bytes.Buffer, v *mm.VMAInfo) {
 	if v.Private {
 		perm[3] = 'p'
 	}
+	offset := v.Offset
+	if strings.HasPrefix(v.Name, "[") {
+		offset = 0 // what is behind the vDSO is no file to the application
+	}
 	start := b.Len()
-	fmt.Fprintf(b, "%08x-%08x %s %08x %02x:%02x %d ", uint64(v.Range.Start), uint64(v.Range.End), perm, v.Offset,
+	fmt.Fprintf(b, "%08x-%08x %s %08x %02x:%02x %d ", uint64(v.Range.Start), uint64(v.Range.End), perm, offset,
 		unix.Major(v.Device), unix.Minor(v.Device), v.Inode)
 	if v.Name != "" {
 		for b.Len()-start < nameColumn {
