@@ -311,3 +311,11 @@ func walkAll(m *machine, ctx vfs.Context) {
 	}
 	walk("/proc", 0)
 }
+
+// outsider is a reader with credentials of its own.
+type outsider struct {
+	reader
+	cred *auth.Credentials
+}
+
+func (o *outsider) Credentials() *auth.Credentials { return o.cred }

@@ -3,6 +3,7 @@ package proc
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -258,11 +259,10 @@ func setIDMap(t *kernel.Task, ctx vfs.Context, data string, gid bool) error {
 		return unix.EPERM
 	}
 	for _, l := range m {
-		// All of the range must be mapped in the parent; the ends stand for a
-		// range as ranges of the parent hang together or are refused.
-		first, ok1 := conv.toRoot(ns.Parent, l.ParentFirst)
-		last, ok2 := conv.toRoot(ns.Parent, l.ParentFirst+l.Length-1)
-		if !ok1 || !ok2 || last-first != l.Length-1 {
+		// One line of the parent's map must have all of the range.
+		if !slices.ContainsFunc(conv.maps(ns.Parent), func(o auth.IDMap) bool {
+			return l.ParentFirst >= o.First && l.ParentFirst+l.Length <= o.First+o.Length
+		}) {
 			return unix.EPERM
 		}
 	}

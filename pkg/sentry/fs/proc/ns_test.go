@@ -168,6 +168,40 @@ func TestIDMapsFollowTheManual(t *testing.T) {
 	}
 }
 
+// TestIDRangesLieInOneLineOfTheParent maps ids in a namespace whose parent has a
+// hole between two lines.
+func TestIDRangesLieInOneLineOfTheParent(t *testing.T) {
+	m := newMachine(t, Options{})
+	unshare := func() {
+		t.Helper()
+		if err := m.task.Unshare(unix.CLONE_NEWUSER); err != nil {
+			t.Fatal(err)
+		}
+	}
+	unshare()
+	outer := m.task.Credentials().UserNS
+	if err := outer.SetUIDMap([]auth.IDMap{{First: 0, ParentFirst: 0, Length: 1}, {First: 2, ParentFirst: 2, Length: 8}}); err != nil {
+		t.Fatal(err)
+	}
+	unshare()
+	// Only one who is privileged in the parent may map more than himself.
+	inner := m.task.Credentials().UserNS
+	c := m.task.Credentials().Fork()
+	c.UserNS = outer
+	ctx := &outsider{reader{m.task}, c}
+	for data, want := range map[string]error{"0 0 3": unix.EPERM, "0 1 1": unix.EPERM, "0 3 8": unix.EPERM, "0 2 9": unix.EPERM} {
+		if err := setIDMap(m.task, ctx, data, false); err != want {
+			t.Errorf("%q: %v, want %v", data, err, want)
+		}
+	}
+	if err := setIDMap(m.task, ctx, "0 2 8\n9 0 1", false); err != nil {
+		t.Error(err)
+	}
+	if got := inner.UID(2); got != 0 {
+		t.Errorf("user 2 is %d within", got)
+	}
+}
+
 func TestThreadsAreListedInTask(t *testing.T) {
 	m := newMachine(t, Options{})
 	const thread = unix.CLONE_THREAD | unix.CLONE_SIGHAND | unix.CLONE_VM | unix.CLONE_FILES | unix.CLONE_FS
