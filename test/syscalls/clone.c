@@ -229,3 +229,16 @@ TEST(tls)
 	CHECK_EQ(tap_reap(child), 0);
 	CHECK_EQ(*base, (unsigned long)area);
 }
+
+/* The lowest byte of the flags is the exit signal. One that is no signal is taken and tells nothing. */
+TEST(exit_signal_that_is_none)
+{
+	for (int sig = 65; sig < 256; sig += 10) {
+		pid_t child = syscall(SYS_clone, sig, 0, 0, 0, 0);
+		if (child == 0)
+			_exit(4);
+		CHECK(child > 0);
+		CHECK_ERRNO(waitpid(child, NULL, 0), ECHILD);
+		CHECK_EQ(WEXITSTATUS(status_of(child, __WCLONE)), 4);
+	}
+}

@@ -281,7 +281,8 @@ func (tg *ThreadGroup) tellParent() (after []func()) {
 		return nil
 	}
 	reap := false
-	if tg.exitSignal != 0 || traced {
+	// clone(2) takes any byte; one that is no signal is told as none.
+	if tg.exitSignal.Valid() || traced {
 		if tg.exitSignal == sigChld && !traced {
 			a := p.signals.actionsGet(sigChld)
 			reap = a.Handler == signals.HandlerIgnore || a.Flags&signals.FlagNoCldWait != 0
