@@ -101,3 +101,27 @@ TEST(user_namespace_rules)
 		CHECK_ERRNO(setxattr("f", "user.t", "y", 1, 0), EACCES);
 	}
 }
+
+TEST(access_control_lists)
+{
+	/* What acl_set_file(3) sends for mode 0644: three entries. A file system takes it and changes the mode, or has no
+	 * such lists; cp -a and tar stop with an error at any other answer. */
+	static const unsigned char acl[] = { 2, 0, 0, 0, 1, 0, 6, 0, 255, 255, 255, 255, 4, 0, 4, 0, 255, 255, 255, 255,
+					     32, 0, 4, 0, 255, 255, 255, 255 };
+	char buf[64];
+	tap_write_file("f", "");
+	chmod("f", 0600);
+	int r = setxattr("f", "system.posix_acl_access", acl, sizeof acl, 0), err = errno;
+	struct stat st;
+	CHECK_OK(stat("f", &st));
+	if (r == 0) {
+		CHECK_EQ(st.st_mode & 07777, 0644);
+		CHECK_ERRNO(getxattr("f", "system.posix_acl_access", buf, sizeof buf), ENODATA); /* the mode says it all */
+	} else {
+		CHECK_EQ(err, EOPNOTSUPP);
+		CHECK_EQ(st.st_mode & 07777, 0600);
+		CHECK_ERRNO(getxattr("f", "system.posix_acl_access", buf, sizeof buf), EOPNOTSUPP);
+		CHECK_ERRNO(removexattr("f", "system.posix_acl_access"), EOPNOTSUPP);
+	}
+	CHECK_ERRNO(setxattr("f", "system.other", "x", 1, 0), EOPNOTSUPP);
+}
