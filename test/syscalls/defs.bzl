@@ -60,6 +60,6 @@ def syscall_test(name, platforms = PLATFORMS, size = "small", tags = []):
                 "//runsc/gofer",
                 "//runsc/sentry",
             ],
-            # A sandbox inside a sandbox is not what is tested; manual while the kernel grows.
-            tags = tags + ["local", "manual", platform],
+            # A sandbox inside a sandbox is not what is tested.
+            tags = tags + ["local", platform],
         )

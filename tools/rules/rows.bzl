@@ -43,11 +43,12 @@ ROWS = [
         "pkg/sentry/fs/...",
         "pkg/sentry/futex",
         "pkg/sentry/ipc",
+        "pkg/sentry/kernbuf",
         "pkg/sentry/ktime",
         "pkg/sentry/limits",
         "pkg/sentry/signals",
         "pkg/sentry/socket/...",
-        "pkg/sentry/vfs",
+        "pkg/sentry/vfs/...",
     ]),
     ("processes", [
         "pkg/sentry/fs/cgroup",
