@@ -16,7 +16,7 @@ import (
 const nobody = 65534
 
 // program finds one of the two other programs: as the flag says, beside runsc,
-// or in ../libexec/vitrine.
+// in ../libexec/vitrine, or where Bazel has built it.
 func program(name, flag string) (string, error) {
 	if flag != "" {
 		return flag, nil
@@ -27,7 +27,8 @@ func program(name, flag string) (string, error) {
 	}
 	dir := filepath.Dir(self)
 	candidates := []string{filepath.Join(dir, name), filepath.Join(dir, "../libexec/vitrine", name)}
-	for _, c := range candidates {
+	built := filepath.Join(dir, "..", name, name+"_", name)
+	for _, c := range append(candidates, built) {
 		if unix.Access(c, unix.X_OK) == nil {
 			return c, nil
 		}
