@@ -9,7 +9,8 @@ import (
 
 // NamespaceFile is what a file of /proc/PID/ns is: its open file, or its inode.
 // Namespace returns a *UTSNamespace, *IPCNamespace, *NetNamespace,
-// *PIDNamespace, *vfs.MountNamespace or *auth.UserNamespace.
+// *PIDNamespace, *vfs.MountNamespace or *auth.UserNamespace, or nil for the one
+// cgroup namespace there is.
 type NamespaceFile interface{ Namespace() any }
 
 // SetNamespace does setns(2): the task enters ns, of a type that NamespaceFile
@@ -73,6 +74,14 @@ func (t *Task) SetNamespace(ns any, kind uint64) error {
 			return unix.EINVAL
 		}
 		return t.setUserNamespace(ns)
+	case nil:
+		if !is(unix.CLONE_NEWCGROUP) {
+			return unix.EINVAL
+		}
+		if !admin(t.k.RootUserNS) {
+			return unix.EPERM
+		}
+		return nil
 	default:
 		return unix.EINVAL
 	}

@@ -93,7 +93,9 @@ func (tg *ThreadGroup) send(task *Task, info *signals.Info, timer signals.Timer)
 // unless somebody blocks it and might change his mind. signals.mu is held.
 func (tg *ThreadGroup) wanted(s signals.Signal, task *Task, info *signals.Info) bool {
 	if s == sigKill || s == sigStop {
-		return true
+		// Of those inside its namespace not even these (pid_namespaces(7));
+		// who isn't inside has no number there.
+		return !tg.isInit() || info.Code == signals.CodeKernel || info.PID() == 0
 	}
 	if tg.isInit() && info.Code != signals.CodeKernel && tg.signals.actions.get(s).Handler == signals.HandlerDefault {
 		return false // signals that init has no handler for (kill(2), pid_namespaces(7))

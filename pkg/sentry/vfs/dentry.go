@@ -122,6 +122,14 @@ func NewDetachedDentry(fs *Filesystem, name string, inode Inode) *Dentry {
 	return d
 }
 
+// NewUnlinkedDentry is NewDetachedDentry for files that are shown as deleted
+// though they never had a name, as Linux shows its memfds.
+func NewUnlinkedDentry(fs *Filesystem, name string, inode Inode) *Dentry {
+	d := NewDetachedDentry(fs, name, inode)
+	d.deleted.Store(true)
+	return d
+}
+
 func newChild(parent *Dentry, name string, inode Inode) *Dentry {
 	d := &Dentry{fs: parent.fs, inode: inode}
 	d.name.Store(&name)

@@ -59,7 +59,7 @@ func (a *Anonymous) open(cred *auth.Credentials, name string, mode uint32, seali
 			return nil, err
 		}
 	}
-	p := vfs.Path{Mount: a.mount, Dentry: vfs.NewDetachedDentry(a.fs, name, r)}
+	p := vfs.Path{Mount: a.mount, Dentry: vfs.NewUnlinkedDentry(a.fs, name, r)}
 	return vfs.NewFile(p, r, unix.O_RDWR, cred), nil
 }
 
