@@ -3,6 +3,7 @@ package syscalls
 import (
 	"encoding/binary"
 	"math"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -98,10 +99,20 @@ func release(ws []watch) {
 	}
 }
 
+// maxWatches bounds what all calls of poll(2) together wait for: arrays of a
+// million descriptors, from many threads, must not eat up the Sentry.
+const maxWatches = 1 << 21
+
+var watches atomic.Int64
+
 // pollFDs does the work of poll(2) up to the monotonic time end.
 func pollFDs(t *kernel.Task, fds Addr, n uint32, end int64) (uint64, error) {
 	if uint64(n) > fdLimit(t) {
 		return 0, unix.EINVAL
+	}
+	defer watches.Add(-int64(n))
+	if watches.Add(int64(n)) > maxWatches {
+		return 0, unix.ENOMEM
 	}
 	const size = 8 // struct pollfd
 	raw := make([]byte, size*int(n))
