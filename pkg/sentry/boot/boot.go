@@ -176,6 +176,7 @@ func hostCalls() []seccomp.Row {
 			Checks: []seccomp.Check{seccomp.OneOfLow(1, futexWaitBitset|private, futexWake|private)}},
 		{Number: unix.SYS_PRCTL, Why: "fine timers", Checks: []seccomp.Check{seccomp.EqualLow(0, unix.PR_SET_TIMERSLACK)}},
 		{Number: unix.SYS_GETCPU, Why: "getcpu(2)"},
+		{Number: unix.SYS_MEMBARRIER, Why: "membarrier(2)", Checks: []seccomp.Check{seccomp.EqualLow(0, 1)}},
 		{Number: unix.SYS_EVENTFD2, Why: "stopping the bridge to a host terminal"},
 		{Number: unix.SYS_POLL, Why: "input of a host terminal"},
 		{Number: unix.SYS_PPOLL, Why: "input of a host terminal"},

@@ -325,6 +325,9 @@ func (k *Kernel) adopt(child, parent *Task, a *CloneArgs, lim *limits.Set) error
 	}
 	if parent != nil {
 		child.inheritTracer(parent, a)
+		if s := parent.filters.Load(); s != nil {
+			child.setSeccomp(s)
+		}
 	}
 	child.ids.each(func(n *PIDNamespace, id int32) { n.tasks[id] = child })
 	k.tasks.Add(1)

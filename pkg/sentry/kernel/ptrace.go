@@ -612,6 +612,9 @@ func (t *Task) traceSyscallEntry(h uint32) (no uint64, run bool) {
 			return 0, false
 		}
 	}
+	if h&hookSeccomp != 0 && !t.seccompCheck() {
+		return 0, false
+	}
 	return r.SyscallNo(), true
 }
 

@@ -47,6 +47,8 @@ type Task struct {
 	work atomic.Bool
 	wake chan struct{}
 
+	// filters is the state of seccomp(2), nil without.
+	filters atomic.Pointer[seccompState]
 	// hooks says what is to be done besides: see ptrace.go.
 	hooks atomic.Uint32
 	trace tracing

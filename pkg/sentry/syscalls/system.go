@@ -349,6 +349,10 @@ func prctl(t *kernel.Task, op int32, a2, a3, a4, a5 uint64) (uint64, error) {
 		if a2 != unix.PR_TIMING_STATISTICAL {
 			return 0, unix.EINVAL
 		}
+	case unix.PR_SET_SECCOMP:
+		return prctlSeccomp(t, a2, Addr(a3))
+	case unix.PR_GET_SECCOMP:
+		return uint64(t.SeccompMode()), nil
 	case unix.PR_GET_TSC:
 		return 0, usermem.CopyOutUint32(t.MM(), Addr(a2), unix.PR_TSC_ENABLE)
 	default:

@@ -178,6 +178,7 @@ var families = [][]Row{
 	processVMRows,
 	ptraceRows,
 	schedRows,
+	seccompRows,
 	signalRows,
 	socketRows,
 	systemRows,
