@@ -100,12 +100,15 @@ func (a *Account) Bound() uint64 {
 }
 
 // Machine returns the limit of the topmost account above a, in bytes: all the
-// memory that there is.
+// memory that there is; the largest number where it has none.
 func (a *Account) Machine() uint64 {
 	for a.parent != nil {
 		a = a.parent
 	}
-	return a.Limit()
+	if l := a.Limit(); l != 0 {
+		return l
+	}
+	return math.MaxUint64
 }
 
 // Usage returns what is charged now, in bytes.
