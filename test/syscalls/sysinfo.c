@@ -189,3 +189,12 @@ TEST(ioprio)
 	CHECK_ERRNO(syscall(SYS_ioprio_get, 99, 0), EINVAL);
 	CHECK_ERRNO(syscall(SYS_ioprio_get, 1, 999999), ESRCH);
 }
+
+TEST(membarrier)
+{
+	long known = syscall(SYS_membarrier, 0, 0);
+	CHECK(known > 0 && (known & 1)); /* MEMBARRIER_CMD_GLOBAL, the first there was */
+	CHECK_OK(syscall(SYS_membarrier, 1, 0));
+	CHECK_ERRNO(syscall(SYS_membarrier, 1, 0x100), EINVAL);
+	CHECK_ERRNO(syscall(SYS_membarrier, 1 << 30, 0), EINVAL);
+}

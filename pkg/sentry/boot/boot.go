@@ -166,6 +166,7 @@ func installVDSO(k *clock.Keeper, mf *memfile.File, acct *memfile.Account) (*loa
 // hostCalls are what the memory file, the timers and terminals need.
 func hostCalls() []seccomp.Row {
 	const futexWaitBitset, futexWake, private = 9, 1, 128
+	const membarrierGlobal = 1
 	return []seccomp.Row{
 		{Number: unix.SYS_MMAP, Why: "the memory file in the Sentry's view; never executable",
 			Checks: []seccomp.Check{seccomp.EqualLow(2, unix.PROT_READ|unix.PROT_WRITE), seccomp.EqualLow(3, unix.MAP_SHARED)}},
@@ -176,7 +177,7 @@ func hostCalls() []seccomp.Row {
 			Checks: []seccomp.Check{seccomp.OneOfLow(1, futexWaitBitset|private, futexWake|private)}},
 		{Number: unix.SYS_PRCTL, Why: "fine timers", Checks: []seccomp.Check{seccomp.EqualLow(0, unix.PR_SET_TIMERSLACK)}},
 		{Number: unix.SYS_GETCPU, Why: "getcpu(2)"},
-		{Number: unix.SYS_MEMBARRIER, Why: "membarrier(2)", Checks: []seccomp.Check{seccomp.EqualLow(0, 1)}},
+		{Number: unix.SYS_MEMBARRIER, Why: "membarrier(2)", Checks: []seccomp.Check{seccomp.EqualLow(0, membarrierGlobal), seccomp.EqualLow(1, 0)}},
 		{Number: unix.SYS_EVENTFD2, Why: "stopping the bridge to a host terminal"},
 		{Number: unix.SYS_POLL, Why: "input of a host terminal"},
 		{Number: unix.SYS_PPOLL, Why: "input of a host terminal"},
