@@ -4,10 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -150,6 +152,17 @@ func (g *cgroup) enter() (startIn *os.File, err error) {
 // the application takes a thread of the sentry and one of a stub.
 const headroomPids = 64
 
+// withHeadroom is the host's memory limit for an application's: the sentry
+// enforces the application's, which ends a task; the host's is against a sentry
+// that doesn't, and would end all. The sentry itself takes some, and so do page
+// tables of stubs and page cache of the files that it reads.
+func withHeadroom(limit int64) int64 {
+	if limit <= 0 || limit > math.MaxInt64/2 {
+		return limit
+	}
+	return limit + limit/16 + 128<<20
+}
+
 // apply sets limits. What an engine asks for and the host doesn't have is an
 // error that names the field; negative values lift limits.
 func (g *cgroup) apply(r *specs.LinuxResources) error {
@@ -181,13 +194,13 @@ func (g *cgroup) apply(r *specs.LinuxResources) error {
 	if m := r.Memory; m != nil {
 		if m.Limit != nil && *m.Limit != 0 {
 			memory := func() error {
-				return set("memory.limit", "memory", "memory.limit_in_bytes", "memory.max", number(*m.Limit), orMax(*m.Limit))
+				return set("memory.limit", "memory", "memory.limit_in_bytes", "memory.max", number(withHeadroom(*m.Limit)), orMax(withHeadroom(*m.Limit)))
 			}
 			swap := func() error {
 				if m.Swap == nil || *m.Swap == 0 || g.dirs["memory"] == "" || !exists(filepath.Join(g.dirs["memory"], "memory.memsw.limit_in_bytes")) {
 					return nil
 				}
-				return set("memory.swap", "memory", "memory.memsw.limit_in_bytes", "", number(*m.Swap), "")
+				return set("memory.swap", "memory", "memory.memsw.limit_in_bytes", "", number(withHeadroom(*m.Swap)), "")
 			}
 			// Neither may pass the other on the way: the second order is for
 			// raising both.
@@ -318,12 +331,12 @@ func removeCgroup(dir string) error {
 			}
 		}
 	}
-	for try := 0; ; try++ {
+	for start, try := time.Now(), 0; ; try++ {
 		err := unix.Rmdir(dir)
 		if err == nil || err == unix.ENOENT {
 			return nil
 		}
-		if err != unix.EBUSY || try == 100 {
+		if err != unix.EBUSY || time.Since(start) > 10*time.Second {
 			return fmt.Errorf("removing cgroup %s: %w", dir, err)
 		}
 		if try > 0 {

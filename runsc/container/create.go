@@ -193,15 +193,32 @@ func (k *creation) makeCgroup() error {
 	return g.apply(l.Resources)
 }
 
+// onPassingThread runs f in a goroutine on a thread that ends with it: one that
+// has entered a cgroup would keep that busy. The process's first thread never
+// ends, so f is not run there.
+func onPassingThread(f func()) {
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() != unix.Getpid() {
+			f()
+			return // locked: the thread ends
+		}
+		defer runtime.UnlockOSThread()
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			runtime.LockOSThread() // another thread, as the first is held here
+			f()
+		}()
+		<-done
+	}()
+}
+
 // startProcesses starts sentry and gofer.
 func (k *creation) startProcesses() error {
 	type result struct{ err error }
 	done := make(chan result)
-	go func() {
-		if k.cgroup != nil {
-			// This thread stays in the cgroup: it must end with its goroutine.
-			runtime.LockOSThread()
-		}
+	start := func() {
 		var err error
 		var startIn *os.File
 		if k.cgroup != nil {
@@ -217,7 +234,12 @@ func (k *creation) startProcesses() error {
 			startIn.Close()
 		}
 		done <- result{err}
-	}()
+	}
+	if k.cgroup != nil {
+		onPassingThread(start)
+	} else {
+		go start()
+	}
 	if r := <-done; r.err != nil {
 		return r.err
 	}

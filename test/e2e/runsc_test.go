@@ -716,16 +716,21 @@ func TestCgroups(t *testing.T) {
 		}
 		return "none"
 	}
-	if got := limit(); got != fmt.Sprint(256<<20) {
-		t.Errorf("limit is %s", got)
+	// The application's limit is the sentry's to hold; the host's leaves room for the sentry.
+	held := func(asked int) bool {
+		n, err := strconv.Atoi(limit())
+		return err == nil && n > asked+64<<20 && n < asked+256<<20
+	}
+	if !held(256 << 20) {
+		t.Errorf("limit is %s", limit())
 	}
 	update := h.command("update", "--resources", "-", "c")
 	update.Stdin = strings.NewReader(`{"memory":{"limit":134217728}}`)
 	if out, err := update.CombinedOutput(); err != nil {
 		t.Errorf("update: %v: %s", err, out)
 	}
-	if got := limit(); got != fmt.Sprint(128<<20) {
-		t.Errorf("limit is %s after update", got)
+	if !held(128 << 20) {
+		t.Errorf("limit is %s after update", limit())
 	}
 	h.must("delete", "--force", "c")
 	if left := dirs(); len(left) != 0 {
