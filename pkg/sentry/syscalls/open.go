@@ -10,16 +10,8 @@ import (
 
 var openRows = []Row{
 	partial(unix.SYS_OPENAT2, "openat2", call4(openat2), "RESOLVE_CACHED always gives EAGAIN"),
-	refused(unix.SYS_LOOKUP_DCOOKIE, "lookup_dcookie", unix.ENOSYS, "as Linux without profiling"),
 	partial(unix.SYS_NAME_TO_HANDLE_AT, "name_to_handle_at", call5(nameToHandleAt), "no file system has handles"),
 	partial(unix.SYS_OPEN_BY_HANDLE_AT, "open_by_handle_at", call3(openByHandleAt), "no file system has handles"),
-	refused(unix.SYS_FANOTIFY_INIT, "fanotify_init", unix.ENOSYS, "as Linux without fanotify"),
-	refused(unix.SYS_FANOTIFY_MARK, "fanotify_mark", unix.ENOSYS, "as Linux without fanotify"),
-	refused(unix.SYS_USELIB, "uselib", unix.ENOSYS, "as Linux without a.out"),
-	refused(unix.SYS_SYSFS, "sysfs", unix.ENOSYS, "as Linux without this call; /proc/filesystems has it all"),
-	refused(unix.SYS_QUOTACTL, "quotactl", unix.ENOSYS, "as Linux without quotas"),
-	refused(unix.SYS_SWAPON, "swapon", unix.EPERM, "no capability in the sandbox reaches the host's memory"),
-	refused(unix.SYS_SWAPOFF, "swapoff", unix.EPERM, "no capability in the sandbox reaches the host's memory"),
 	full(unix.SYS_USTAT, "ustat", call2(ustat)),
 	partial(unix.SYS_PREADV2, "preadv2", call6(preadv2), "RWF_APPEND gives EOPNOTSUPP"),
 	partial(unix.SYS_PWRITEV2, "pwritev2", call6(pwritev2), "RWF_APPEND gives EOPNOTSUPP"),

@@ -175,6 +175,7 @@ var families = [][]Row{
 	pipeRows,
 	pollRows,
 	processRows,
+	refusedRows,
 	processVMRows,
 	ptraceRows,
 	schedRows,
