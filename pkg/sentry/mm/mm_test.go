@@ -229,7 +229,11 @@ func TestFaultKinds(t *testing.T) {
 func TestMemoryLimitEndsInOOM(t *testing.T) {
 	e := newEnv(t, 20*pageSize)
 	m := e.newMM(t, Options{})
-	a := mustMap(t, m, MMapOpts{Length: 100 * pageSize, Private: true})
+	// More than there is can't be had at all, unless nothing is reserved.
+	if _, err := m.MMap(MMapOpts{Length: 100 * pageSize, Prot: usermem.ReadWrite, Private: true}); err != unix.ENOMEM {
+		t.Errorf("a mapping larger than memory: %v", err)
+	}
+	a := mustMap(t, m, MMapOpts{Length: 100 * pageSize, Private: true, NoReserve: true})
 	i := usermem.Addr(0)
 	for ; i < 100; i++ {
 		if err := m.HandleFault(a+i*pageSize, usermem.Write); err != nil {
