@@ -363,6 +363,9 @@ func (t *Task) doSyscall() {
 		}
 	}
 	t.call(no)
+	if t.mm.Starved() {
+		t.outOfMemory(mm.ErrOOM)
+	}
 	if h := t.hooks.Load(); h&hooksSyscall != 0 {
 		t.traceSyscallExit(h)
 	}

@@ -180,8 +180,16 @@ func (m *MemoryManager) ensure(addr usermem.Addr, n uint64, access usermem.Acces
 		// Not all of it, then.
 		_, err = m.faultIn(e, start, start+pageSize, access, false)
 	}
+	if err == ErrOOM {
+		m.starved.Store(true)
+	}
 	return err
 }
+
+// Starved reports whether a copy has failed for lack of memory since it was
+// asked last. The call that made it has seen EFAULT; where Linux makes such a
+// call, it kills a process as it does for a fault (ErrOOM).
+func (m *MemoryManager) Starved() bool { return m.starved.Load() && m.starved.Swap(false) }
 
 // block is a part of a range that Blocks holds references on.
 type block struct {

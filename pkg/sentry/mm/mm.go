@@ -103,6 +103,9 @@ type MemoryManager struct {
 	forking bool
 	early   []invalidation
 
+	// starved is set when a copy failed for lack of memory: see Starved.
+	starved atomic.Bool
+
 	// pins counts the calls of Blocks that may write to pages without pageMu.
 	pins atomic.Int64
 

@@ -246,8 +246,14 @@ func TestMemoryLimitEndsInOOM(t *testing.T) {
 	if i != 20 {
 		t.Errorf("%d pages before the limit of 20", i)
 	}
+	if m.Starved() {
+		t.Error("starved by faults, which the application sees itself")
+	}
 	if n, err := m.CopyOut(a+19*pageSize, make([]byte, 2*pageSize)); n != pageSize || err != unix.EFAULT {
 		t.Errorf("copy beyond the limit: %d, %v", n, err)
+	}
+	if !m.Starved() || m.Starved() {
+		t.Error("not starved once by a copy")
 	}
 	m.MAdvise(a, 10*pageSize, unix.MADV_DONTNEED)
 	if err := m.HandleFault(a+50*pageSize, usermem.Write); err != nil {
