@@ -180,3 +180,34 @@ TEST(reopen_through_proc)
 	close(p[0]);
 	close(p[1]);
 }
+
+TEST(reopen_without_the_other_side)
+{
+	/* A FIFO would wait, or refuse; what bash gives for <(true) mustn't. */
+	int p[2];
+	char path[64], c;
+	pipe(p);
+	CHECK_EQ(write(p[1], "x", 1), 1);
+	close(p[1]);
+	snprintf(path, sizeof path, "/proc/self/fd/%d", p[0]);
+	int r = open(path, O_RDONLY);
+	CHECK(r >= 0);
+	CHECK_EQ(read(r, &c, 1), 1);
+	CHECK_EQ(read(r, &c, 1), 0);
+	struct pollfd f = { .fd = r, .events = POLLIN };
+	CHECK_EQ(poll(&f, 1, 0), 1);
+	CHECK_EQ(f.revents, POLLHUP); /* no writer is to come */
+	close(r);
+	close(p[0]);
+	pipe(p);
+	close(p[0]);
+	snprintf(path, sizeof path, "/proc/self/fd/%d", p[1]);
+	int w = open(path, O_WRONLY | O_NONBLOCK);
+	CHECK(w >= 0);
+	signal(SIGPIPE, SIG_IGN);
+	CHECK_ERRNO(write(w, "x", 1), EPIPE);
+	close(w);
+	CHECK_OK(w = open(path, O_WRONLY));
+	close(w);
+	close(p[1]);
+}

@@ -49,6 +49,9 @@ var lastID atomic.Uint64
 type Pipe struct {
 	queue waiter.Queue
 	id    uint64
+	// fifo is whether it has a name. One of pipe(2), opened again through
+	// /proc/PID/fd, asks for no other side.
+	fifo bool
 
 	mu       sync.Mutex
 	ring     kernbuf.Ring
@@ -64,7 +67,9 @@ type Pipe struct {
 	readOpens, writeOpens uint64
 }
 
-func newPipe() *Pipe { return &Pipe{id: lastID.Add(1), capacity: DefaultSize} }
+func newPipe(fifo bool) *Pipe {
+	return &Pipe{id: lastID.Add(1), fifo: fifo, capacity: DefaultSize}
+}
 
 // pipeKey is the key of a Pipe among an inode's attachments.
 type pipeKey struct{}
@@ -90,7 +95,7 @@ func Of(f *vfs.File) *Pipe {
 // O_DIRECT.
 func New(c *auth.Credentials, flags uint32) (r, w *vfs.File) {
 	flags &= unix.O_NONBLOCK | unix.O_DIRECT
-	p := newPipe()
+	p := newPipe(false)
 	path := anon.PipePath(c)
 	path.Inode().Base().Attachment(pipeKey{}, func() any { return p })
 	p.readers, p.writers, p.readOpens, p.writeOpens = 1, 1, 1, 1
@@ -100,7 +105,9 @@ func New(c *auth.Credentials, flags uint32) (r, w *vfs.File) {
 }
 
 // OpenFIFO opens the FIFO, or the pipe, at path as open(2) does. Without
-// O_NONBLOCK it waits for the other side (fifo(7)).
+// O_NONBLOCK it waits for the other side of a FIFO (fifo(7)); a pipe, whose name
+// in /proc/PID/fd a shell's <(command) is, opens at once, the other side closed
+// or not.
 func OpenFIFO(ctx vfs.Context, path vfs.Path, flags uint32) (any, error) {
 	mode := flags & unix.O_ACCMODE
 	if mode == unix.O_ACCMODE {
@@ -111,7 +118,7 @@ func OpenFIFO(ctx vfs.Context, path vfs.Path, flags uint32) (any, error) {
 	nonblock := flags&unix.O_NONBLOCK != 0
 	var p *Pipe
 	for {
-		p = base.Attachment(pipeKey{}, func() any { return newPipe() }).(*Pipe)
+		p = base.Attachment(pipeKey{}, func() any { return newPipe(true) }).(*Pipe)
 		p.mu.Lock()
 		// The last to close detaches the Pipe, with its lock held.
 		if base.Attachment(pipeKey{}, nil) == p {
@@ -120,7 +127,7 @@ func OpenFIFO(ctx vfs.Context, path vfs.Path, flags uint32) (any, error) {
 		p.mu.Unlock()
 	}
 	e.Pipe = p
-	if e.writes && !e.reads && p.readers == 0 && nonblock {
+	if p.fifo && e.writes && !e.reads && p.readers == 0 && nonblock {
 		p.detachIfUnused(base)
 		p.mu.Unlock()
 		return nil, unix.ENXIO
@@ -128,7 +135,7 @@ func OpenFIFO(ctx vfs.Context, path vfs.Path, flags uint32) (any, error) {
 	if e.reads {
 		p.readers++
 		p.readOpens++
-		if p.writers == 0 {
+		if p.fifo && p.writers == 0 {
 			e.seenWriters = p.writeOpens
 		}
 	}
@@ -137,7 +144,7 @@ func OpenFIFO(ctx vfs.Context, path vfs.Path, flags uint32) (any, error) {
 		p.writeOpens++
 	}
 	readOpens, writeOpens := p.readOpens, p.writeOpens
-	wait := !nonblock && (e.reads != e.writes) && (e.reads && p.writers == 0 || e.writes && p.readers == 0)
+	wait := p.fifo && !nonblock && (e.reads != e.writes) && (e.reads && p.writers == 0 || e.writes && p.readers == 0)
 	p.mu.Unlock()
 	p.queue.Notify(waiter.Internal)
 	if !wait {
