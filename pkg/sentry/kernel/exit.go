@@ -41,7 +41,7 @@ func (t *Task) exit() {
 	t.exitMemory()
 
 	t.mu.Lock()
-	memory, fds := t.mm, t.fds
+	memory, fds, ns := t.mm, t.fds, t.namespaces
 	t.mm, t.fds, t.fs, t.namespaces = nil, nil, nil, nil
 	t.mu.Unlock()
 	t.releaseVfork()
@@ -184,6 +184,7 @@ func (t *Task) deathSignals() (after []func()) {
 func (tg *ThreadGroup) ended(status ExitStatus) (after []func()) {
 	tg.zombie, tg.status = true, status
 	tg.stopTimers()
+	tg.undo.Apply(tg.ids.num[tg.ids.ns.Level])
 	ns := tg.ids.ns
 	if ns.init == tg {
 		after = append(after, ns.die()...)

@@ -2,10 +2,12 @@ package kernel
 
 import (
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
 	"vitrine/pkg/sentry/auth"
+	"vitrine/pkg/sentry/ipc"
 	"vitrine/pkg/sentry/socket"
 	"vitrine/pkg/sentry/vfs"
 )
@@ -194,8 +196,29 @@ func (ns *UTSNamespace) SetDomain(s string) { ns.mu.Lock(); ns.domain = s; ns.mu
 type IPCNamespace struct {
 	UserNS  *auth.UserNamespace
 	Inode   uint64
+	tasks   atomic.Int64 // that are in it
 	mu      sync.Mutex
 	objects map[any]any
+}
+
+// enter and leave count a task in and out; with the last one go the objects.
+func (ns *IPCNamespace) enter() {
+	if ns != nil {
+		ns.tasks.Add(1)
+	}
+}
+
+func (ns *IPCNamespace) leave() {
+	if ns == nil || ns.tasks.Add(-1) != 0 {
+		return
+	}
+	ns.mu.Lock()
+	v := ns.objects[systemV{}]
+	delete(ns.objects, systemV{})
+	ns.mu.Unlock()
+	if v != nil {
+		v.(*ipc.Namespace).Destroy()
+	}
 }
 
 // NewIPCNamespace returns an empty namespace.
@@ -218,6 +241,16 @@ func (ns *IPCNamespace) Object(key any, make func() any) any {
 	}
 	return v
 }
+
+// SystemV returns the System V objects of the namespace.
+func (ns *IPCNamespace) SystemV() *ipc.Namespace {
+	return ns.Object(systemV{}, func() any { return ipc.NewNamespace() }).(*ipc.Namespace)
+}
+
+type systemV struct{}
+
+// SemaphoreUndo is what the process takes back at its end (semop(2), SEM_UNDO).
+func (tg *ThreadGroup) SemaphoreUndo() *ipc.Undo { return &tg.undo }
 
 // NetNamespace is a network namespace (network_namespaces(7)): its stack is
 // put in by the network packages.

@@ -208,9 +208,12 @@ func (t *Task) Namespaces() *Namespaces {
 
 // SetNamespaces puts others in place; only the task itself does.
 func (t *Task) SetNamespaces(n *Namespaces) {
+	n.IPC.enter()
 	t.mu.Lock()
+	old := t.namespaces
 	t.namespaces = n
 	t.mu.Unlock()
+	old.IPC.leave()
 }
 
 // SetFDs and SetFS replace what was shared by a copy (unshare(2)).

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vitrine/pkg/sentry/auth"
+	"vitrine/pkg/sentry/ipc"
 	"vitrine/pkg/sentry/limits"
 	"vitrine/pkg/sentry/signals"
 	"vitrine/pkg/waiter"
@@ -43,6 +44,7 @@ type ThreadGroup struct {
 
 	signals groupSignals
 	timers  timers
+	undo    ipc.Undo
 	// awake counts the threads that don't sleep.
 	awake atomic.Int32
 

@@ -56,6 +56,7 @@ func (m *MemoryManager) info(e vmaEntry) VMAInfo {
 		i.Offset = e.Start + v.base
 	}
 	if v.identity != nil {
+		i.Identity = v.identity
 		i.Device, i.Inode, i.Name = v.identity.DeviceID(), v.identity.InodeID(), v.identity.MappedName()
 	}
 	m.pageMu.RLock()

@@ -104,6 +104,8 @@ const (
 
 // VMAInfo describes a mapping for /proc/PID/maps, smaps and the like.
 type VMAInfo struct {
+	// Identity is what is mapped, without a reference: to compare it.
+	Identity   memmap.Identity
 	Range      usermem.AddrRange
 	Prot       usermem.Access
 	MaxProt    usermem.Access

@@ -183,6 +183,7 @@ var families = [][]Row{
 	signalRows,
 	socketRows,
 	systemRows,
+	sysvRows,
 	timeRows,
 	timerRows,
 	xattrRows,
