@@ -329,6 +329,7 @@ func (k *Kernel) adopt(child, parent *Task, a *CloneArgs, lim *limits.Set) error
 			child.setSeccomp(s)
 		}
 	}
+	child.namespaces.IPC.enter()
 	child.ids.each(func(n *PIDNamespace, id int32) { n.tasks[id] = child })
 	k.tasks.Add(1)
 	k.forks.Add(1)

@@ -46,6 +46,7 @@ func (t *Task) exit() {
 	t.mu.Unlock()
 	t.releaseVfork()
 	closeAll(vfs.KernelContext(t.Credentials()), fds, fds.DecRef())
+	ns.IPC.leave()
 	memory.DecUsers()
 	t.ctx.Release()
 
