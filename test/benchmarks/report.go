@@ -1,0 +1,194 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// report is what --json prints. Values are in nanoseconds, bytes, bytes per
+// second or times per second.
+type report struct {
+	Time       time.Time
+	Kernel     string
+	Platform   string
+	CPUs       int
+	Runs       int
+	LoadBefore string // as the start of /proc/loadavg
+	LoadAfter  string
+	Rows       []result
+}
+
+type result struct {
+	Name    string
+	Unit    string
+	Columns []column
+	Target  *float64 `json:",omitempty"`
+	unit    unit
+}
+
+type column struct {
+	Name    string
+	Value   float64  `json:",omitempty"`
+	Busy    bool     // no sample was taken while the machine was quiet
+	Samples []sample `json:",omitempty"`
+	Error   string   `json:",omitempty"`
+}
+
+type sample struct {
+	Value float64
+	Busy  bool // others wanted the processors too, right before or after
+}
+
+// row measures a row on all subjects, by turns.
+func (b *bench) row(r row, subjects []subject, runs int) result {
+	res := result{Name: r.name, unit: r.unit, Unit: []string{"ns", "B/s", "B", "/s"}[r.unit]}
+	for _, s := range subjects {
+		res.Columns = append(res.Columns, column{Name: s.name})
+	}
+	for range runs {
+		for i, s := range subjects {
+			c := &res.Columns[i]
+			if r.noNative && s.runtime == "" || c.Error != "" {
+				continue
+			}
+			busy := busyNow()
+			v, err := r.measure(b, s)
+			if err != nil {
+				c.Error = err.Error()
+				continue
+			}
+			c.Samples = append(c.Samples, sample{v, busy || busyNow()})
+		}
+	}
+	for i := range res.Columns {
+		res.Columns[i].summarize()
+	}
+	return res
+}
+
+// summarize takes the median of the quiet samples, if there are any.
+func (c *column) summarize() {
+	if len(c.Samples) == 0 || c.Error != "" {
+		return
+	}
+	var quiet, all []float64
+	for _, s := range c.Samples {
+		all = append(all, s.Value)
+		if !s.Busy {
+			quiet = append(quiet, s.Value)
+		}
+	}
+	c.Busy = len(quiet) == 0
+	if c.Busy {
+		quiet = all
+	}
+	c.Value = percentile(quiet, 50)
+}
+
+// percentile returns the p-th of values, which is one of them.
+func percentile(values []float64, p int) float64 {
+	sorted := slices.Sorted(slices.Values(values))
+	return sorted[(len(sorted)-1)*p/100]
+}
+
+const nameWidth, valueWidth = 26, 13
+
+func (r report) header(subjects []subject) {
+	fmt.Printf("%s, %s, Linux %s, %d CPUs, %d runs, load %s\n\n", r.Time.Format(time.RFC3339), r.Platform, r.Kernel, r.CPUs, r.Runs, r.LoadBefore)
+	fmt.Printf("%-*s", nameWidth, "")
+	for i, s := range subjects {
+		fmt.Printf("%*s", valueWidth, s.name)
+		if i > 0 {
+			fmt.Printf("%8s", "ratio")
+		}
+	}
+	fmt.Printf("%*s\n", valueWidth, "target")
+}
+
+func (r report) footer() {
+	fmt.Printf("\nload %s. A ratio is the time, or one by the rate, that of the host being 1.\n"+
+		"~ no repetition was undisturbed: others used the processors. ! misses the target.\n", r.LoadAfter)
+}
+
+func (r result) print(subjects []subject) {
+	var line strings.Builder
+	fmt.Fprintf(&line, "%-*s", nameWidth, r.Name)
+	native := r.Columns[0]
+	for i, c := range r.Columns {
+		value := "-"
+		if c.Error != "" {
+			value = "failed"
+		} else if len(c.Samples) > 0 {
+			value = format(c.Value, r.unit)
+			if c.Busy {
+				value = "~" + value
+			}
+		}
+		fmt.Fprintf(&line, "%*s", valueWidth, value)
+		if i == 0 {
+			continue
+		}
+		ratio := ""
+		if c.Value > 0 && native.Value > 0 {
+			x := c.Value / native.Value
+			if r.unit == bytesPerSecond {
+				x = 1 / x
+			}
+			ratio = strconv.FormatFloat(x, 'f', 2, 64)
+		}
+		fmt.Fprintf(&line, "%8s", ratio)
+	}
+	if r.Target != nil {
+		fmt.Fprintf(&line, "%*s", valueWidth, format(*r.Target, r.unit))
+		if c := r.Columns[1]; c.Error == "" {
+			if r.unit == bytesPerSecond && c.Value < *r.Target || r.unit != bytesPerSecond && c.Value > *r.Target {
+				line.WriteString(" !")
+			}
+		}
+	}
+	fmt.Println(strings.TrimRight(line.String(), " "))
+	for _, c := range r.Columns {
+		if c.Error != "" {
+			fmt.Printf("  %s: %s\n", c.Name, c.Error)
+		}
+	}
+}
+
+// busyNow says whether anybody else wants to run right now: more than half of
+// some looks within a few milliseconds find a thread that does.
+func busyNow() bool {
+	const looks = 8
+	found := 0
+	for range looks {
+		n, err := field("/proc/stat", "procs_running")
+		if err == nil && n > 1 { // this thread runs
+			found++
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return found > looks/2
+}
+
+// load is the start of /proc/loadavg.
+func load() string {
+	b, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return "unknown"
+	}
+	f := strings.Fields(string(b))
+	return strings.Join(f[:min(3, len(f))], " ")
+}
+
+func kernel() string {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return "unknown"
+	}
+	return unix.ByteSliceToString(u.Release[:])
+}
