@@ -67,7 +67,6 @@ ROWS = [
     ]),
     ("programs", [
         "runsc/...",
-        "test/benchmarks/...",
         "test/platform-test/...",
     ]),
     # Outside the house: imports what it likes; no room imports it.
