@@ -112,6 +112,7 @@ TEST(stop_and_continue)
 	CHECK_EQ(waitpid(pid, &status, WCONTINUED), pid);
 	CHECK(WIFCONTINUED(status));
 	CHECK_EQ(status, 0xffff);
+	setpgid(pid, 0); /* in an orphaned group, as below a first process, SIGTSTP does nothing */
 	kill(pid, SIGTSTP);
 	CHECK_OK(waitid(P_PID, pid, &i, WSTOPPED));
 	CHECK_EQ(i.si_code, CLD_STOPPED);

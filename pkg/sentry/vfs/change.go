@@ -25,7 +25,7 @@ func (parent Parent) make(ctx Context, mode uint32, rdev uint64, isDir bool, op 
 	if c.inode != nil {
 		return Path{}, unix.EEXIST
 	}
-	if parent.Slash && !isDir {
+	if parent.Slash && !isDir || d.fs.Fixed {
 		return Path{}, unix.ENOENT
 	}
 	if parent.Dir.Mount.ReadOnly() {

@@ -30,6 +30,9 @@ type Filesystem struct {
 	Magic int64
 	// Policy is constant.
 	Policy CachePolicy
+	// Fixed: a missing name can't be made, and looking it up for that is
+	// ENOENT already (proc).
+	Fixed bool
 	// ReadOnly file systems refuse all changes with EROFS.
 	ReadOnly bool
 	// Options is what /proc/mounts shows after ro or rw, beginning with a

@@ -286,6 +286,10 @@ func (o *Opener) createAt(ctx Context, parent Parent, flags, mode uint32) (*File
 		}
 		return o.openExisting(ctx, parent, c, flags)
 	}
+	if d.fs.Fixed {
+		d.mu.Unlock()
+		return nil, nil, unix.ENOENT
+	}
 	var a Attr
 	if err := mayCreate(ctx, parent.Dir, &a); err != nil {
 		d.mu.Unlock()

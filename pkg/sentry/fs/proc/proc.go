@@ -128,7 +128,7 @@ func New(k *kernel.Kernel, ns *kernel.PIDNamespace, opts Options) (*vfs.Filesyst
 	if opts.Host == nil {
 		opts.Host = &Host{}
 	}
-	fs := &vfs.Filesystem{Type: "proc", Dev: vfs.NewDev(), Magic: unix.PROC_SUPER_MAGIC, Policy: vfs.CacheDynamic, Options: opts.String()}
+	fs := &vfs.Filesystem{Type: "proc", Fixed: true, Dev: vfs.NewDev(), Magic: unix.PROC_SUPER_MAGIC, Policy: vfs.CacheDynamic, Options: opts.String()}
 	p := &procfs{k: k, ns: ns, opts: opts, dev: fs.Dev}
 	p.build = pseudo.Builder{Dev: fs.Dev, Time: k.BootTime, LastIno: staticInos}
 	fs.Impl = p
