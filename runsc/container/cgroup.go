@@ -148,9 +148,14 @@ func (g *cgroup) enter() (startIn *os.File, err error) {
 	return nil, nil
 }
 
-// headroom of pids.max for the sentry's and the gofer's own threads. A task of
-// the application takes a thread of the sentry and one of a stub.
-const headroomPids = 64
+// pids.max has room for the sentry's and the gofer's own threads, and for those
+// that a task of the application takes: one of the sentry's or two where it waits
+// for the gofer, one of a stub, and the stub's process. The Go runtime of a sentry
+// that gets no thread ends it.
+const (
+	headroomPids = 256
+	pidsPerTask  = 6
+)
 
 // withHeadroom is the host's memory limit for an application's: the sentry
 // enforces the application's, which ends a task; the host's is against a sentry
@@ -259,7 +264,7 @@ func (g *cgroup) apply(r *specs.LinuxResources) error {
 		// sentry that doesn't.
 		value := "max"
 		if r.Pids.Limit > 0 {
-			value = number(2*min(r.Pids.Limit, 1<<22) + headroomPids)
+			value = number(pidsPerTask*min(r.Pids.Limit, 1<<22) + headroomPids)
 		}
 		if err := set("pids.limit", "pids", "pids.max", "pids.max", value, value); err != nil {
 			return err

@@ -14,6 +14,9 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -128,12 +131,29 @@ func Prepare(o *Options) (*Sandbox, error) {
 	}
 	k.Init()
 	s.k = k
+	limitTasks(k)
 	k.Shared, k.NewFilesystem = s.shared, s.mountFor
 	unixsocket.Register()
 	s.calls = append(calls, host.HostCalls()...)
 	s.calls = append(s.calls, gofer.HostCalls...)
 	s.calls = append(s.calls, hostCalls()...)
 	return s, nil
+}
+
+// limitTasks keeps the sandbox from using up the host's pids, by a part of them.
+// A task takes some: see runsc's pids.max. Go's own limit of threads would end
+// the process long before.
+func limitTasks(k *kernel.Kernel) {
+	limit := kernel.PIDMax
+	for _, file := range []string{"/proc/sys/kernel/pid_max", "/proc/sys/kernel/threads-max"} {
+		if b, err := os.ReadFile(file); err == nil {
+			if n, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil && n > 0 {
+				limit = min(limit, max(n/6, 256))
+			}
+		}
+	}
+	k.RootPIDNS.SetLimit(limit)
+	debug.SetMaxThreads(10000 + 4*limit)
 }
 
 // newPlatform starts the platform called name, and returns what it needs of the

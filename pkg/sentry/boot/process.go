@@ -64,6 +64,9 @@ func (c *container) newTask(p *control.Process) (_ *kernel.Task, err error) {
 	if err != nil {
 		memory.DecUsers()
 		release()
+		if err == unix.EAGAIN {
+			err = failf(control.KindState, "the container has as many processes and threads as it may")
+		}
 		return nil, err
 	}
 	if term != nil {
