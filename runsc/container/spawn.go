@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -144,6 +145,7 @@ func sentryChild(conf *config.Config) (*child, error) {
 	if conf.CPUs != 0 {
 		c.args = append(c.args, fmt.Sprintf("--cpus=%d", conf.CPUs))
 	}
+	c.args = append(c.args, fmt.Sprintf("--max-tasks=%d", maxTasks()))
 	for _, f := range []struct {
 		set  bool
 		name string
@@ -153,6 +155,23 @@ func sentryChild(conf *config.Config) (*child, error) {
 		}
 	}
 	return c, nil
+}
+
+// maxTasks is how many processes and threads a sandbox may have where its spec
+// has no limit: a part of the host's pids, since each takes some of them
+// (pidsPerTask). The sentry's own PID namespace has other limits in /proc.
+func maxTasks() int {
+	limit := 1 << 22
+	for _, file := range []string{"/proc/sys/kernel/pid_max", "/proc/sys/kernel/threads-max"} {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		if n, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil && n > 0 {
+			limit = min(limit, n)
+		}
+	}
+	return max(limit/pidsPerTask, 256)
 }
 
 // goferChild describes the gofer process. A gofer of root's stays root of the

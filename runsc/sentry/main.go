@@ -12,7 +12,7 @@ func main() { process.Main(prepare) }
 // prepare makes the kernel.
 func prepare(o *process.Options) (process.Kernel, error) {
 	s, err := boot.Prepare(&boot.Options{
-		Platform: o.Platform, TotalMemory: o.TotalMemory, CPUs: o.CPUs, Strace: o.Strace, Debug: o.Debug, Log: o.Log,
+		Platform: o.Platform, TotalMemory: o.TotalMemory, CPUs: o.CPUs, MaxTasks: o.MaxTasks, Strace: o.Strace, Debug: o.Debug, Log: o.Log,
 	})
 	if err != nil {
 		return nil, err

@@ -15,8 +15,6 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
-	"strconv"
-	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -49,6 +47,7 @@ type Options struct {
 	Platform    string // "ptrace" or "auto"
 	TotalMemory uint64 // bytes; 0 for what the host has
 	CPUs        int    // 0 for what the process may use
+	MaxTasks    int    // processes and threads in the sandbox; 0 for as many as there are pids
 	Strace      bool
 	Debug       bool
 	Log         *os.File // nil for none
@@ -131,7 +130,7 @@ func Prepare(o *Options) (*Sandbox, error) {
 	}
 	k.Init()
 	s.k = k
-	limitTasks(k)
+	limitTasks(k, o.MaxTasks)
 	k.Shared, k.NewFilesystem = s.shared, s.mountFor
 	unixsocket.Register()
 	s.calls = append(calls, host.HostCalls()...)
@@ -140,17 +139,11 @@ func Prepare(o *Options) (*Sandbox, error) {
 	return s, nil
 }
 
-// limitTasks keeps the sandbox from using up the host's pids, by a part of them.
-// A task takes some: see runsc's pids.max. Go's own limit of threads would end
-// the process long before.
-func limitTasks(k *kernel.Kernel) {
-	limit := kernel.PIDMax
-	for _, file := range []string{"/proc/sys/kernel/pid_max", "/proc/sys/kernel/threads-max"} {
-		if b, err := os.ReadFile(file); err == nil {
-			if n, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil && n > 0 {
-				limit = min(limit, max(n/6, 256))
-			}
-		}
+// limitTasks bounds what lives in the sandbox, so that it leaves the host some
+// pids. Go's own limit of threads would end the process long before.
+func limitTasks(k *kernel.Kernel, limit int) {
+	if limit <= 0 || limit > kernel.PIDMax {
+		limit = kernel.PIDMax
 	}
 	k.RootPIDNS.SetLimit(limit)
 	debug.SetMaxThreads(10000 + 4*limit)

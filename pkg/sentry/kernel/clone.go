@@ -109,6 +109,11 @@ func (t *Task) Clone(a *CloneArgs) (int32, error) {
 		child.mm = t.mm
 		child.mm.IncUsers()
 	} else if child.mm, err = t.mm.Fork(); err != nil {
+		if _, ok := err.(unix.Errno); !ok {
+			// The platform has no more address spaces, or the host no process for one.
+			t.k.Logf("task %d: fork: %v", t.ids.num[0], err)
+			err = unix.EAGAIN
+		}
 		return 0, err
 	}
 	undo = append(undo, child.mm.DecUsers)

@@ -42,6 +42,9 @@ type Options struct {
 	TotalMemory uint64
 	// CPUs is how many processors the sandbox shows; 0: as many as it may use.
 	CPUs int
+	// MaxTasks bounds the processes and threads in the sandbox; 0: the kernel's
+	// own limit.
+	MaxTasks int
 	// Strace logs each system call of applications to Log.
 	Strace bool
 	// Debug logs what helps to find mistakes to Log.
@@ -127,6 +130,7 @@ func parse(args []string) (*process, error) {
 	flags.StringVar(&p.options.Platform, "platform", "auto", "ptrace, systrap, kvm or auto")
 	flags.Uint64Var(&p.options.TotalMemory, "total-memory", 0, "memory that the sandbox shows, in bytes")
 	flags.IntVar(&p.options.CPUs, "cpus", 0, "processors that the sandbox shows")
+	flags.IntVar(&p.options.MaxTasks, "max-tasks", 0, "processes and threads that the sandbox may have")
 	flags.BoolVar(&p.options.Strace, "strace", false, "log system calls of applications")
 	flags.BoolVar(&p.options.Debug, "debug", false, "log more")
 	flags.BoolVar(&p.noJail, "no-jail", false, "keep root directory, capabilities and all host calls (for debugging the sentry)")
