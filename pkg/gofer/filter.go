@@ -14,7 +14,7 @@ func Filter() *seccomp.Filter {
 		cwd       = 0xffffff9c // AT_FDCWD as a 32-bit int
 		openAllow = unix.O_ACCMODE | unix.O_TRUNC | unix.O_APPEND | unix.O_SYNC | unix.O_CLOEXEC | unix.O_NOCTTY |
 			unix.O_LARGEFILE | 0o100000
-		cloneThread = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND | unix.CLONE_SYSVSEM | unix.CLONE_THREAD
+		cloneThread = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND | unix.CLONE_SYSVSEM | unix.CLONE_THREAD | unix.CLONE_SETTLS
 		setVMA      = 0x53564d41 // PR_SET_VMA
 		sigkillSelf = 1          // our PID in our namespace
 	)
