@@ -47,6 +47,10 @@ func (t *Task) exit() {
 	t.releaseVfork()
 	closeAll(vfs.KernelContext(t.Credentials()), fds, fds.DecRef())
 	ns.IPC.leave()
+	peak := uint64(0)
+	if memory.Users() == 1 {
+		peak = memory.PeakRSS()
+	}
 	memory.DecUsers()
 	t.ctx.Release()
 
@@ -84,6 +88,7 @@ func (t *Task) exit() {
 	stopSignal := g.stop.signal
 	g.unlock()
 	used := t.usage.read()
+	used.MaxRSS = peak
 	tg.deadUsage.add(used)
 	k.deadUsage.add(used)
 	var after []func()
@@ -100,8 +105,13 @@ func (t *Task) exit() {
 	if execer != nil && len(tg.tasks) == 1 {
 		close(execer.alone)
 	}
-	for _, d := range t.deathSignals() {
-		after = append(after, d)
+	after = append(after, t.deathSignals()...)
+	if !last { // its children are another thread's now
+		for _, c := range tg.children {
+			if c.parentTask == t {
+				c.parentTask = tg.tasks[0]
+			}
+		}
 	}
 	if last {
 		after = append(after, tg.ended(status)...)

@@ -72,6 +72,9 @@ func (m *MemoryManager) info(e vmaEntry) VMAInfo {
 	return i
 }
 
+// PeakRSS returns the most that was resident at one time, in bytes.
+func (m *MemoryManager) PeakRSS() uint64 { return uint64(m.peakRSS.Load()) }
+
 // Stats returns sizes, in bytes.
 func (m *MemoryManager) Stats() Stats {
 	m.mu.RLock()
