@@ -248,6 +248,9 @@ func (t *Task) SetScheduling(f func(*Scheduling)) {
 // SetCredentials puts c in place; only the task itself does.
 func (t *Task) SetCredentials(c *auth.Credentials) { t.creds.Store(c) }
 
+// ClearTID returns what SetClearTID set.
+func (t *Task) ClearTID() usermem.Addr { return t.clearTID }
+
 // SetClearTID is set_tid_address(2), SetRobustList set_robust_list(2).
 func (t *Task) SetClearTID(a usermem.Addr)   { t.clearTID = a }
 func (t *Task) SetRobustList(a usermem.Addr) { t.robustList = a }

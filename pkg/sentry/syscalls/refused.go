@@ -22,6 +22,48 @@ var refusedRows = []Row{
 	refused(unix.SYS_DELETE_MODULE, "delete_module", unix.EPERM, noMachine),
 	refused(unix.SYS_KEXEC_LOAD, "kexec_load", unix.EPERM, noMachine),
 	refused(unix.SYS_KEXEC_FILE_LOAD, "kexec_file_load", unix.EPERM, noMachine),
+	refused(unix.SYS_SYSLOG, "syslog", unix.EPERM, noMachine),
+	refused(unix.SYS_IOPL, "iopl", unix.EPERM, noMachine),
+	refused(unix.SYS_IOPERM, "ioperm", unix.EPERM, noMachine),
+	refused(unix.SYS_BPF, "bpf", unix.EPERM, noMachine),
+	refused(unix.SYS_PERF_EVENT_OPEN, "perf_event_open", unix.ENOSYS, "as Linux without performance events"),
+	refused(unix.SYS_USERFAULTFD, "userfaultfd", unix.ENOSYS, "as Linux without userfaultfd"),
+	refused(unix.SYS_MODIFY_LDT, "modify_ldt", unix.ENOSYS, "as Linux without support for 16-bit segments"),
+	refused(unix.SYS__SYSCTL, "_sysctl", unix.ENOSYS, "as Linux without this call; /proc/sys has it all"),
+	refused(unix.SYS_IO_SETUP, "io_setup", unix.ENOSYS, noAIO),
+	refused(unix.SYS_IO_DESTROY, "io_destroy", unix.ENOSYS, noAIO),
+	refused(unix.SYS_IO_GETEVENTS, "io_getevents", unix.ENOSYS, noAIO),
+	refused(unix.SYS_IO_SUBMIT, "io_submit", unix.ENOSYS, noAIO),
+	refused(unix.SYS_IO_CANCEL, "io_cancel", unix.ENOSYS, noAIO),
+	refused(unix.SYS_MBIND, "mbind", unix.ENOSYS, noNUMA),
+	refused(unix.SYS_SET_MEMPOLICY, "set_mempolicy", unix.ENOSYS, noNUMA),
+	refused(unix.SYS_GET_MEMPOLICY, "get_mempolicy", unix.ENOSYS, noNUMA),
+	refused(unix.SYS_MIGRATE_PAGES, "migrate_pages", unix.ENOSYS, noNUMA),
+	refused(unix.SYS_MOVE_PAGES, "move_pages", unix.ENOSYS, noNUMA),
+	refused(unix.SYS_ADD_KEY, "add_key", unix.ENOSYS, noKeys),
+	refused(unix.SYS_REQUEST_KEY, "request_key", unix.ENOSYS, noKeys),
+	refused(unix.SYS_KEYCTL, "keyctl", unix.ENOSYS, noKeys),
+	refused(unix.SYS_SET_THREAD_AREA, "set_thread_area", unix.ENOSYS, "for 32-bit programs only"),
+	refused(unix.SYS_GET_THREAD_AREA, "get_thread_area", unix.ENOSYS, "for 32-bit programs only"),
+	refused(unix.SYS_CREATE_MODULE, "create_module", unix.ENOSYS, givenUp),
+	refused(unix.SYS_GET_KERNEL_SYMS, "get_kernel_syms", unix.ENOSYS, givenUp),
+	refused(unix.SYS_QUERY_MODULE, "query_module", unix.ENOSYS, givenUp),
+	refused(unix.SYS_NFSSERVCTL, "nfsservctl", unix.ENOSYS, givenUp),
+	refused(unix.SYS_GETPMSG, "getpmsg", unix.ENOSYS, givenUp),
+	refused(unix.SYS_PUTPMSG, "putpmsg", unix.ENOSYS, givenUp),
+	refused(unix.SYS_AFS_SYSCALL, "afs_syscall", unix.ENOSYS, givenUp),
+	refused(unix.SYS_TUXCALL, "tuxcall", unix.ENOSYS, givenUp),
+	refused(unix.SYS_SECURITY, "security", unix.ENOSYS, givenUp),
+	refused(unix.SYS_VSERVER, "vserver", unix.ENOSYS, givenUp),
+	refused(unix.SYS_EPOLL_CTL_OLD, "epoll_ctl_old", unix.ENOSYS, givenUp),
+	refused(unix.SYS_EPOLL_WAIT_OLD, "epoll_wait_old", unix.ENOSYS, givenUp),
 }
+
+const (
+	noAIO   = "as Linux without asynchronous I/O"
+	noNUMA  = "as Linux on a machine with uniform memory"
+	noKeys  = "as Linux without key rings"
+	givenUp = "Linux has given this call up"
+)
 
 const noMachine = "no capability in the sandbox reaches the host"

@@ -23,7 +23,7 @@ var systemRows = []Row{
 	full(unix.SYS_SCHED_YIELD, "sched_yield", call0(schedYield)),
 	full(unix.SYS_GETCPU, "getcpu", call2(getcpu)),
 	full(unix.SYS_PERSONALITY, "personality", call1(personality)),
-	partial(unix.SYS_PRCTL, "prctl", call5(prctl), "no seccomp, timers, or machine-check options"),
+	partial(unix.SYS_PRCTL, "prctl", call5(prctl), "no PR_SET_MM, PR_SET_PTRACER, PR_MCE_KILL, PR_TASK_PERF_EVENTS_*"),
 	full(unix.SYS_SYNC, "sync", call0(sync)),
 	full(unix.SYS_SYNCFS, "syncfs", call1(syncfs)),
 }
@@ -347,6 +347,28 @@ func prctl(t *kernel.Task, op int32, a2, a3, a4, a5 uint64) (uint64, error) {
 		return unix.PR_TIMING_STATISTICAL, nil
 	case unix.PR_SET_TIMING:
 		if a2 != unix.PR_TIMING_STATISTICAL {
+			return 0, unix.EINVAL
+		}
+	case unix.PR_GET_TID_ADDRESS:
+		return 0, usermem.CopyOutUint64(t.MM(), Addr(a2), uint64(t.ClearTID()))
+	case unix.PR_SET_TSC:
+		if a2 != unix.PR_TSC_ENABLE {
+			return 0, unix.EINVAL
+		}
+	case unix.PR_SET_MM:
+		return 0, unix.EPERM // as without CAP_SYS_RESOURCE
+	case unix.PR_MCE_KILL_GET:
+		if a2|a3|a4|a5 != 0 {
+			return 0, unix.EINVAL
+		}
+		return unix.PR_MCE_KILL_DEFAULT, nil
+	case unix.PR_SET_THP_DISABLE:
+		if a3|a4|a5 != 0 {
+			return 0, unix.EINVAL
+		}
+		// There are no huge pages to begin with.
+	case unix.PR_GET_THP_DISABLE:
+		if a2|a3|a4|a5 != 0 {
 			return 0, unix.EINVAL
 		}
 	case unix.PR_SET_SECCOMP:

@@ -15,6 +15,8 @@ var timeRows = []Row{
 	full(unix.SYS_TIME, "time", call1(timeCall)),
 	full(unix.SYS_NANOSLEEP, "nanosleep", call2(nanosleep)),
 	full(unix.SYS_CLOCK_NANOSLEEP, "clock_nanosleep", call4(clockNanosleep)),
+	partial(unix.SYS_ADJTIMEX, "adjtimex", call1(adjtimex), "reading only: EPERM else, as without CAP_SYS_TIME"),
+	partial(unix.SYS_CLOCK_ADJTIME, "clock_adjtime", call2(clockAdjtime), "reading only: EPERM else, as without CAP_SYS_TIME"),
 	refused(unix.SYS_SETTIMEOFDAY, "settimeofday", unix.EPERM, "no capability in the sandbox reaches the host's clock"),
 	partial(unix.SYS_CLOCK_SETTIME, "clock_settime", call2(clockSettime), "EPERM: no capability in the sandbox reaches the host's clock"),
 }
@@ -193,4 +195,50 @@ func clockSettime(t *kernel.Task, id int32, a Addr) (uint64, error) {
 		return 0, err
 	}
 	return 0, unix.EPERM
+}
+
+// timexSize is the size of struct timex (adjtimex(2)).
+const timexSize = 208
+
+func adjtimex(t *kernel.Task, a Addr) (uint64, error) {
+	const (
+		singleShot = 0x8001 // ADJ_OFFSET_SINGLESHOT
+		readOnly   = 0x2000 // ADJ_OFFSET_SS_READ, with it
+		unsynced   = 0x40   // STA_UNSYNC
+		timeError  = 5
+		maxError   = 16_000_000
+	)
+	modes, err := usermem.CopyInUint32(t.MM(), a)
+	if err != nil {
+		return 0, err
+	}
+	if modes != 0 && modes != singleShot|readOnly {
+		return 0, unix.EPERM
+	}
+	var w writer
+	w.u32(modes)
+	w.u32(0)
+	w.i64(0)        // offset
+	w.i64(0)        // freq
+	w.i64(maxError) // maxerror
+	w.i64(maxError) // esterror
+	w.u32(unsynced)
+	w.u32(0)
+	w.i64(2)        // constant
+	w.i64(1)        // precision, in microseconds
+	w.i64(32768000) // tolerance
+	w.timeval(t.Kernel().Clock.Realtime())
+	w.i64(10000) // microseconds between ticks of USER_HZ
+	w.zero(timexSize - len(w.b))
+	return timeError, w.to(t, a)
+}
+
+func clockAdjtime(t *kernel.Task, id int32, a Addr) (uint64, error) {
+	if id != unix.CLOCK_REALTIME {
+		if _, err := readClock(t, id); err != nil {
+			return 0, err
+		}
+		return 0, unix.EOPNOTSUPP
+	}
+	return adjtimex(t, a)
 }
