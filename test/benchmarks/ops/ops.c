@@ -220,7 +220,7 @@ static uint64_t op_command(long n) {
 
 // Memory.
 
-enum { PAGE = 4096, SEQUENTIAL = 1024, REGION = 16384, RANDOM = 1024 };
+enum { PAGE = 4096, REGION = 4096 };
 
 static char *map(size_t size) {
   char *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -236,39 +236,35 @@ static uint64_t op_mmap(long n) {
   });
 }
 
-// The two of page faults time SEQUENTIAL or RANDOM touches an operation; main
+// The two of page faults touch each page of a fresh region, in two orders; main
 // divides.
-static uint64_t op_fault_sequential(long n) {
+static int order[REGION];
+
+static uint64_t touch(long n) {
   uint64_t sum = 0;
   for (long i = 0; i < n; i++) {
-    char *p = map(SEQUENTIAL * PAGE);
+    char *p = map(REGION * PAGE);
     uint64_t start = now();
-    for (long j = 0; j < SEQUENTIAL; j++) p[j * PAGE] = 1;
+    for (long j = 0; j < REGION; j++) p[order[j] * PAGE] = 1;
     sum += now() - start;
-    munmap(p, SEQUENTIAL * PAGE);
+    munmap(p, REGION * PAGE);
   }
   return sum;
 }
 
+static uint64_t op_fault_sequential(long n) {
+  for (int i = 0; i < REGION; i++) order[i] = i;
+  return touch(n);
+}
+
 static uint64_t op_fault_random(long n) {
-  static int order[REGION];
-  if (!order[0]) {
-    srandom(1);
-    for (int i = 0; i < REGION; i++) {
-      int j = random() % (i + 1);
-      order[i] = order[j];
-      order[j] = i;
-    }
+  srandom(1);
+  for (int i = 0; i < REGION; i++) {
+    int j = random() % (i + 1);
+    order[i] = order[j];
+    order[j] = i;
   }
-  uint64_t sum = 0;
-  for (long i = 0; i < n; i++) {
-    char *p = map((size_t)REGION * PAGE);
-    uint64_t start = now();
-    for (long j = 0; j < RANDOM; j++) p[(size_t)order[j] * PAGE] = 1;
-    sum += now() - start;
-    munmap(p, (size_t)REGION * PAGE);
-  }
-  return sum;
+  return touch(n);
 }
 
 // Signals.
@@ -428,8 +424,8 @@ static const struct operation {
     {"exec", op_exec, 1, NANOSECONDS},
     {"command", op_command, 1, ONCE},
     {"mmap", op_mmap, 1, NANOSECONDS},
-    {"fault-sequential", op_fault_sequential, SEQUENTIAL, ONCE},
-    {"fault-random", op_fault_random, RANDOM, ONCE},
+    {"fault-sequential", op_fault_sequential, REGION, ONCE},
+    {"fault-random", op_fault_random, REGION, ONCE},
     {"signal", op_signal, 1, NANOSECONDS},
     {"stat", op_stat, 1, NANOSECONDS},
     {"open", op_open, 1, NANOSECONDS},
@@ -498,6 +494,8 @@ int main(int argc, char **argv) {
     if (strcmp(op->name, argv[optind])) continue;
     int out = dup(1);
     dprintf(out, "%.2f\n", measure(op));
+    if (dirfd >= 0) unlinkat(dirfd, "big", 0);
+    if (tmpfd >= 0) unlinkat(tmpfd, "big", 0);
     return 0;
   }
   errx(2, "no operation %s", argv[optind]);
