@@ -308,3 +308,68 @@ TEST(several_handlers_one_restart)
 	CHECK(visits >= 5);
 	close(p[0]), close(p[1]);
 }
+
+static void nothing(int sig)
+{
+	(void)sig;
+}
+
+TEST(what_comes_with_a_signal_counts)
+{
+	/* A call that can answer does, though a signal came too: who dies sends SIGCHLD, and the wait for it still tells of
+	 * it; a byte written before kill(2) is read. EINTR is for calls that have nothing to say. */
+	struct sigaction a = { .sa_handler = nothing }; /* without SA_RESTART */
+	int p[2], back[2], sent[2], eintr = 0;
+	char c;
+	CHECK_OK(sigaction(SIGCHLD, &a, NULL));
+	for (int i = 0; i < 200; i++) {
+		pid_t child = fork();
+		if (child == 0)
+			_exit(0);
+		while (waitpid(child, NULL, 0) == -1)
+			eintr++;
+	}
+	CHECK_EQ(eintr, 0);
+	signal(SIGCHLD, SIG_DFL);
+
+	CHECK_OK(sigaction(SIGUSR1, &a, NULL));
+	pipe(p);
+	pipe(back);
+	pipe(sent);
+	pid_t parent = getpid(), child = fork();
+	if (child == 0) {
+		close(back[1]);
+		while (read(back[0], &c, 1) == 1) {
+			if (write(p[1], "x", 1) != 1)
+				_exit(1);
+			kill(parent, SIGUSR1);
+			if (write(sent[1], "x", 1) != 1)
+				_exit(1);
+		}
+		_exit(0);
+	}
+	close(back[0]);
+	int failed = 0;
+	for (int i = 0; i < 300; i++) {
+		struct pollfd f = { .fd = p[0], .events = POLLIN };
+		fd_set set;
+		FD_ZERO(&set);
+		FD_SET(p[0], &set);
+		if (write(back[1], "x", 1) != 1)
+			break;
+		if (i % 3 == 0)
+			failed += poll(&f, 1, 10000) != 1;
+		else if (i % 3 == 1)
+			failed += select(p[0] + 1, &set, NULL, NULL, NULL) != 1;
+		failed += read(p[0], &c, 1) != 1;
+		while (read(sent[0], &c, 1) == -1) /* so that no signal comes later than its byte */
+			;
+	}
+	CHECK_EQ(failed, 0);
+	close(back[1]);
+	close(sent[0]);
+	close(sent[1]);
+	CHECK_EQ(tap_reap(child), 0);
+	close(p[0]);
+	close(p[1]);
+}

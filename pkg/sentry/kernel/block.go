@@ -153,6 +153,10 @@ func (t *Task) WaitFor(w waiter.Waitable, mask waiter.Mask, deadline int64, op f
 			return err
 		}
 		if err := t.BlockUntil(ready, deadline); err != nil {
+			// What came together with a signal, or as the time ran out, counts.
+			if again := op(); again != unix.EAGAIN {
+				return again
+			}
 			return err
 		}
 	}

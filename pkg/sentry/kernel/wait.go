@@ -43,6 +43,11 @@ func (t *Task) WaitChild(w *WaitTarget) (WaitResult, error) {
 			return res, err
 		}
 		if err := t.Block(ready); err != nil {
+			// Who dies sends SIGCHLD before it wakes us, and a handler of it must
+			// not keep the call from telling.
+			if res, e := t.tryWait(w); e != nil || res.PID != 0 {
+				return res, e
+			}
 			return WaitResult{}, err
 		}
 	}

@@ -85,6 +85,10 @@ func waitAny(t *kernel.Task, ws []watch, end int64) (int, error) {
 		case kernel.ErrTimeout:
 			return scan(), nil
 		default:
+			// What came together with the signal counts.
+			if n := scan(); n > 0 {
+				return n, nil
+			}
 			return 0, unix.EINTR
 		}
 	}

@@ -30,6 +30,10 @@ func BlockOn(ctx Context, w waiter.Waitable, mask waiter.Mask, exclusive bool, t
 			break
 		}
 		if err = ctx.Block(s.ch); err != nil {
+			// What came together with a signal counts.
+			if again := try(); again != ErrWouldBlock {
+				err = again
+			}
 			break
 		}
 	}
