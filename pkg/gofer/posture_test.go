@@ -18,6 +18,9 @@ import (
 )
 
 var buildOnce = sync.OnceValues(func() (string, error) {
+	if built := os.Getenv("GOFER"); built != "" { // by Bazel
+		return filepath.Abs(built)
+	}
 	dir, err := os.MkdirTemp("", "gofer-test")
 	if err != nil {
 		return "", err
