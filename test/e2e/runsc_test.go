@@ -25,8 +25,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// bin is where the programs are.
-var bin string
+// bin is where the programs are with the made-up kernel; real where they are
+// with the sentry and gofer that users have.
+var bin, real string
 
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
@@ -35,24 +36,17 @@ func TestMain(m *testing.M) {
 			panic(err)
 		}
 		defer os.RemoveAll(dir)
-		bin = dir
-		for name, pkg := range map[string]string{"runsc": "vitrine/runsc", "sentry": "vitrine/test/e2e/testsentry", "gofer": "vitrine/test/e2e/testgofer"} {
-			// Bazel has built them, and says where; they have to stand side by side.
-			if built := os.Getenv(strings.ToUpper(name)); built != "" {
-				program, err := os.ReadFile(built)
-				if err == nil {
-					err = os.WriteFile(filepath.Join(dir, name), program, 0o755)
-				}
-				if err != nil {
-					fmt.Fprintln(os.Stderr, err)
-					return 1
-				}
-				continue
-			}
-			cmd := exec.Command("go", "build", "-o", filepath.Join(dir, name), pkg)
-			cmd.Stderr = os.Stderr
-			if err := cmd.Run(); err != nil {
-				fmt.Fprintln(os.Stderr, "building", pkg, "failed:", err)
+		bin, real = filepath.Join(dir, "made-up"), filepath.Join(dir, "real")
+		for _, program := range []struct{ to, env, pkg string }{
+			{bin + "/runsc", "RUNSC", "vitrine/runsc"},
+			{bin + "/sentry", "TESTSENTRY", "vitrine/test/e2e/testsentry"},
+			{bin + "/gofer", "TESTGOFER", "vitrine/test/e2e/testgofer"},
+			{real + "/runsc", "RUNSC", "vitrine/runsc"},
+			{real + "/sentry", "SENTRY", "vitrine/runsc/sentry"},
+			{real + "/gofer", "GOFER", "vitrine/runsc/gofer"},
+		} {
+			if err := provide(program.to, program.env, program.pkg); err != nil {
+				fmt.Fprintln(os.Stderr, err)
 				return 1
 			}
 		}
@@ -60,9 +54,31 @@ func TestMain(m *testing.M) {
 	}())
 }
 
+// provide puts a program at path. Bazel has built it, and says where; it has to
+// stand beside the others.
+func provide(path, env, pkg string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	if built := os.Getenv(env); built != "" {
+		program, err := os.ReadFile(built)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(path, program, 0o755)
+	}
+	cmd := exec.Command("go", "build", "-o", path, pkg)
+	cmd.Stderr = os.Stderr
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("building %s: %w", pkg, err)
+	}
+	return nil
+}
+
 // house is a directory for state and one bundle.
 type house struct {
 	t      *testing.T
+	bin    string
 	root   string
 	bundle string
 }
@@ -70,7 +86,7 @@ type house struct {
 func newHouse(t *testing.T) *house {
 	t.Helper()
 	dir := t.TempDir()
-	h := &house{t, filepath.Join(dir, "state"), filepath.Join(dir, "bundle")}
+	h := &house{t, bin, filepath.Join(dir, "state"), filepath.Join(dir, "bundle")}
 	if err := os.MkdirAll(filepath.Join(h.bundle, "rootfs"), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +137,7 @@ type result struct {
 }
 
 func (h *house) command(args ...string) *exec.Cmd {
-	cmd := exec.Command(filepath.Join(bin, "runsc"), append([]string{"--root", h.root}, args...)...)
+	cmd := exec.Command(filepath.Join(h.bin, "runsc"), append([]string{"--root", h.root}, args...)...)
 	cmd.Dir = h.bundle
 	return cmd
 }
@@ -179,7 +195,7 @@ func (h *house) processes() []string {
 	all, _ := filepath.Glob("/proc/[0-9]*")
 	for _, p := range all {
 		exe, _ := os.Readlink(p + "/exe")
-		if filepath.Dir(exe) != bin {
+		if filepath.Dir(exe) != h.bin {
 			continue
 		}
 		cmdline, _ := os.ReadFile(p + "/cmdline")
@@ -207,10 +223,12 @@ func eventually(t *testing.T, what string, f func() bool) {
 	}
 }
 
-// The contract, row by row: each runs in a fresh house.
+// The contract, row by row: each runs in a fresh house, once with the made-up
+// kernel and once with the real one, whose root has programs of the same names.
 func TestCommands(t *testing.T) {
 	for _, test := range []struct {
 		name   string
+		madeUp bool     // what the row is about is the made-up kernel's
 		args   []string // of the container's process
 		edit   func(map[string]any)
 		run    []string
@@ -222,10 +240,10 @@ func TestCommands(t *testing.T) {
 		{name: "output", args: []string{"echo", "hello"}, run: []string{"run", "c"}, stdout: "hello\n"},
 		{name: "environment", args: []string{"env"}, run: []string{"run", "c"}, stdout: "A=b\n"},
 		{name: "user", args: []string{"id"}, run: []string{"run", "c"}, stdout: "1 2 \\[\\]\n"},
-		{name: "not found", args: []string{"nonesuch"}, run: []string{"run", "c"}, code: 127, stderr: "runsc: exec nonesuch: no such file or directory\n"},
-		{name: "not executable", args: []string{"denied"}, run: []string{"run", "c"}, code: 126, stderr: "runsc: exec denied: permission denied\n"},
-		{name: "the sentry panics", args: []string{"crash"}, run: []string{"run", "c"}, code: 1, stderr: "runsc: the sentry ended while the container was created \\(exit status 2\\): panic: as asked for.*\n"},
-		{name: "the sentry can't start", args: []string{"true"}, run: []string{"--total-memory=666", "run", "c"}, code: 1, stderr: "runsc: sentry: a platform can't work with 666 bytes\n"},
+		{name: "not found", args: []string{"nonesuch"}, run: []string{"run", "c"}, code: 127, stderr: "runsc: exec (nonesuch: no such file or directory|\"nonesuch\": executable file not found in .PATH)\n"},
+		{name: "not executable", args: []string{"denied"}, run: []string{"run", "c"}, code: 126, stderr: "runsc: exec \"?denied\"?: permission denied\n"},
+		{name: "the sentry panics", madeUp: true, args: []string{"crash"}, run: []string{"run", "c"}, code: 1, stderr: "runsc: the sentry ended while the container was created \\(exit status 2\\): panic: as asked for.*\n"},
+		{name: "the sentry can't start", madeUp: true, args: []string{"true"}, run: []string{"--total-memory=666", "run", "c"}, code: 1, stderr: "runsc: sentry: a platform can't work with 666 bytes\n"},
 		{name: "no sentry program", args: []string{"true"}, run: []string{"--sentry-path=/nonesuch", "run", "c"}, code: 1, stderr: "runsc: starting /nonesuch: no such file or directory\n"},
 		{name: "no gofer program", args: []string{"true"}, run: []string{"--gofer-path=/nonesuch", "run", "c"}, code: 1, stderr: "runsc: starting /nonesuch: no such file or directory\n"},
 		{name: "bad ID", args: []string{"true"}, run: []string{"run", "../c"}, code: 1, stderr: "runsc: container ID \"../c\" is not of the form .*\n"},
@@ -254,10 +272,10 @@ func TestCommands(t *testing.T) {
 		{name: "hook hangs", edit: func(s map[string]any) {
 			s["hooks"] = map[string]any{"prestart": []any{map[string]any{"path": "/bin/sleep", "args": []string{"sleep", "1000"}, "timeout": 1}}}
 		}, args: []string{"true"}, run: []string{"run", "c"}, code: 1, stderr: "runsc: hook prestart\\[0\\] /bin/sleep: was killed after its timeout of 1 s\n"},
-		{name: "do", run: []string{"do", "echo", "-n", "x"}, stdout: "-n x\n"},
-		{name: "do, not found", run: []string{"do", "--", "nonesuch"}, code: 127, stderr: "runsc: exec nonesuch: no such file or directory\n"},
-		{name: "do, flags", run: []string{"do", "--user", "5:6", "--additional-gids", "7", "id"}, stdout: "5 6 \\[.*7\\]\n"},
-		{name: "do, exit code", run: []string{"do", "exit", "42"}, code: 42},
+		{name: "do", madeUp: true, run: []string{"do", "echo", "-n", "x"}, stdout: "-n x\n"},
+		{name: "do, not found", madeUp: true, run: []string{"do", "--", "nonesuch"}, code: 127, stderr: "runsc: exec nonesuch: no such file or directory\n"},
+		{name: "do, flags", madeUp: true, run: []string{"do", "--user", "5:6", "--additional-gids", "7", "id"}, stdout: "5 6 \\[.*7\\]\n"},
+		{name: "do, exit code", madeUp: true, run: []string{"do", "exit", "42"}, code: 42},
 		{name: "help", run: []string{"help"}, stdout: "(?s)Usage: runsc .*delete.*"},
 		{name: "help of a command", run: []string{"kill", "--help"}, stdout: "(?s)kill \\[--all\\] ID \\[SIGNAL\\] - .*"},
 		{name: "version", run: []string{"--version"}, stdout: "runsc version .*\nspec: 1.*\n"},
@@ -265,8 +283,7 @@ func TestCommands(t *testing.T) {
 		{name: "platforms", run: []string{"platforms"}, stdout: "(?s)auto .*kvm.*"},
 		{name: "events without stats", run: []string{"events", "c"}, code: 1, stderr: "runsc: events without --stats is not supported\n"},
 	} {
-		t.Run(test.name, func(t *testing.T) {
-			h := newHouse(t)
+		try := func(t *testing.T, h *house) {
 			h.spec(test.edit, test.args...)
 			r := h.run(test.run...)
 			if r.code != test.code {
@@ -277,7 +294,11 @@ func TestCommands(t *testing.T) {
 					t.Errorf("%s is %q, want %q", x.name, x.got, x.want)
 				}
 			}
-		})
+		}
+		t.Run(test.name, func(t *testing.T) { try(t, newHouse(t)) })
+		if !test.madeUp {
+			t.Run(test.name+", really", func(t *testing.T) { try(t, newRealHouse(t)) })
+		}
 	}
 }
 

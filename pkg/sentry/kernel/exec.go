@@ -176,6 +176,9 @@ func (t *Task) Exec(a *ExecArgs) error {
 	if err != nil {
 		memory.DecUsers()
 		file.Release()
+		if memory.Starved() {
+			err = unix.ENOMEM
+		}
 		// There is nothing to go back to (execve(2), BUGS of the caller).
 		t.tg.Kill(ExitStatus{Signal: signals.Signal(unix.SIGSEGV)})
 		return err
