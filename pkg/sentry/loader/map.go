@@ -283,7 +283,7 @@ func mapSegment(t *Target, e *elfFile, ph *phdr, addr uint64, how mm.MMapOpts, e
 		}
 		o := how
 		o.Addr, o.Length, o.Offset = usermem.Addr(page), fileEnd, ph.offset-skew
-		o.Prot, o.Private = prot, true
+		o.Prot, o.Private, o.Steady = prot, true, true
 		o.Mappable, o.Identity = e.mappable, e.identity
 		if _, err := m.MMap(o); err != nil {
 			return err

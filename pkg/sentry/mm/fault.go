@@ -17,8 +17,8 @@ const (
 	maxWindow  = 256 * pageSize // reached by touching it in order
 	cowWindow  = 16 * pageSize  // of copies, when written in order
 	takeWindow = 256 * pageSize // of pages that nobody shares any more
-	fileWindow = 64 * pageSize  // of a mapped object
-	mapWindow  = 256 * pageSize // of resident pages mapped at once
+	fileWindow = 512 * pageSize // of a mapped object, of which it gives what it has
+	mapWindow  = 512 * pageSize // of resident pages mapped at once
 	// populate is how much is entered in the host's page tables at once.
 	populate = 64 * pageSize
 	// maxPatience is how many faults may be taken for late ones.
@@ -56,6 +56,10 @@ func (m *MemoryManager) HandleFault(addr usermem.Addr, access usermem.Access) er
 	defer m.mu.RUnlock()
 	if !e.Value.prot.Effective().Has(access) {
 		return faultAccErr
+	}
+	if v := e.Value; (v.growsDown || v.steady) && v.prot.Effective().Has(usermem.ReadWrite) {
+		// A stack, or a program's data: what is read first is written soon.
+		access |= usermem.Write
 	}
 	page := uint64(addr.RoundDown())
 	m.pageMu.Lock()
@@ -188,30 +192,51 @@ func (m *MemoryManager) breakCOW(e vmaEntry, a areaEntry, at, end uint64, mapped
 			return got, nil
 		}
 	}
-	want := uint64(pageSize)
 	v := e.Value
-	if at == v.lastCopy.Load() && a.Value.private {
-		// Not from an object: until a page is written, it follows the object.
-		want = cowWindow
+	want := span{at, at + pageSize}
+	switch {
+	case v.steady && !a.Value.private:
+		// The initialized data of a program, a few pages: all of them are
+		// likely to be written, by relocations if by nothing else.
+		want.start = max(at&^(cowWindow-1), a.Start, e.Start)
+		want.end = at&^(cowWindow-1) + cowWindow
+	case a.Value.private && at == v.lastCopy.Load():
+		// Not from an object that may change: until a page is written, it
+		// follows the object.
+		want.end = at + cowWindow
 	}
-	want = min(max(want, end-at), limit-at)
+	want.end = min(max(want.end, end), limit)
+	got, err := m.copyOut(a, want, at, mapped)
+	if err == error(faultBus) && want.end-want.start > pageSize {
+		// The object may end after the page that is needed.
+		got, err = m.copyOut(a, span{at, at + pageSize}, at, mapped)
+	}
+	if err == nil {
+		v.lastCopy.Store(got.end)
+	}
+	return got, err
+}
+
+// copyOut replaces pages of a by copies that are the application's own: those
+// of want, or fewer with at among them.
+func (m *MemoryManager) copyOut(a areaEntry, want span, at uint64, mapped bool) (span, error) {
 	hint := uint64(memfile.NoHint)
-	if before, ok := m.areas.Below(at); ok && before.End == at && before.Value.private && before.Value.epoch == m.epoch {
-		hint = before.Value.offset(at)
+	if before, ok := m.areas.Below(want.start); ok && before.End == want.start && before.Value.private && before.Value.epoch == m.epoch {
+		hint = before.Value.offset(want.start)
 	}
-	run, err := m.file.Alloc(memfile.Request{Account: m.acct, Pages: int(want / pageSize), Hint: hint})
+	run, err := m.file.Alloc(memfile.Request{Account: m.acct, Pages: int((want.end - want.start) / pageSize), Hint: hint})
 	if err != nil {
 		return span{}, ErrOOM
 	}
 	length := uint64(run.Pages) * pageSize
-	got := span{at, at + length}
-	v.lastCopy.Store(got.end)
-	if err := m.copyPages(run.Offset, a.Value, at, length); err != nil {
+	got := span{want.start, want.start + length}
+	if at >= got.end {
+		// The run is shorter than asked for: put it where it is needed.
+		got.start = min(at, want.end-length)
+		got.end = got.start + length
+	}
+	if err := m.copyPages(run.Offset, a.Value, got.start, length); err != nil {
 		m.file.DecRef(run.Offset, length)
-		if length > pageSize {
-			// The object may end after the page that is needed.
-			return m.breakCOW(e, a, at, at+pageSize, mapped)
-		}
 		return span{}, faultBus
 	}
 	if !mapped {
@@ -222,7 +247,7 @@ func (m *MemoryManager) breakCOW(e vmaEntry, a areaEntry, at, end uint64, mapped
 		m.countRSS(old, -1)
 		m.dropReplaced(old)
 	})
-	m.addArea(got.start, got.end, area{file: m.file, base: run.Offset - at, epoch: m.epoch, private: true})
+	m.addArea(got.start, got.end, area{file: m.file, base: run.Offset - got.start, epoch: m.epoch, private: true})
 	return got, nil
 }
 

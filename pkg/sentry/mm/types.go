@@ -60,7 +60,11 @@ type MMapOpts struct {
 	Locked         bool // MAP_LOCKED
 	NoReserve      bool // MAP_NORESERVE
 	Stack          bool // MAP_STACK; no effect, as on Linux
-	Map32Bit       bool // MAP_32BIT
+	// Steady promises that nobody changes the object while it is mapped, as
+	// MAP_DENYWRITE once did, which the dynamic linker still says. Pages of a
+	// private mapping may then be copied before they are written.
+	Steady   bool
+	Map32Bit bool // MAP_32BIT
 
 	// LockLimit bounds locked memory (RLIMIT_MEMLOCK) where Locked is set or
 	// mlockall(MCL_FUTURE) is in force. Zero locks nothing: pass NoLimit for

@@ -28,6 +28,7 @@ type vmaAttr struct {
 	dontFork      bool
 	wipeOnFork    bool
 	noReserve     bool
+	steady        bool // see MMapOpts.Steady
 	lock          lockMode
 	mappable      memmap.Mappable
 	// base makes offsets in mappable: address plus base, modulo 2^64. It is
@@ -289,6 +290,7 @@ func (m *MemoryManager) MMap(opts MMapOpts) (usermem.Addr, error) {
 	attr := vmaAttr{
 		prot: opts.Prot, maxProt: opts.MaxProt,
 		private: opts.Private, growsDown: opts.GrowsDown, noReserve: opts.NoReserve,
+		steady:   opts.Steady && opts.Private && opts.Mappable != nil,
 		mappable: opts.Mappable, identity: opts.Identity, name: opts.Name,
 	}
 	if attr.maxProt == 0 {

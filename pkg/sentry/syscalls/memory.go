@@ -51,6 +51,7 @@ func mmap(t *kernel.Task, a Addr, length uint64, prot, flags uint32, fd FD, off 
 		Fixed: flags&unix.MAP_FIXED != 0, FixedNoReplace: flags&unix.MAP_FIXED_NOREPLACE != 0,
 		GrowsDown: flags&unix.MAP_GROWSDOWN != 0, Populate: flags&unix.MAP_POPULATE != 0 && flags&unix.MAP_NONBLOCK == 0,
 		Locked: flags&unix.MAP_LOCKED != 0, NoReserve: flags&unix.MAP_NORESERVE != 0, Stack: flags&unix.MAP_STACK != 0,
+		Steady:   flags&unix.MAP_DENYWRITE != 0,
 		Map32Bit: flags&unix.MAP_32BIT != 0, MaxProt: usermem.AnyAccess,
 	}
 	o.Prot, _ = protection(prot)
