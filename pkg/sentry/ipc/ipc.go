@@ -21,7 +21,7 @@ import (
 	"vitrine/pkg/sentry/auth"
 )
 
-// Limits of a namespace: those of /proc/sys/kernel/{shmmni,sem,msgmni,...}, with
+// Limits that a namespace begins with: those of /proc/sys/kernel/{shmmni,sem,msgmni,...}, with
 // what Linux 4.4 begins with but for the sums, which bound the Sentry's memory.
 const (
 	MaxSegments    = 4096
@@ -242,12 +242,14 @@ type Namespace struct {
 	queues     table[*Queue]
 	semaphores int
 	bytes      uint64 // of messages
+	pages      uint64 // of segments
+	limits     Limits
 }
 
 // NewNamespace returns an empty namespace.
 func NewNamespace() *Namespace {
 	ns := &Namespace{}
-	ns.segments.max, ns.sets.max, ns.queues.max = MaxSegments, MaxSets, MaxQueues
+	ns.setLimits(DefaultLimits())
 	return ns
 }
 

@@ -58,7 +58,7 @@ func (ns *Namespace) MsgGet(a *Actor, key int32, flags uint32) (int32, error) {
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
 	q, err := ns.queues.get(a, key, flags, func(*Queue) error { return nil }, func() (*Queue, error) {
-		return &Queue{ns: ns, perm: newPermissions(a, key, flags), limit: MaxQueueBytes, ctime: a.Now}, nil
+		return &Queue{ns: ns, perm: newPermissions(a, key, flags), limit: ns.limits.QueueBytes, ctime: a.Now}, nil
 	})
 	if err != nil {
 		return 0, err
@@ -105,7 +105,7 @@ func (ns *Namespace) MsgSet(a *Actor, id int32, uid auth.KUID, gid auth.KGID, mo
 	if err := q.perm.owned(a); err != nil {
 		return err
 	}
-	if limit > MaxQueueBytes && !a.Creds.HasRootCap(unix.CAP_SYS_RESOURCE) {
+	if limit > ns.limits.QueueBytes && !a.Creds.HasRootCap(unix.CAP_SYS_RESOURCE) {
 		return unix.EPERM
 	}
 	q.perm.set(uid, gid, mode)

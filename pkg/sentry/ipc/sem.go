@@ -46,11 +46,11 @@ type SetInfo struct {
 
 // SemGet does semget(2).
 func (ns *Namespace) SemGet(a *Actor, key int32, n int, flags uint32) (int32, error) {
-	if n < 0 || n > MaxPerSet {
-		return 0, unix.EINVAL
-	}
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
+	if n < 0 || n > ns.limits.PerSet {
+		return 0, unix.EINVAL
+	}
 	s, err := ns.sets.get(a, key, flags, func(s *SemaphoreSet) error {
 		if n > len(s.sems) {
 			return unix.EINVAL
@@ -60,7 +60,7 @@ func (ns *Namespace) SemGet(a *Actor, key int32, n int, flags uint32) (int32, er
 		if n == 0 {
 			return nil, unix.EINVAL
 		}
-		if ns.semaphores+n > MaxSemaphores {
+		if ns.semaphores+n > min(ns.limits.Semaphores, MaxSemaphores) {
 			return nil, unix.ENOSPC
 		}
 		ns.semaphores += n

@@ -56,20 +56,30 @@ func (ns *Namespace) ShmGet(a *Actor, key int32, size uint64, flags uint32, f *m
 		}
 		return nil
 	}, func() (*Segment, error) {
-		if size < MinSegmentSize || size > pagestore.MaxSize {
+		if size < MinSegmentSize || size > pagestore.MaxSize || size > ns.limits.SegmentSize {
 			return nil, unix.EINVAL
+		}
+		if ns.pages+pages(size) > ns.limits.SegmentPages {
+			return nil, unix.ENOSPC
 		}
 		s := &Segment{
 			ns: ns, perm: newPermissions(a, key, flags), size: size, store: pagestore.New(f, acct), created: a.PID, ctime: a.Now,
 			name: fmt.Sprintf("/SYSV%08x (deleted)", uint32(key)), now: now,
 		}
-		return s, s.store.Truncate((size + 4095) &^ 4095)
+		if err := s.store.Truncate(pages(size) << 12); err != nil {
+			return nil, err
+		}
+		ns.pages += pages(size)
+		return s, nil
 	})
 	if err != nil {
 		return 0, err
 	}
 	return s.perm.ID, nil
 }
+
+// pages is how many pages size bytes take.
+func pages(size uint64) uint64 { return (size + 4095) >> 12 }
 
 // ShmAttach begins shmat(2): it returns the segment with a reference that keeps
 // it until the mapping has its own. write asks for writing, execute for
@@ -127,6 +137,7 @@ func (s *Segment) DecRef() {
 		if !s.perm.dead {
 			s.ns.segments.remove(s)
 		}
+		s.ns.pages -= pages(s.size)
 		s.store.Release()
 	}
 }
@@ -137,6 +148,7 @@ func (ns *Namespace) removeSegment(s *Segment) {
 	ns.segments.forgetKey(s)
 	if s.attached == 0 {
 		ns.segments.remove(s)
+		ns.pages -= pages(s.size)
 		s.store.Release()
 	}
 }

@@ -260,11 +260,40 @@ type NetNamespace struct {
 	Stack  any
 	// Sockets is where families of sockets keep what belongs to a namespace.
 	Sockets socket.Namespace
+
+	// privileged is how many ports from 0 on need CAP_NET_BIND_SERVICE.
+	privileged atomic.Int32
+	// pingGroups are the first and the last group that may make ICMP sockets,
+	// the last in the high half (icmp(7)).
+	pingGroups atomic.Uint64
 }
 
 // NewNetNamespace returns a namespace with stack, which may be nil.
 func (k *Kernel) NewNetNamespace(user *auth.UserNamespace, stack any) *NetNamespace {
-	return &NetNamespace{UserNS: user, Inode: k.NewNamespaceInode(), Stack: stack}
+	ns := &NetNamespace{UserNS: user, Inode: k.NewNamespaceInode(), Stack: stack}
+	ns.SetUnprivilegedPort(1024)
+	ns.SetPingGroups(1, 0) // none
+	return ns
+}
+
+// UnprivilegedPort is the first port that anybody may bind
+// (net.ipv4.ip_unprivileged_port_start, ip(7)).
+func (ns *NetNamespace) UnprivilegedPort() uint16 { return uint16(ns.privileged.Load()) }
+
+// SetUnprivilegedPort sets it.
+func (ns *NetNamespace) SetUnprivilegedPort(port uint16) { ns.privileged.Store(int32(port)) }
+
+// PingGroups are the first and last group that may make sockets for echo requests
+// without privileges; none if the first is the higher one
+// (net.ipv4.ping_group_range, icmp(7)).
+func (ns *NetNamespace) PingGroups() (first, last uint32) {
+	v := ns.pingGroups.Load()
+	return uint32(v), uint32(v >> 32)
+}
+
+// SetPingGroups sets them.
+func (ns *NetNamespace) SetPingGroups(first, last uint32) {
+	ns.pingGroups.Store(uint64(last)<<32 | uint64(first))
 }
 
 // Namespaces are those of a task. Immutable once shared.

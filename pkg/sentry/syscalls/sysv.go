@@ -167,11 +167,12 @@ func shmctl(t *kernel.Task, id int32, cmd int32, a Addr) (uint64, error) {
 	switch cmd {
 	case ipcInfo:
 		_, highest := ns.Segments()
-		w.u64(ipc.MaxSegmentSize)
+		l := ns.Limits()
+		w.u64(l.SegmentSize)
 		w.u64(ipc.MinSegmentSize)
-		w.u64(ipc.MaxSegments)
-		w.u64(ipc.MaxSegments)
-		w.u64(ipc.MaxSegmentSize)
+		w.u64(uint64(l.Segments))
+		w.u64(uint64(l.Segments))
+		w.u64(l.SegmentPages)
 		w.zero(32)
 		return uint64(highest), w.to(t, a)
 	case shmInfo:
@@ -258,7 +259,8 @@ func semOperate(t *kernel.Task, id int32, a Addr, n uint32, until int64) (uint64
 	if n < 1 || id < 0 {
 		return 0, unix.EINVAL
 	}
-	if n > ipc.MaxOperations {
+	ns := sysv(t)
+	if int64(n) > int64(ns.Limits().Operations) {
 		return 0, unix.E2BIG
 	}
 	raw := make([]byte, 6*n)
@@ -270,7 +272,7 @@ func semOperate(t *kernel.Task, id int32, a Addr, n uint32, until int64) (uint64
 		r := raw[6*i:]
 		ops[i] = ipc.Op{Num: uint16(r[0]) | uint16(r[1])<<8, Op: int16(uint16(r[2]) | uint16(r[3])<<8), Flags: int16(uint16(r[4]) | uint16(r[5])<<8)}
 	}
-	set, err := sysv(t).Set(id)
+	set, err := ns.Set(id)
 	if err != nil {
 		return 0, err
 	}
@@ -316,13 +318,14 @@ func semctl(t *kernel.Task, id, n, cmd int32, arg uint64) (uint64, error) {
 	switch cmd {
 	case ipcInfo, semInfo:
 		all, highest, semaphores := ns.Sets()
+		l := ns.Limits()
 		usz, aem := uint32(20), uint32(ipc.MaxValue)
 		if cmd == semInfo {
 			usz, aem = uint32(len(all)), uint32(semaphores)
 		}
 		for _, v := range []uint32{
-			ipc.MaxSemaphores, ipc.MaxSets, ipc.MaxSemaphores, ipc.MaxSemaphores, ipc.MaxPerSet,
-			ipc.MaxOperations, ipc.MaxOperations, usz, ipc.MaxValue, aem,
+			uint32(l.Semaphores), uint32(l.Sets), uint32(l.Semaphores), uint32(l.Semaphores), uint32(l.PerSet),
+			uint32(l.Operations), uint32(l.Operations), usz, ipc.MaxValue, aem,
 		} {
 			w.u32(v)
 		}
@@ -401,7 +404,7 @@ func msgsnd(t *kernel.Task, id int32, a Addr, n uint64, flags uint32) (uint64, e
 	if err != nil {
 		return 0, err
 	}
-	if n > ipc.MaxMessage || int64(n) < 0 || id < 0 || int64(kind) < 1 {
+	if n > sysv(t).Limits().Message || int64(n) < 0 || id < 0 || int64(kind) < 1 {
 		return 0, unix.EINVAL
 	}
 	text := make([]byte, n)
@@ -471,7 +474,8 @@ func msgctl(t *kernel.Task, id, cmd int32, a Addr) (uint64, error) {
 	switch cmd {
 	case ipcInfo, msgInfo:
 		all, highest := ns.Queues()
-		pool, m, tql := uint32(ipc.MaxQueues*ipc.MaxQueueBytes/1024), uint32(ipc.MaxQueueBytes), uint32(ipc.MaxQueueBytes)
+		l := ns.Limits()
+		pool, m, tql := uint32(uint64(l.Queues)*l.QueueBytes/1024), uint32(l.QueueBytes), uint32(l.QueueBytes)
 		if cmd == msgInfo {
 			pool, m, tql = uint32(len(all)), 0, 0
 			for _, q := range all {
@@ -479,7 +483,7 @@ func msgctl(t *kernel.Task, id, cmd int32, a Addr) (uint64, error) {
 				tql += uint32(q.Bytes)
 			}
 		}
-		for _, v := range []uint32{pool, m, ipc.MaxMessage, ipc.MaxQueueBytes, ipc.MaxQueues, 16, tql, 0xffff} {
+		for _, v := range []uint32{pool, m, uint32(l.Message), uint32(l.QueueBytes), uint32(l.Queues), 16, tql, 0xffff} {
 			w.u32(v)
 		}
 		return uint64(highest), w.to(t, a)

@@ -6,8 +6,6 @@ import (
 	"strconv"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/sentry/fs/pseudo"
 	"vitrine/pkg/sentry/kernel"
@@ -31,29 +29,6 @@ func fixed(v string) func(*procfs, vfs.Context) string {
 
 func number(v int) func(*procfs, vfs.Context) string { return fixed(strconv.Itoa(v)) }
 
-// uts is the reader's UTS namespace, or nil.
-func (p *procfs) uts(ctx vfs.Context) *kernel.UTSNamespace {
-	if t := p.callerTask(ctx); t != nil {
-		if n := t.Namespaces(); n != nil {
-			return n.UTS
-		}
-	}
-	return nil
-}
-
-// nameSetter returns a set that changes a name of the machine; it is cut to 64
-// bytes, as Linux does.
-func nameSetter(put func(ns *kernel.UTSNamespace, name string)) func(*procfs, vfs.Context, string) error {
-	return func(p *procfs, ctx vfs.Context, v string) error {
-		ns := p.uts(ctx)
-		if ns == nil || !ctx.Credentials().HasCapIn(unix.CAP_SYS_ADMIN, ns.UserNS) {
-			return unix.EPERM
-		}
-		put(ns, v[:min(len(v), 64)])
-		return nil
-	}
-}
-
 // threadsMax is kernel.threads-max: pids bound it first.
 const threadsMax = kernel.PIDMax
 
@@ -63,20 +38,6 @@ var settings = []setting{
 	{path: "kernel/ostype", get: fixed("Linux")},
 	{path: "kernel/osrelease", get: fixed(kernel.Release)},
 	{path: "kernel/version", get: fixed(kernel.Version)},
-	{path: "kernel/hostname", get: func(p *procfs, ctx vfs.Context) string {
-		if ns := p.uts(ctx); ns != nil {
-			host, _ := ns.Names()
-			return host
-		}
-		return "(none)"
-	}, set: nameSetter((*kernel.UTSNamespace).SetHost)},
-	{path: "kernel/domainname", get: func(p *procfs, ctx vfs.Context) string {
-		if ns := p.uts(ctx); ns != nil {
-			_, domain := ns.Names()
-			return domain
-		}
-		return "(none)"
-	}, set: nameSetter((*kernel.UTSNamespace).SetDomain)},
 	{path: "kernel/pid_max", get: number(kernel.PIDMax)},
 	{path: "kernel/threads-max", get: number(threadsMax)},
 	{path: "kernel/cap_last_cap", get: number(auth.LastCap)},
@@ -96,13 +57,6 @@ var settings = []setting{
 	{path: "kernel/modules_disabled", get: number(1)},
 	{path: "kernel/unprivileged_bpf_disabled", get: number(2)},
 	{path: "kernel/sched_child_runs_first", get: number(0)},
-	{path: "kernel/shmmax", get: fixed("18446744073692774399")},
-	{path: "kernel/shmall", get: fixed("18446744073692774399")},
-	{path: "kernel/shmmni", get: number(4096)},
-	{path: "kernel/msgmax", get: number(8192)},
-	{path: "kernel/msgmnb", get: number(16384)},
-	{path: "kernel/msgmni", get: number(32000)},
-	{path: "kernel/sem", get: fixed("32000\t1024000000\t500\t32000")},
 	{path: "kernel/random/boot_id", get: func(p *procfs, _ vfs.Context) string { return p.k.BootID() }},
 	{path: "kernel/random/uuid", get: func(p *procfs, _ vfs.Context) string { return p.k.UUID() }},
 	{path: "kernel/random/entropy_avail", get: number(256)},
@@ -156,8 +110,6 @@ var settings = []setting{
 	{path: "net/ipv4/ip_local_reserved_ports", get: fixed("")},
 	{path: "net/ipv4/ip_forward", get: number(0)},
 	{path: "net/ipv4/ip_nonlocal_bind", get: number(0)},
-	{path: "net/ipv4/ip_unprivileged_port_start", get: number(1024)},
-	{path: "net/ipv4/ping_group_range", get: fixed("1\t0")},
 	{path: "net/ipv4/tcp_fin_timeout", get: number(60)},
 	{path: "net/ipv4/tcp_keepalive_time", get: number(7200)},
 	{path: "net/ipv4/tcp_keepalive_intvl", get: number(75)},
@@ -180,6 +132,10 @@ var settings = []setting{
 func (p *procfs) fillSys(root *pseudo.Dir) {
 	for i := range settings {
 		p.putSetting(root, &settings[i])
+	}
+	for i := range sysctls {
+		s := sysctls[i].setting()
+		p.putSetting(root, &s)
 	}
 }
 
