@@ -60,7 +60,7 @@ func TestMain(m *testing.M) {
 			to := filepath.Join(dir, name)
 			// Bazel has built them, and says where; they have to stand side by side.
 			if built := os.Getenv(strings.ToUpper(name)); built != "" {
-				program, err := os.ReadFile(built)
+				program, err := os.ReadFile(filepath.Join(os.Getenv("TEST_SRCDIR"), os.Getenv("TEST_WORKSPACE"), built))
 				if err == nil {
 					err = os.WriteFile(to, program, 0o755)
 				}
