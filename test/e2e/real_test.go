@@ -560,3 +560,17 @@ func TestFamilyKilled(t *testing.T) {
 		}
 	}
 }
+
+// Binding a tree into itself doubles the mounts each time: there is an end to
+// it, soon, and all of them can be taken away again.
+func TestMountsOfMounts(t *testing.T) {
+	h := newRealHouse(t)
+	h.spec(asRoot(func(s map[string]any) {
+		caps := []string{"CAP_SYS_ADMIN"}
+		s["process"].(map[string]any)["capabilities"] = map[string]any{"bounding": caps, "effective": caps, "permitted": caps}
+	}), "sh", "-c", `mkdir /x; n=0; while mount -o rbind / /x && test $n -lt 40; do n=$((n+1)); done; test $n -lt 20 && echo full
+		while umount -l /x 2>/dev/null; do :; done; mount -t tmpfs t /x && echo room`)
+	if r := h.run("run", "c"); r.code != 0 || r.stdout != "full\nroom\n" || !strings.Contains(r.stderr, "No space left") {
+		t.Errorf("%+v", r)
+	}
+}

@@ -1,7 +1,7 @@
 package vfs
 
 import (
-	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -123,9 +123,9 @@ type MountNamespace struct {
 	Owner *auth.UserNamespace
 	mu    sync.Mutex
 	root  *Mount
-	// table maps places to what is mounted on top of them; replaced as a whole,
-	// so that path walks read it without a lock.
-	table atomic.Pointer[map[mountKey]*Mount]
+	// table maps places (mountKey) to what is mounted on top of them (*Mount).
+	// It is changed under mu; path walks read it without a lock.
+	table sync.Map
 	// order lists mounts as /proc/PID/mountinfo does.
 	order []*Mount
 	// MaxMounts is fs.mount-max.
@@ -135,7 +135,6 @@ type MountNamespace struct {
 // NewMountNamespace returns a namespace with fs as its root.
 func NewMountNamespace(fs *Filesystem, source string, flags MountFlags) *MountNamespace {
 	ns := &MountNamespace{MaxMounts: 100000}
-	ns.table.Store(&map[mountKey]*Mount{})
 	ns.root = &Mount{ID: int(lastMountID.Add(1)), ns: ns, fs: fs, root: fs.root, Source: source}
 	ns.root.SetFlags(flags)
 	ns.order = []*Mount{ns.root}
@@ -148,10 +147,11 @@ func (ns *MountNamespace) Root() Path { return ns.cover(Path{ns.root, ns.root.ro
 // cover follows p to the top of what is mounted on it.
 func (ns *MountNamespace) cover(p Path) Path {
 	for p.Dentry.mounted.Load() > 0 && p.Mount.ns != nil {
-		m := (*p.Mount.ns.table.Load())[mountKey{p.Mount, p.Dentry}]
-		if m == nil {
+		v, ok := p.Mount.ns.table.Load(mountKey{p.Mount, p.Dentry})
+		if !ok {
 			break
 		}
+		m := v.(*Mount)
 		p = Path{m, m.root}
 	}
 	return p
@@ -176,27 +176,26 @@ func above(p Path) (Path, bool) {
 
 // attach puts m at p. ns.mu is held.
 func (ns *MountNamespace) attach(m *Mount, p Path) {
-	t := maps.Clone(*ns.table.Load())
-	t[mountKey{p.Mount, p.Dentry}] = m
 	m.parent, m.point, m.ns = p.Mount, p.Dentry, ns
 	p.Dentry.mounted.Add(1)
-	ns.table.Store(&t)
+	ns.table.Store(mountKey{p.Mount, p.Dentry}, m)
 	ns.order = append(ns.order, m)
 }
 
-// detach takes m out. ns.mu is held.
-func (ns *MountNamespace) detach(m *Mount) {
-	t := maps.Clone(*ns.table.Load())
-	delete(t, mountKey{m.parent, m.point})
-	ns.table.Store(&t)
-	m.point.mounted.Add(-1)
-	m.detached.Store(true)
-	for i, o := range ns.order {
-		if o == m {
-			ns.order = append(ns.order[:i:i], ns.order[i+1:]...)
-			break
+// detach takes mounts out. ns.mu is held.
+func (ns *MountNamespace) detach(gone ...*Mount) {
+	for _, m := range gone {
+		ns.table.Delete(mountKey{m.parent, m.point})
+		m.point.mounted.Add(-1)
+		m.detached.Store(true)
+	}
+	order := make([]*Mount, 0, len(ns.order))
+	for _, m := range ns.order {
+		if !m.detached.Load() {
+			order = append(order, m)
 		}
 	}
+	ns.order = order
 }
 
 // MountAt mounts fs on p and returns the mount.
@@ -275,14 +274,21 @@ func (ns *MountNamespace) mountDentry(p Path, root *Dentry, source string, flags
 	return m, nil
 }
 
-// children returns the mounts directly on m. ns.mu is held.
-func (ns *MountNamespace) children(m *Mount) (c []*Mount) {
+// tree returns m and all mounts below it, each after those that are on it.
+// ns.mu is held.
+func (ns *MountNamespace) tree(m *Mount) []*Mount {
+	on := make(map[*Mount][]*Mount, len(ns.order))
 	for _, o := range ns.order {
-		if o.parent == m {
-			c = append(c, o)
+		if o.parent != nil {
+			on[o.parent] = append(on[o.parent], o)
 		}
 	}
-	return c
+	all := []*Mount{m}
+	for i := 0; i < len(all); i++ {
+		all = append(all, on[all[i]]...)
+	}
+	slices.Reverse(all)
+	return all
 }
 
 // Unmount takes the mount whose top is p out of the tree: EINVAL if p is not a
@@ -297,18 +303,11 @@ func (ns *MountNamespace) Unmount(p Path, lazy bool) error {
 	if p.Mount.detached.Load() || p.Mount.parent == nil || p.Mount.locked.Load() {
 		return unix.EINVAL
 	}
-	below := ns.children(p.Mount)
-	if (len(below) > 0 || p.Mount.Busy()) && !lazy {
+	all := ns.tree(p.Mount)
+	if (len(all) > 1 || p.Mount.Busy()) && !lazy {
 		return unix.EBUSY
 	}
-	var all func(m *Mount)
-	all = func(m *Mount) {
-		for _, c := range ns.children(m) {
-			all(c)
-		}
-		ns.detach(m)
-	}
-	all(p.Mount)
+	ns.detach(all...)
 	return nil
 }
 
@@ -385,7 +384,6 @@ func (ns *MountNamespace) Clone(owner *auth.UserNamespace) (*MountNamespace, fun
 	c := &MountNamespace{MaxMounts: ns.MaxMounts, Owner: owner}
 	lock := ns.Owner != owner && (ns.Owner != nil || owner.Parent != nil)
 	copies := make(map[*Mount]*Mount, len(ns.order))
-	table := make(map[mountKey]*Mount, len(ns.order))
 	for _, m := range ns.order {
 		n := &Mount{ID: int(lastMountID.Add(1)), ns: c, fs: m.fs, root: m.root, Source: m.Source, point: m.point}
 		n.SetFlags(m.Flags())
@@ -401,12 +399,11 @@ func (ns *MountNamespace) Clone(owner *auth.UserNamespace) (*MountNamespace, fun
 		if m.parent != nil {
 			n := copies[m]
 			n.parent = copies[m.parent]
-			table[mountKey{n.parent, n.point}] = n
+			c.table.Store(mountKey{n.parent, n.point}, n)
 			n.point.mounted.Add(1)
 		}
 	}
 	c.root = copies[ns.root]
-	c.table.Store(&table)
 	return c, func(p Path) Path {
 		if m := copies[p.Mount]; m != nil {
 			p.Mount = m
