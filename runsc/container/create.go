@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	"vitrine/pkg/control"
+	"vitrine/pkg/trim"
 	"vitrine/runsc/config"
 	"vitrine/runsc/spec"
 )
@@ -519,6 +520,8 @@ func (c *Created) WaitExit() (int, error) {
 	if c.sentry == nil {
 		return c.Wait(context.Background(), 0)
 	}
+	// All that this process does from here on is to wait.
+	trim.Soon()
 	state, err := c.sentry.Wait()
 	if err != nil {
 		return 0, fmt.Errorf("waiting for the sentry: %w", err)

@@ -29,6 +29,7 @@ import (
 
 	"vitrine/pkg/gofer"
 	"vitrine/pkg/p9"
+	"vitrine/pkg/trim"
 )
 
 // attachment is one --attach.
@@ -73,6 +74,8 @@ func main() {
 	if o.report >= 0 {
 		unix.Close(o.report)
 	}
+	// Most of what it was set up with, it needs no more.
+	trim.Soon()
 	var serving sync.WaitGroup
 	for i, conn := range o.conns {
 		serving.Go(func() {

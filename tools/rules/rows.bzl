@@ -23,6 +23,7 @@ ROWS = [
         "pkg/p9/...",
         "pkg/rangemap",
         "pkg/seccomp/...",
+        "pkg/trim",
         "pkg/usermem",
         "pkg/waiter",
     ]),

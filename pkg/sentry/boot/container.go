@@ -14,6 +14,7 @@ import (
 	"vitrine/pkg/sentry/kernel"
 	"vitrine/pkg/sentry/memfile"
 	"vitrine/pkg/sentry/vfs"
+	"vitrine/pkg/trim"
 )
 
 // container is a set of processes with a root of their own.
@@ -148,6 +149,8 @@ func (s *Sandbox) Start(id string) error {
 	c.status = control.StatusRunning
 	s.mu.Unlock()
 	tg := c.init.ThreadGroup()
+	// What the sandbox was set up with, it needs no more.
+	trim.Soon()
 	c.init.Start()
 	go func() {
 		<-tg.Done()
