@@ -698,3 +698,53 @@ func TestLateFaultsDoNotMapAgain(t *testing.T) {
 	touch(t, m, a, true, 1)
 	wantByte(t, m, a, 1)
 }
+
+// A page of a private mapping follows the object until it is written, unless
+// the object was said to be steady: then its neighbours are copied with it.
+func TestOnlySteadyMappingsAreCopiedAhead(t *testing.T) {
+	for _, steady := range []bool{false, true} {
+		e := newEnv(t, 0)
+		m := e.newMM(t, Options{})
+		path := t.TempDir() + "/file"
+		const pages = 40
+		if err := os.WriteFile(path, []byte(strings.Repeat("x", pages*pageSize-100)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := hostfd.New(fd, hostfd.Options{Size: func() uint64 { return pages * pageSize }, Closing: func(fd int) { unix.Close(fd) }})
+		at := mustMap(t, m, MMapOpts{Length: (pages + 3) * pageSize, Mappable: f, Private: true, Steady: steady})
+		window := func(page int) uint64 { return (uint64(at) + uint64(page)*pageSize) &^ (cowWindow - 1) }
+		const first, last = 20, pages - 1
+		for _, page := range []int{first, last} {
+			if _, err := touch(t, m, at+usermem.Addr(page)*pageSize, true, 'w'); err != nil {
+				t.Fatalf("steady %v: page %d: %v", steady, page, err)
+			}
+		}
+		if _, err := unix.Pwrite(fd, []byte(strings.Repeat("y", pages*pageSize-100)), 0); err != nil {
+			t.Fatal(err)
+		}
+		for page := range pages {
+			want := byte('y')
+			switch {
+			case page == first || page == last:
+				want = 'w'
+			case steady && (window(page) == window(first) || window(page) == window(last)):
+				want = 'x'
+			}
+			// CopyIn does not fault pages as the application does.
+			var b [1]byte
+			if _, err := m.CopyIn(at+usermem.Addr(page)*pageSize, b[:]); err != nil || b[0] != want {
+				t.Errorf("steady %v: page %d holds %q (%v), want %q", steady, page, b[0], err, want)
+			}
+		}
+		if err := m.HandleFault(at+pages*pageSize, usermem.Write); err != faultBus {
+			t.Errorf("steady %v: behind the file: %v", steady, err)
+		}
+		check(t, m)
+		m.DecUsers()
+		f.Release()
+	}
+}
