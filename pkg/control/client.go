@@ -26,6 +26,7 @@ const (
 	methodState
 	methodStats
 	methodContainers
+	methodUpdate
 )
 
 // Client is a Sandbox on the other side of a socket. A call that finds no idle
@@ -241,6 +242,11 @@ func (c *Client) Stats(id string) (Stats, error) {
 	var s Stats
 	err := c.call(context.Background(), methodStats, &processRef{ID: id}, &s)
 	return s, err
+}
+
+// Update implements Sandbox.
+func (c *Client) Update(id string, r *Resources) error {
+	return c.call(context.Background(), methodUpdate, &update{ID: id, Resources: *r}, nil)
 }
 
 // Containers implements Sandbox.

@@ -168,7 +168,7 @@ func (a *CreateArgs) code(c *coder) {
 	c.str(&a.ID)
 	c.bool(&a.RootReadonly)
 	text(c, &a.RootOverlay)
-	c.str(&a.RootPropagation)
+	c.bool(&a.RootShared)
 	slice(c, &a.Mounts, func(m *Mount) { m.code(c) })
 	slice(c, &a.Devices, func(d *Device) { d.code(c) })
 	c.str(&a.Hostname)
@@ -214,7 +214,13 @@ func (p *Process) code(c *coder) {
 		c.u64(&r.Hard)
 	})
 	optional(c, &p.OOMScoreAdj, func(v *int) { integer(c, v) })
-	optional(c, &p.Nice, func(v *int32) { integer(c, v) })
+	optional(c, &p.Scheduler, func(s *Scheduler) {
+		integer(c, &s.Policy)
+		integer(c, &s.Nice)
+		integer(c, &s.Priority)
+		c.bool(&s.ResetOnFork)
+	})
+	optional(c, &p.IOPriority, func(v *int32) { integer(c, v) })
 	integer(c, &p.ConsoleRows)
 	integer(c, &p.ConsoleCols)
 }
@@ -224,8 +230,8 @@ func (m *Mount) code(c *coder) {
 	c.str(&m.Type)
 	c.str(&m.Source)
 	c.u64(&m.Flags)
-	c.u64(&m.Propagation)
 	slice(c, &m.Data, c.str)
+	c.bool(&m.CopyUp)
 	c.bool(&m.Shared)
 	text(c, &m.Overlay)
 }
@@ -311,6 +317,17 @@ func (r *processRef) code(c *coder) {
 	c.bool(&r.All)
 	integer(c, &r.Rows)
 	integer(c, &r.Cols)
+}
+
+// update is the argument of Update.
+type update struct {
+	ID        string
+	Resources Resources
+}
+
+func (u *update) code(c *coder) {
+	c.str(&u.ID)
+	u.Resources.code(c)
 }
 
 // pidResult is the answer to Exec.

@@ -85,6 +85,9 @@ type Sandbox interface {
 	Destroy(id string) error
 	// State says how a container is.
 	State(id string) (ContainerState, error)
+	// Update changes the limits that the sentry enforces or shows. All of r
+	// counts: what is zero in it is no limit from now on.
+	Update(id string, r *Resources) error
 	// Stats returns what a container uses.
 	Stats(id string) (Stats, error)
 	// Containers lists the IDs of all containers, the root container first.
@@ -103,9 +106,9 @@ type CreateArgs struct {
 	RootReadonly bool
 	// RootOverlay says where writes to the root go.
 	RootOverlay Overlay
-	// RootPropagation is what linux.rootfsPropagation says: "", "private",
-	// "slave", "shared" or "unbindable".
-	RootPropagation string
+	// RootShared says that others change the tree behind Root: what was seen
+	// there must be looked up anew.
+	RootShared bool
 
 	// Mounts, in the order to make them. Missing mount points are made as
 	// the OCI runtimes do.
@@ -123,7 +126,7 @@ type CreateArgs struct {
 	ReadonlyPaths []string
 
 	// Namespaces the container has of its own or joins. Of a type that is
-	// not listed it uses the sandbox's.
+	// not listed it uses the sandbox's, but for mounts: those are always its own.
 	Namespaces []Namespace
 	// UIDMap and GIDMap of a new user namespace.
 	UIDMap []IDMap
@@ -163,8 +166,10 @@ type Process struct {
 	Rlimits         []Rlimit
 	// OOMScoreAdj is what /proc/self/oom_score_adj shows, if set.
 	OOMScoreAdj *int
-	// Nice and IOPriority come from process.scheduler and ioPriority.
-	Nice *int32
+	// Scheduler and IOPriority, if set, are what sched_getattr(2) and
+	// ioprio_get(2) show; the host schedules.
+	Scheduler  *Scheduler
+	IOPriority *int32 // class and level as ioprio_set(2) takes them
 
 	// Stdio are host descriptors for 0, 1 and 2; a nil one is /dev/null. Not
 	// used with a Console.
@@ -180,6 +185,14 @@ type Process struct {
 	ConsoleCols uint16
 	// ExtraFiles are host descriptors for 3 and up (--preserve-fds).
 	ExtraFiles []*os.File
+}
+
+// Scheduler is how a process is scheduled (sched(7)).
+type Scheduler struct {
+	Policy      int32 // SCHED_*
+	Nice        int32
+	Priority    int32
+	ResetOnFork bool
 }
 
 // User is who a process is.
@@ -230,11 +243,10 @@ type Mount struct {
 	// Flags are MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_NOATIME... of
 	// mount(2). MS_REC and MS_BIND are not among them.
 	Flags uint64
-	// Propagation is one of MS_PRIVATE, MS_SLAVE, MS_SHARED, MS_UNBINDABLE
-	// (and MS_REC), or 0.
-	Propagation uint64
 	// Data are the file system's own options ("size=64m", "mode=1777").
 	Data []string
+	// CopyUp begins a tmpfs with what the directory held that it is mounted on.
+	CopyUp bool
 	// Gofer serves a bind mount; its attach point may be a file.
 	Gofer *os.File
 	// Shared says that others change the tree behind the gofer: what was seen

@@ -150,6 +150,13 @@ func (s *Server) dispatch(ctx context.Context, request *frame) (coded, error) {
 		ids, err := s.sandbox.Containers()
 		return &idList{ids}, err
 	}
+	if request.kind == methodUpdate {
+		var u update
+		if err := unmarshal(request.body, &u); err != nil {
+			return nil, &Error{KindInvalid, err.Error()}
+		}
+		return nil, s.sandbox.Update(u.ID, &u.Resources)
+	}
 	var r processRef
 	if err := unmarshal(request.body, &r); err != nil {
 		return nil, &Error{KindInvalid, err.Error()}

@@ -269,6 +269,9 @@ func (k *Kernel) adopt(child, parent *Task, a *CloneArgs, lim *limits.Set) error
 			return unix.EAGAIN
 		}
 	}
+	if c := child.container; c != nil && c.limit > 0 && c.tasks >= c.limit {
+		return unix.EAGAIN
+	}
 	child.usage.clock = k.Clock
 	nums := make([]int32, ns.Level+1)
 	for n := ns; n != nil; n = n.Parent {
@@ -335,7 +338,7 @@ func (k *Kernel) adopt(child, parent *Task, a *CloneArgs, lim *limits.Set) error
 		}
 	}
 	child.namespaces.IPC.enter()
-	child.ids.each(func(n *PIDNamespace, id int32) { n.tasks[id] = child })
+	child.rememberIDs()
 	k.tasks.Add(1)
 	k.forks.Add(1)
 	k.running.Add(1)

@@ -12,6 +12,24 @@ type Container struct {
 	// frozen is not nil while the container is paused, and closed when it goes
 	// on.
 	frozen atomic.Pointer[chan struct{}]
+	// tasks is how many there are, limit how many there may be, zero for any
+	// number. Guarded by Kernel.tree.
+	tasks, limit int
+}
+
+// SetLimit bounds the tasks of the container (the pids cgroup); zero is no bound.
+func (c *Container) SetLimit(k *Kernel, n int) {
+	k.tree.Lock()
+	c.limit = n
+	k.tree.Unlock()
+}
+
+// Count returns how many tasks the container has, zombies included, and their
+// limit.
+func (c *Container) Count(k *Kernel) (tasks, limit int) {
+	k.tree.RLock()
+	defer k.tree.RUnlock()
+	return c.tasks, c.limit
 }
 
 // Container returns the ID of the task's container.

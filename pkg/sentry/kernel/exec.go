@@ -293,7 +293,7 @@ func (t *Task) killSiblings() error {
 		old.forgetIDs()
 		t.ids = tg.ids
 		tg.leader = t
-		t.ids.each(func(ns *PIDNamespace, id int32) { ns.tasks[id] = t })
+		t.rememberIDs()
 	}
 	return nil
 }

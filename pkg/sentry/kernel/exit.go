@@ -162,11 +162,23 @@ func (t *Task) releaseVfork() {
 	}
 }
 
+// rememberIDs makes the task known by its numbers. tree is held.
+func (t *Task) rememberIDs() {
+	t.ids.each(func(ns *PIDNamespace, id int32) { ns.tasks[id] = t })
+	if c := t.container; c != nil {
+		c.tasks++
+	}
+}
+
 // forgetIDs takes the task's numbers away. tree is held.
 func (t *Task) forgetIDs() {
 	t.ids.each(func(ns *PIDNamespace, id int32) {
-		if ns.tasks[id] == t {
-			delete(ns.tasks, id)
+		if ns.tasks[id] != t {
+			return
+		}
+		delete(ns.tasks, id)
+		if c := t.container; ns.Parent == nil && c != nil {
+			c.tasks--
 		}
 	})
 }

@@ -23,14 +23,23 @@ import (
 	"vitrine/pkg/sentry/vfs"
 )
 
-// Options are the group's limits.
+// Options are what the group's limits come from.
 type Options struct {
 	// Account has the memory limit and what is used. It may be nil.
 	Account *memfile.Account
-	// Quota and Period are cpu.max in microseconds; Quota zero is no limit.
+	// Limits returns the others, as they are when it is called. It may be nil.
+	Limits func() Limits
+}
+
+// Limits are those that change while somebody reads.
+type Limits struct {
+	// Quota and Period are cpu.max in microseconds; Quota zero is no limit,
+	// Period zero 100 ms.
 	Quota, Period uint64
 	// Weight is cpu.weight; zero means 100.
 	Weight uint64
+	// CPUs is cpuset.cpus, a list; empty for all.
+	CPUs string
 	// Tasks is pids.max; zero is no limit.
 	Tasks uint64
 }
@@ -45,11 +54,8 @@ type view struct {
 // New returns an instance that shows the tasks of ns.
 func New(k *kernel.Kernel, ns *kernel.PIDNamespace, o Options) (*vfs.Filesystem, error) {
 	fs := &vfs.Filesystem{Type: "cgroup2", Dev: vfs.NewDev(), Magic: unix.CGROUP2_SUPER_MAGIC, Policy: vfs.CacheAll, ReadOnly: true}
-	if o.Period == 0 {
-		o.Period = 100_000
-	}
-	if o.Weight == 0 {
-		o.Weight = 100
+	if o.Limits == nil {
+		o.Limits = func() Limits { return Limits{} }
 	}
 	v := &view{k, ns, o}
 	build := pseudo.Builder{Dev: fs.Dev, Time: k.BootTime}
@@ -67,11 +73,18 @@ func New(k *kernel.Kernel, ns *kernel.PIDNamespace, o Options) (*vfs.Filesystem,
 		{"cgroup.max.descendants", text("0\n")},
 		{"cgroup.procs", func(b *bytes.Buffer) { v.tasks(b, true) }},
 		{"cgroup.threads", func(b *bytes.Buffer) { v.tasks(b, false) }},
-		{"cpu.max", func(b *bytes.Buffer) { fmt.Fprintf(b, "%s %d\n", limit(o.Quota), o.Period) }},
-		{"cpu.weight", text(strconv.FormatUint(o.Weight, 10) + "\n")},
+		{"cpu.max", func(b *bytes.Buffer) {
+			l := o.Limits()
+			fmt.Fprintf(b, "%s %d\n", limit(l.Quota), cmp.Or(l.Period, 100_000))
+		}},
+		{"cpu.weight", func(b *bytes.Buffer) { fmt.Fprintf(b, "%d\n", cmp.Or(o.Limits().Weight, 100)) }},
 		{"cpu.stat", v.cpuStat},
-		{"cpuset.cpus", text("")},
-		{"cpuset.cpus.effective", text(list(max(k.CPUs, 1)) + "\n")},
+		{"cpuset.cpus", func(b *bytes.Buffer) {
+			if c := o.Limits().CPUs; c != "" {
+				b.WriteString(c + "\n")
+			}
+		}},
+		{"cpuset.cpus.effective", func(b *bytes.Buffer) { b.WriteString(cmp.Or(o.Limits().CPUs, list(max(k.CPUs, 1))) + "\n") }},
 		{"cpuset.mems", text("")},
 		{"cpuset.mems.effective", text("0\n")},
 		{"memory.current", v.memory((*memfile.Account).Usage)},
@@ -103,7 +116,7 @@ func New(k *kernel.Kernel, ns *kernel.PIDNamespace, o Options) (*vfs.Filesystem,
 		{"memory.swap.current", text("0\n")},
 		{"memory.swap.max", text("0\n")},
 		{"pids.current", func(b *bytes.Buffer) { fmt.Fprintf(b, "%d\n", len(ns.Tasks())) }},
-		{"pids.max", text(limit(o.Tasks) + "\n")},
+		{"pids.max", func(b *bytes.Buffer) { b.WriteString(limit(o.Limits().Tasks) + "\n") }},
 	} {
 		build.PutFile(root, f.name, 0o444, pseudo.Whole(func(_ vfs.Context, b *bytes.Buffer) error {
 			f.write(b)

@@ -23,10 +23,10 @@ func TestLimitsAreShown(t *testing.T) {
 		opts Options
 		want map[string]string
 	}{
-		{Options{}, map[string]string{"memory.max": "max\n", "memory.current": "0\n", "cpu.max": "max 100000\n", "cpu.weight": "100\n", "pids.max": "max\n"}},
-		{Options{Account: a, Quota: 150000, Weight: 50, Tasks: 12}, map[string]string{
+		{Options{}, map[string]string{"memory.max": "max\n", "memory.current": "0\n", "cpu.max": "max 100000\n", "cpu.weight": "100\n", "pids.max": "max\n", "cpuset.cpus": "", "cpuset.cpus.effective": "0-3\n"}},
+		{Options{Account: a, Limits: func() Limits { return Limits{Quota: 150000, Weight: 50, Tasks: 12, CPUs: "0,2"} }}, map[string]string{
 			"memory.max": "67108864\n", "memory.current": "8192\n", "memory.peak": "8192\n", "cpu.max": "150000 100000\n", "cpu.weight": "50\n",
-			"pids.max": "12\n", "pids.current": "0\n", "cgroup.procs": "", "cpuset.cpus.effective": "0-3\n",
+			"pids.max": "12\n", "pids.current": "0\n", "cgroup.procs": "", "cpuset.cpus": "0,2\n", "cpuset.cpus.effective": "0,2\n",
 			"cgroup.controllers": "cpuset cpu memory pids\n",
 			"cpu.stat":           "usage_usec 0\nuser_usec 0\nsystem_usec 0\nnr_periods 0\nnr_throttled 0\nthrottled_usec 0\n",
 		}},
