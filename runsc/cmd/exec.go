@@ -117,9 +117,8 @@ func execCommand() *command {
 			f.StringVar(&e.internalPIDFile, "internal-pid-file", "", "file to write the pid in the sandbox to")
 			f.StringVar(&e.consoleSocket, "console-socket", "", "unix socket to send the master of the terminal to")
 			f.IntVar(&e.preserveFDs, "preserve-fds", 0, "how many descriptors from 3 on the process gets too")
-			var ignored string
-			f.StringVar(&ignored, "process-label", "", "accepted if empty")
-			f.StringVar(&ignored, "apparmor", "", "accepted and not used")
+			f.StringVar(&e.label, "process-label", "", "accepted if empty")
+			f.StringVar(&e.profile, "apparmor", "", "accepted and not used")
 			return func(c *Context, args []string) error { return e.run(c, args[0], args[1:]) }
 		},
 	}
@@ -131,6 +130,7 @@ type execution struct {
 	detach                                               bool
 	processFile, pidFile, internalPIDFile, consoleSocket string
 	preserveFDs                                          int
+	label, profile                                       string
 }
 
 func (e *execution) spec(c *container.Container, args []string) (*specs.Process, error) {
@@ -170,9 +170,15 @@ func (e *execution) run(ctx *Context, id string, args []string) error {
 	if c.State.Process == nil {
 		return fmt.Errorf("cannot exec in container %q: it is being created", id)
 	}
+	if e.label != "" {
+		return errors.New("--process-label is not supported")
+	}
 	process, err := e.spec(c, args)
 	if err != nil {
 		return err
+	}
+	if e.profile != "" {
+		process.ApparmorProfile = e.profile
 	}
 	client, err := c.Dial()
 	if control.ErrorKind(err) == control.KindGone {

@@ -310,7 +310,7 @@ func withClient(c *Context, id string, f func(*control.Client) error) error {
 }
 
 func updateCommand() *command {
-	return &command{name: "update", synopsis: "change the limits of a container's cgroup", usage: "[flags] ID", minArgs: 1, maxArgs: 1,
+	return &command{name: "update", synopsis: "change the limits of a container", usage: "[flags] ID", minArgs: 1, maxArgs: 1,
 		setup: func(f *flag.FlagSet) func(*Context, []string) error {
 			file := stringFlag(f, "", "file with the resources object of the runtime spec, - for standard input", "resources", "r")
 			r := &specs.LinuxResources{Memory: &specs.LinuxMemory{}, CPU: &specs.LinuxCPU{}}
@@ -355,7 +355,10 @@ func updateCommand() *command {
 				if err != nil {
 					return err
 				}
-				return target.UpdateCgroup(r)
+				if err := spec.ValidateResources(r); err != nil {
+					return err
+				}
+				return c.Store.Update(target.State.ID, r)
 			}
 		}}
 }

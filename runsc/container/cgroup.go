@@ -13,6 +13,7 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+	"vitrine/runsc/spec"
 )
 
 // A cgroup is the directories of one container in the host's hierarchies, by
@@ -297,11 +298,39 @@ func limitsAsked(r *specs.LinuxResources) bool {
 		r.Pids != nil && r.Pids.Limit > 0 || len(r.Unified) > 0
 }
 
-// UpdateCgroup sets new limits for a container that has cgroups.
-func (c *Container) UpdateCgroup(r *specs.LinuxResources) error {
-	if len(c.State.Cgroups) == 0 {
-		return fmt.Errorf("container %q has no cgroup", c.State.ID)
+// Update sets new limits for a container: in its cgroup, if it has one, and in the
+// sentry. What r doesn't speak of stays.
+func (s *Store) Update(id string, r *specs.LinuxResources) error {
+	e, err := s.lock(id)
+	if err != nil {
+		return err
 	}
+	defer e.unlock()
+	c, err := s.Load(id)
+	if err != nil {
+		return err
+	}
+	client, err := c.Dial()
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	if len(c.State.Cgroups) > 0 {
+		if err := c.updateCgroup(r); err != nil {
+			return err
+		}
+	} else if limitsAsked(r) && c.State.Sandbox == c.State.ID && r.CPU != nil && (r.CPU.Quota != nil || r.CPU.Cpus != "") {
+		return fmt.Errorf("container %q has no cgroup, which limits of processor time need", id)
+	}
+	spec.Limits(&c.State.Limits, r)
+	if err := client.Update(id, &c.State.Limits); err != nil {
+		return fmt.Errorf("limits of container %q: %w", id, err)
+	}
+	return e.save(&c.State)
+}
+
+// updateCgroup sets new limits in the container's cgroups.
+func (c *Container) updateCgroup(r *specs.LinuxResources) error {
 	mounts, err := cgroupMounts()
 	if err != nil {
 		return err

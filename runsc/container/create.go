@@ -110,7 +110,10 @@ func (k *creation) run() (*Created, error) {
 	for _, w := range k.plan.Warnings {
 		o.Warn(w)
 	}
-	k.state.Rootfs = k.plan.Attach[0].Name
+	if c := k.plan.Args.Resources; o.Join != "" && (c.CPUQuota > 0 || c.CPUShares > 0) {
+		o.Warn("linux.resources.cpu: processor time is held for the sandbox as a whole, by the cgroup of its first container")
+	}
+	k.state.Rootfs, k.state.Limits = k.plan.Attach[0].Name, k.plan.Args.Resources
 	if err := k.startProcesses(); err != nil {
 		return nil, err
 	}

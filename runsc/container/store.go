@@ -13,6 +13,7 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+	"vitrine/pkg/control"
 	"vitrine/runsc/spec"
 )
 
@@ -53,6 +54,8 @@ type State struct {
 	Hooks *specs.Hooks `json:"hooks,omitempty"`
 	// Process holds what exec takes from the container by default.
 	Process *specs.Process `json:"process,omitempty"`
+	// Limits are those that the sentry holds or shows, as last set.
+	Limits control.Resources `json:"limits"`
 }
 
 // ProcessID names a process of the host for as long as the host is up: its pid

@@ -239,11 +239,17 @@ func validateProcess(prefix string, p *specs.Process) error {
 	if p.SelinuxLabel != "" {
 		return fmt.Errorf("%sselinuxLabel is not supported", prefix)
 	}
-	if p.Scheduler != nil {
-		return fmt.Errorf("%sscheduler is not supported", prefix)
+	if _, err := scheduler(p.Scheduler); err != nil {
+		return fmt.Errorf("%sscheduler%w", prefix, err)
 	}
-	if p.IOPriority != nil {
-		return fmt.Errorf("%sioPriority is not supported", prefix)
+	if _, err := ioPriority(p.IOPriority); err != nil {
+		return fmt.Errorf("%sioPriority%w", prefix, err)
+	}
+	if p.CommandLine != "" {
+		return fmt.Errorf("%scommandLine is not supported; it is Windows's", prefix)
+	}
+	if p.User.Username != "" {
+		return fmt.Errorf("%suser.username is not supported; it is Windows's", prefix)
 	}
 	if p.ExecCPUAffinity != nil {
 		return fmt.Errorf("%sexecCPUAffinity is not supported", prefix)
@@ -322,8 +328,8 @@ func validateLinux(l *specs.Linux) error {
 			return fmt.Errorf("linux.namespaces[%d].path %q is not an absolute path", i, n.Path)
 		}
 	}
-	if (len(l.UIDMappings) > 0 || len(l.GIDMappings) > 0) && !seen[specs.UserNamespace] {
-		return errors.New("linux.uidMappings and gidMappings need a namespace of type user in linux.namespaces")
+	if err := validateMappings(l); err != nil {
+		return err
 	}
 	for i, d := range l.Devices {
 		if !filepath.IsAbs(d.Path) {
@@ -336,7 +342,9 @@ func validateLinux(l *specs.Linux) error {
 		}
 	}
 	switch l.RootfsPropagation {
-	case "", "private", "rprivate", "slave", "rslave", "shared", "rshared", "unbindable", "runbindable":
+	case "", "private", "rprivate", "slave", "rslave":
+	case "shared", "rshared", "unbindable", "runbindable":
+		return fmt.Errorf("linux.rootfsPropagation %q is not supported: mounts of a container are seen nowhere else", l.RootfsPropagation)
 	default:
 		return fmt.Errorf("linux.rootfsPropagation %q is unknown", l.RootfsPropagation)
 	}
@@ -359,24 +367,7 @@ func validateLinux(l *specs.Linux) error {
 			return fmt.Errorf("linux.sysctl %q is not a name", name)
 		}
 	}
-	if r := l.Resources; r != nil {
-		if r.Memory != nil && r.Memory.Limit != nil && *r.Memory.Limit < -1 {
-			return fmt.Errorf("linux.resources.memory.limit %d is negative", *r.Memory.Limit)
-		}
-		for _, x := range []struct {
-			there bool
-			field string
-		}{
-			{len(r.Rdma) > 0, "rdma"},
-			{r.Network != nil && (r.Network.ClassID != nil || len(r.Network.Priorities) > 0), "network"},
-			{len(r.HugepageLimits) > 0, "hugepageLimits"},
-		} {
-			if x.there {
-				return fmt.Errorf("linux.resources.%s is not supported", x.field)
-			}
-		}
-	}
-	return nil
+	return ValidateResources(l.Resources)
 }
 
 func knownNamespace(t specs.LinuxNamespaceType) bool {
@@ -450,6 +441,8 @@ func Process(p *specs.Process) (control.Process, []string) {
 		NoNewPrivileges: p.NoNewPrivileges,
 		OOMScoreAdj:     p.OOMScoreAdj,
 	}
+	out.Scheduler, _ = scheduler(p.Scheduler)
+	out.IOPriority, _ = ioPriority(p.IOPriority)
 	var warnings []string
 	if c := p.Capabilities; c != nil {
 		for _, set := range []struct {

@@ -107,7 +107,7 @@ func TestTranslate(t *testing.T) {
 	s, err := Parse([]byte(`{"ociVersion":"1.0.2","root":{"path":"rootfs","readonly":true},
 		"process":{"args":["a"],"cwd":"/x/","user":{"uid":1,"gid":2,"additionalGids":[3]},"rlimits":[{"type":"RLIMIT_NOFILE","soft":1,"hard":2}],
 			"capabilities":{"effective":["CAP_KILL"]},"consoleSize":{"height":3,"width":4}},
-		"mounts":[{"destination":"proc","type":"proc","source":"proc","options":["nosuid","ro","rw","hidepid=2","rshared"]},
+		"mounts":[{"destination":"proc","type":"proc","source":"proc","options":["nosuid","ro","rw","hidepid=2","rprivate"]},
 			{"destination":"/d/","source":"data","options":["rbind","ro"]}],
 		"linux":{"namespaces":[{"type":"pid"},{"type":"ipc","path":"/proc/5/ns/ipc"},{"type":"network","path":"/proc/6/ns/net"}],
 			"resources":{"memory":{"limit":7},"pids":{"limit":8}},"seccomp":{"defaultAction":"SCMP_ACT_ALLOW"},
@@ -135,7 +135,7 @@ func TestTranslate(t *testing.T) {
 		t.Errorf("process: %+v", i)
 	}
 	m := a.Mounts[0]
-	if m.Destination != "/proc" || m.Flags != unix.MS_NOSUID || m.Propagation != unix.MS_SHARED|unix.MS_REC || len(m.Data) != 1 || m.Data[0] != "hidepid=2" {
+	if m.Destination != "/proc" || m.Flags != unix.MS_NOSUID || len(m.Data) != 1 || m.Data[0] != "hidepid=2" {
 		t.Errorf("first mount: %+v", m)
 	}
 	m = a.Mounts[1]

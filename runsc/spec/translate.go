@@ -61,7 +61,8 @@ type Options struct {
 // Translate makes a plan of a valid spec.
 //
 // Accepted with a warning, because engines send them always and they speak of
-// the host kernel's defences, which the application doesn't meet:
+// the host kernel's defences, which the application doesn't meet, or of the
+// host's mounts, whose later changes are not followed (rslave):
 // linux.seccomp (no host call is the application's; the profile is not
 // applied to the sandbox's own calls), process.apparmorProfile, device rules
 // of linux.resources (there are no devices of the host), and namespaces
@@ -81,8 +82,13 @@ func Translate(s *specs.Spec, o Options) (*Plan, error) {
 			p.Close()
 		}
 	}()
-	if o.Overlay == OverlayNone {
+	if o.Overlay == OverlayNone && !s.Root.Readonly {
+		// Who may not write needs no way to the host, and the missing mount
+		// points of a read-only root are made in memory.
 		p.Args.RootOverlay = control.OverlayNone
+	}
+	if p.Args.RootShared = o.SharedFiles && p.Args.RootOverlay == control.OverlayNone; o.SharedFiles && !p.Args.RootShared {
+		p.Warnings = append(p.Warnings, "--file-access=shared: changes below a layer in memory are not followed; --overlay=none and a writable root go with it")
 	}
 	var warnings []string
 	p.Args.Init, warnings = Process(s.Process)
@@ -137,7 +143,7 @@ func openRoot(path, bundle string) (*os.File, string, error) {
 type options struct {
 	flags, propagation uint64
 	data               []string
-	bind               bool
+	bind, copyUp       bool
 }
 
 // flagWords are the words of mount(8) that set and clear flags.
@@ -189,6 +195,8 @@ func parseOptions(m *specs.Mount) (options, error) {
 	for _, word := range m.Options {
 		if word == "bind" || word == "rbind" {
 			o.bind = true
+		} else if word == "tmpcopyup" {
+			o.copyUp = true
 		} else if f, ok := flagWords[word]; ok {
 			if f.clear {
 				o.flags &^= f.flag
@@ -213,7 +221,7 @@ func parseOptions(m *specs.Mount) (options, error) {
 		if len(o.data) > 0 {
 			return o, fmt.Errorf(".options: %q is not an option of a bind mount", o.data[0])
 		}
-		return o, nil
+		return o, checkOptions(m, &o)
 	}
 	if m.Type == "" {
 		return o, errors.New(".type is missing")
@@ -221,7 +229,7 @@ func parseOptions(m *specs.Mount) (options, error) {
 	if !fsTypes[m.Type] {
 		return o, fmt.Errorf(".type: file system %q is not supported", m.Type)
 	}
-	return o, nil
+	return o, checkOptions(m, &o)
 }
 
 func (p *Plan) addMount(m *specs.Mount, o Options) error {
@@ -232,7 +240,7 @@ func (p *Plan) addMount(m *specs.Mount, o Options) error {
 	out := control.Mount{
 		Destination: filepath.Clean("/" + m.Destination),
 		Type:        m.Type, Source: m.Source,
-		Flags: words.flags, Propagation: words.propagation, Data: words.data,
+		Flags: words.flags, Data: words.data, CopyUp: words.copyUp,
 	}
 	if words.bind {
 		out.Type = "bind"
@@ -249,6 +257,9 @@ func (p *Plan) addMount(m *specs.Mount, o Options) error {
 		if o.Overlay == OverlayAll {
 			out.Overlay = control.OverlayMemory
 		}
+		if words.propagation&unix.MS_SLAVE != 0 {
+			p.Warnings = append(p.Warnings, fmt.Sprintf("mounts at %s: what the host mounts below %s from now on is not seen in the container", out.Destination, out.Source))
+		}
 		p.Attach = append(p.Attach, Attach{
 			File: os.NewFile(uintptr(fd), out.Source), Name: out.Source, Mount: len(p.Args.Mounts),
 			ReadOnly: words.flags&unix.MS_RDONLY != 0 || out.Overlay != control.OverlayNone,
@@ -258,10 +269,12 @@ func (p *Plan) addMount(m *specs.Mount, o Options) error {
 	return nil
 }
 
+// mustShare are the types of namespaces that are only ever named to share something.
+var mustShare = map[specs.LinuxNamespaceType]bool{specs.PIDNamespace: true, specs.UserNamespace: true, specs.IPCNamespace: true}
+
 func (p *Plan) addLinux(l *specs.Linux, o Options) error {
 	a := p.Args
 	a.Sysctls, a.MaskedPaths, a.ReadonlyPaths = l.Sysctl, l.MaskedPaths, l.ReadonlyPaths
-	a.RootPropagation = strings.TrimPrefix(l.RootfsPropagation, "r")
 	for _, d := range l.Devices {
 		device := control.Device{Path: filepath.Clean(d.Path), Type: d.Type[0], Mode: 0o666,
 			Major: uint32(d.Major), Minor: uint32(d.Minor)}
@@ -285,6 +298,9 @@ func (p *Plan) addLinux(l *specs.Linux, o Options) error {
 			if o.JoinContainer != nil {
 				ns.Join = o.JoinContainer(n.Path)
 			}
+			if ns.Join == "" && mustShare[n.Type] || n.Type == specs.MountNamespace {
+				return fmt.Errorf("linux.namespaces: %s is no %s namespace of this sandbox, and can't be joined", n.Path, n.Type)
+			}
 			if ns.Join == "" {
 				p.Warnings = append(p.Warnings,
 					fmt.Sprintf("linux.namespaces: %s is no namespace of this sandbox; a new %s namespace takes its place", n.Path, n.Type))
@@ -298,30 +314,42 @@ func (p *Plan) addLinux(l *specs.Linux, o Options) error {
 	for _, m := range l.GIDMappings {
 		a.GIDMap = append(a.GIDMap, control.IDMap{ContainerID: m.ContainerID, HostID: m.HostID, Size: m.Size})
 	}
+	if l.Resources != nil && len(l.Resources.Devices) > 0 {
+		p.Warnings = append(p.Warnings, "linux.resources.devices: there are no devices of the host to allow or deny")
+	}
 	if l.Seccomp != nil {
 		p.Warnings = append(p.Warnings, "linux.seccomp: the profile is not applied; no system call of the application reaches the host")
 	}
-	if r := l.Resources; r != nil {
-		if r.Memory != nil && r.Memory.Limit != nil && *r.Memory.Limit > 0 {
-			a.Resources.MemoryLimit = *r.Memory.Limit
+	Limits(&a.Resources, l.Resources)
+	return nil
+}
+
+// Limits puts what r says into limits, and leaves what it doesn't speak of; -1 is
+// no limit.
+func Limits(limits *control.Resources, r *specs.LinuxResources) {
+	if r == nil {
+		return
+	}
+	if r.Memory != nil && r.Memory.Limit != nil {
+		limits.MemoryLimit = max(*r.Memory.Limit, 0)
+	}
+	if r.Pids != nil {
+		limits.PidsLimit = max(pidsLimit(r.Pids), 0)
+	}
+	if c := r.CPU; c != nil {
+		if c.Quota != nil {
+			limits.CPUQuota = max(*c.Quota, 0)
 		}
-		if r.Pids != nil && pidsLimit(r.Pids) > 0 {
-			a.Resources.PidsLimit = pidsLimit(r.Pids)
+		if c.Period != nil {
+			limits.CPUPeriod = *c.Period
 		}
-		if c := r.CPU; c != nil {
-			if c.Quota != nil && *c.Quota > 0 {
-				a.Resources.CPUQuota = *c.Quota
-			}
-			if c.Period != nil {
-				a.Resources.CPUPeriod = *c.Period
-			}
-			if c.Shares != nil {
-				a.Resources.CPUShares = *c.Shares
-			}
-			a.Resources.Cpus = c.Cpus
+		if c.Shares != nil {
+			limits.CPUShares = *c.Shares
+		}
+		if c.Cpus != "" {
+			limits.Cpus = c.Cpus
 		}
 	}
-	return nil
 }
 
 // pidsLimit is the limit whatever type the field has in the spec's version.

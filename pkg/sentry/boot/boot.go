@@ -61,6 +61,7 @@ type Sandbox struct {
 	devices *dev.Registry
 	poller  *host.Poller
 	host    *proc.Host
+	ns      *kernel.Namespaces // the sandbox's own, but for mounts
 	log     *log
 	calls   []seccomp.Row
 
@@ -131,6 +132,12 @@ func Prepare(o *Options) (*Sandbox, error) {
 	k.Init()
 	s.k = k
 	limitTasks(k, o.MaxTasks)
+	name, err := os.Hostname()
+	if err != nil {
+		return nil, fmt.Errorf("the name of the host: %w", err)
+	}
+	s.ns = &kernel.Namespaces{UTS: k.NewUTSNamespace(k.RootUserNS, name, ""), IPC: k.NewIPCNamespace(k.RootUserNS),
+		Net: k.NewNetNamespace(k.RootUserNS, nil), PIDForChildren: k.RootPIDNS}
 	k.Shared, k.NewFilesystem = s.shared, s.mountFor
 	unixsocket.Register()
 	s.calls = append(calls, host.HostCalls()...)

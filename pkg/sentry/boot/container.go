@@ -13,6 +13,7 @@ import (
 	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/sentry/kernel"
 	"vitrine/pkg/sentry/memfile"
+	"vitrine/pkg/sentry/signals"
 	"vitrine/pkg/sentry/vfs"
 	"vitrine/pkg/trim"
 )
@@ -23,14 +24,18 @@ type container struct {
 	s       *Sandbox
 	account *memfile.Account
 	kc      *kernel.Container
-	cred    *auth.Credentials // root in the container
+	cred    *auth.Credentials // the Sentry's, for what it does in the container: all capabilities
+	user    *auth.UserNamespace
 	ns      *kernel.Namespaces
 	root    vfs.Path
 	args    *control.CreateArgs
 
 	// Guarded by Sandbox.mu.
-	status control.Status
-	init   *kernel.Task
+	status    control.Status
+	init      *kernel.Task
+	resources control.Resources
+	// affinity is where tasks may run at first; zero for anywhere.
+	affinity uint64
 	// execed are processes of Exec whose status somebody may still ask for.
 	execed map[int32]*kernel.ThreadGroup
 	// terminals are those of processes that were started with one.
@@ -55,7 +60,7 @@ func (s *Sandbox) Create(args *control.CreateArgs) error {
 		s.mu.Unlock()
 		return failf(control.KindExists, "container %s exists already", args.ID)
 	}
-	c := &container{id: args.ID, s: s, args: args, kc: &kernel.Container{ID: args.ID}, status: control.StatusCreating, execed: map[int32]*kernel.ThreadGroup{},
+	c := &container{id: args.ID, s: s, args: args, kc: &kernel.Container{ID: args.ID}, user: s.k.RootUserNS, status: control.StatusCreating, execed: map[int32]*kernel.ThreadGroup{},
 		terminals: map[*kernel.ThreadGroup]consoleOf{}}
 	s.containers[args.ID] = c
 	first := s.root == ""
@@ -78,23 +83,15 @@ func (s *Sandbox) Create(args *control.CreateArgs) error {
 }
 
 func (c *container) create() error {
-	k := c.s.k
 	var err error
-	if c.account, err = c.s.account.NewAccount(c.id, uint64(max(c.args.Resources.MemoryLimit, 0))); err != nil {
+	if c.account, err = c.s.account.NewAccount(c.id, 0); err != nil {
 		return err
 	}
-	user := k.RootUserNS
-	c.cred = auth.NewRoot(user)
-	pid, err := c.pidNamespace()
-	if err != nil {
+	if err := c.setResources(&c.args.Resources); err != nil {
 		return err
 	}
-	c.ns = &kernel.Namespaces{
-		UTS: k.NewUTSNamespace(user, c.args.Hostname, c.args.Domainname), IPC: k.NewIPCNamespace(user),
-		Net: k.NewNetNamespace(user, nil), PIDForChildren: pid,
-	}
-	if n := c.args.Resources.PidsLimit; n > 0 {
-		pid.SetLimit(int(n))
+	if err := c.makeNamespaces(); err != nil {
+		return err
 	}
 	if err := c.mountAll(); err != nil {
 		return err
@@ -105,24 +102,6 @@ func (c *container) create() error {
 	}
 	c.init = t
 	return nil
-}
-
-// pidNamespace returns the namespace of the container: its own, or that of the
-// container it joins.
-func (c *container) pidNamespace() (*kernel.PIDNamespace, error) {
-	k := c.s.k
-	for _, n := range c.args.Namespaces {
-		if n.Type == control.NamespacePID && n.Join != "" {
-			c.s.mu.Lock()
-			other := c.s.containers[n.Join]
-			c.s.mu.Unlock()
-			if other == nil || other.ns == nil {
-				return nil, failf(control.KindNotFound, "no container %s to share a PID namespace with", n.Join)
-			}
-			return other.ns.PIDForChildren, nil
-		}
-	}
-	return k.NewPIDNamespace(k.RootPIDNS, k.RootUserNS)
 }
 
 func (s *Sandbox) container(id string) (*container, error) {
@@ -329,9 +308,10 @@ func (s *Sandbox) Signal(id string, pid int32, signo int, all bool) error {
 		groups = []*kernel.ThreadGroup{tg}
 	}
 	if status == control.StatusCreated {
-		// Nothing runs that could take a signal: one that kills ends it.
-		if unix.Signal(signo) == unix.SIGKILL || unix.Signal(signo) == unix.SIGTERM {
-			c.init.ThreadGroup().Kill(kernel.ExitStatus{Signal: sigKill})
+		// Nothing runs that could take a signal: one whose default is to end
+		// the process does so.
+		if sig := signals.Signal(signo); sig.Valid() && endsByDefault(sig) {
+			c.init.ThreadGroup().Kill(kernel.ExitStatus{Signal: sig})
 			return s.Start(id)
 		}
 		return nil
@@ -342,6 +322,12 @@ func (s *Sandbox) Signal(id string, pid int32, signo int, all bool) error {
 		}
 	}
 	return nil
+}
+
+// endsByDefault reports whether a process that doesn't catch s ends by it.
+func endsByDefault(s signals.Signal) bool {
+	d := signals.DefaultOf(s)
+	return d == signals.Terminate || d == signals.CoreDump
 }
 
 // Processes implements control.Sandbox.
@@ -364,6 +350,9 @@ func (s *Sandbox) Processes(id string) ([]control.ProcessInfo, error) {
 			p.PPID = parent.ID(k.RootPIDNS)
 		}
 		p.Args = l.CommandLine(4096)
+		if term := tg.Session().Terminal(k); term != nil {
+			p.TTY = terminalName(term.DeviceNumber())
+		}
 		if tg == c.init.ThreadGroup() {
 			out = append([]control.ProcessInfo{p}, out...)
 		} else {
@@ -485,7 +474,8 @@ func (s *Sandbox) Stats(id string) (control.Stats, error) {
 	if err != nil {
 		return control.Stats{}, err
 	}
-	st := control.Stats{MemoryUsage: int64(c.account.Usage()), MemoryPeak: int64(c.account.Peak()), MemoryLimit: max(c.args.Resources.MemoryLimit, 0)}
+	st := control.Stats{MemoryUsage: int64(c.account.Usage()), MemoryPeak: int64(c.account.Peak()), MemoryLimit: int64(c.account.Limit()),
+		OOMKills: int64(c.account.Failures())}
 	for _, tg := range c.groups() {
 		u := tg.Usage()
 		st.CPUTime += u.User + u.System

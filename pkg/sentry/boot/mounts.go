@@ -1,6 +1,7 @@
 package boot
 
 import (
+	"fmt"
 	"os"
 	"path"
 	"strings"
@@ -39,12 +40,19 @@ func (c *container) mountAll() error {
 	}
 	mounts := vfs.NewMountNamespace(root, "none", flags)
 	mounts.Inode = c.s.k.NewNamespaceInode()
+	if c.user != c.s.k.RootUserNS {
+		mounts.Owner = c.user
+	}
 	c.ns.Mount = mounts
 	c.root = mounts.Root()
 	for i := range c.args.Mounts {
 		m := &c.args.Mounts[i]
 		if err := c.mount(m); err != nil {
-			return failf(control.KindInternal, "mounting %s at %s: %v", m.Type, m.Destination, err)
+			with := ""
+			if len(m.Data) > 0 {
+				with = fmt.Sprintf(" with %q", strings.Join(m.Data, ","))
+			}
+			return failf(control.KindInternal, "mounting %s at %s%s: %v", m.Type, m.Destination, with, err)
 		}
 	}
 	if err := c.makeDevices(); err != nil {
@@ -103,7 +111,7 @@ func (c *container) rootFilesystem() (*vfs.Filesystem, error) {
 	if c.args.Root == nil {
 		return tmpfs.New(c.memory())
 	}
-	fs, err := c.goferFilesystem(c.args.Root, gofer.Options{ReadOnly: c.args.RootOverlay == control.OverlayMemory}, c.args.RootOverlay)
+	fs, err := c.goferFilesystem(c.args.Root, gofer.Options{Shared: c.args.RootShared && c.args.RootOverlay != control.OverlayMemory, ReadOnly: c.args.RootOverlay == control.OverlayMemory}, c.args.RootOverlay)
 	if err != nil {
 		return nil, failf(control.KindInternal, "root file system: %v", err)
 	}
@@ -113,7 +121,14 @@ func (c *container) rootFilesystem() (*vfs.Filesystem, error) {
 // mountFlags are the flags of mount(2) that a mount keeps.
 const mountFlags = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_NOATIME | unix.MS_NODIRATIME | unix.MS_RELATIME
 
+// otherFlags are carried out by doing nothing: what a file system in memory makes
+// durable is durable, nobody reads i_version, and times are written lazily.
+const otherFlags = unix.MS_SYNCHRONOUS | unix.MS_DIRSYNC | unix.MS_STRICTATIME | unix.MS_SILENT | unix.MS_I_VERSION | unix.MS_LAZYTIME
+
 func (c *container) mount(m *control.Mount) error {
+	if rest := m.Flags &^ (mountFlags | otherFlags); rest != 0 {
+		return fmt.Errorf("mount flags %#x are not supported", rest)
+	}
 	fs, err := c.filesystem(m)
 	if err != nil {
 		return err
@@ -123,15 +138,21 @@ func (c *container) mount(m *control.Mount) error {
 		return err
 	}
 	flags := vfs.MountFlags(m.Flags & mountFlags)
-	if flags&(vfs.MountNoAtime) == 0 {
+	if flags&vfs.MountNoAtime == 0 && m.Flags&unix.MS_STRICTATIME == 0 {
 		flags |= vfs.MountRelatime
 	}
 	source := m.Source
 	if source == "" {
 		source = m.Type
 	}
-	_, err = c.ns.Mount.MountAt(at, fs, source, flags)
-	return err
+	mounted, err := c.ns.Mount.MountAt(at, fs, source, flags)
+	if err != nil || !m.CopyUp {
+		return err
+	}
+	if err := c.copyUp(at, vfs.Path{Mount: mounted, Dentry: mounted.Root()}); err != nil {
+		return fmt.Errorf("copying what was there: %w", err)
+	}
+	return nil
 }
 
 // mountPoint returns the place to mount fs on, which is made where it is missing.
@@ -161,7 +182,7 @@ func (c *container) filesystem(m *control.Mount) (*vfs.Filesystem, error) {
 		over := m.Overlay
 		return c.goferFilesystem(m.Gofer, gofer.Options{Shared: m.Shared && over != control.OverlayMemory, ReadOnly: m.Flags&unix.MS_RDONLY != 0}, over)
 	}
-	return c.s.newFilesystem(m.Type, c.memory(), strings.Join(m.Data, ","), c.ns, path.Clean(m.Destination) == "/dev", vfs.KernelContext(c.cred))
+	return c.newFilesystem(m.Type, strings.Join(m.Data, ","), c.ns, path.Clean(m.Destination) == "/dev", vfs.KernelContext(c.cred), c.user)
 }
 
 // mountFor makes what t mounts, in its container's memory.
@@ -172,16 +193,23 @@ func (s *Sandbox) mountFor(t *kernel.Task, kind, _, data string) (*vfs.Filesyste
 	if c == nil {
 		return nil, unix.ENODEV
 	}
-	return s.newFilesystem(kind, c.memory(), data, t.Namespaces(), false, t)
+	return c.newFilesystem(kind, data, t.Namespaces(), false, t, t.Credentials().UserNS)
 }
 
-// newFilesystem makes a file system of the Sentry's own; ENODEV where the type is
-// unknown.
-func (s *Sandbox) newFilesystem(kind string, o tmpfs.Options, data string, ns *kernel.Namespaces, isDev bool, ctx vfs.Context) (*vfs.Filesystem, error) {
-	k := s.k
+// newFilesystem makes a file system of the Sentry's own, for user; ENODEV where the
+// type is unknown.
+func (c *container) newFilesystem(kind, data string, ns *kernel.Namespaces, isDev bool, ctx vfs.Context, user *auth.UserNamespace) (*vfs.Filesystem, error) {
+	s, k, o := c.s, c.s.k, c.memory()
+	// What has no other owner is root's.
+	if id, ok := user.KUID(0); ok {
+		o.UID = id
+	}
+	if id, ok := user.KGID(0); ok {
+		o.GID = id
+	}
 	switch kind {
 	case "tmpfs", "ramfs", "devtmpfs":
-		if err := o.ParseOptions(data, s.account.Limit(), k.RootUserNS); err != nil {
+		if err := o.ParseOptions(data, s.account.Limit(), user); err != nil {
 			return nil, err
 		}
 		if isDev || kind == "devtmpfs" {
@@ -192,12 +220,12 @@ func (s *Sandbox) newFilesystem(kind string, o tmpfs.Options, data string, ns *k
 		return dev.NewTree(ctx, o)
 	case "proc":
 		po := proc.Options{Host: s.host, Account: o.Account, CommandLine: "vitrine"}
-		if err := po.ParseOptions(data, k.RootUserNS); err != nil {
+		if err := po.ParseOptions(data, user); err != nil {
 			return nil, err
 		}
 		return proc.New(k, ns.PIDForChildren, po)
 	case "devpts":
-		po, err := devpts.Parse(data, k.RootUserNS)
+		po, err := devpts.Parse(data, user)
 		if err != nil {
 			return nil, err
 		}
@@ -205,9 +233,9 @@ func (s *Sandbox) newFilesystem(kind string, o tmpfs.Options, data string, ns *k
 	case "sysfs":
 		return sysfs.New(k, sysfs.Options{})
 	case "mqueue":
-		return mqueue.New(auth.RootKUID, auth.RootKGID), nil
+		return mqueue.New(o.UID, o.GID), nil
 	case "cgroup", "cgroup2":
-		return cgroup.New(k, ns.PIDForChildren, cgroup.Options{Account: o.Account})
+		return cgroup.New(k, ns.PIDForChildren, cgroup.Options{Account: o.Account, Limits: c.limits})
 	}
 	return nil, unix.ENODEV
 }
@@ -229,7 +257,12 @@ func (c *container) makeDevices() error {
 			continue
 		}
 		if err == nil {
-			err = at.Inode().SetAttributes(ctx, &vfs.SetAttr{Mask: vfs.SetUID | vfs.SetGID, UID: auth.KUID(d.UID), GID: auth.KGID(d.GID)})
+			uid, ok := c.user.KUID(d.UID)
+			gid, ok2 := c.user.KGID(d.GID)
+			if !ok || !ok2 {
+				return failf(control.KindInvalid, "device %s: owner %d:%d has no mapping in linux.uidMappings and gidMappings", d.Path, d.UID, d.GID)
+			}
+			err = at.Inode().SetAttributes(ctx, &vfs.SetAttr{Mask: vfs.SetUID | vfs.SetGID, UID: uid, GID: gid})
 		}
 		if err != nil {
 			return failf(control.KindInternal, "device %s: %v", d.Path, err)

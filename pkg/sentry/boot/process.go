@@ -24,7 +24,10 @@ const sigKill = signals.Signal(unix.SIGKILL)
 // files of p stay the caller's.
 func (c *container) newTask(p *control.Process) (_ *kernel.Task, err error) {
 	k := c.s.k
-	cred := c.credentials(p)
+	cred, err := c.credentials(p)
+	if err != nil {
+		return nil, err
+	}
 	lim, err := rlimits(p)
 	if err != nil {
 		return nil, err
@@ -83,9 +86,18 @@ func (c *container) newTask(p *control.Process) (_ *kernel.Task, err error) {
 	if p.OOMScoreAdj != nil {
 		t.ThreadGroup().OOMScoreAdj().Store(int32(*p.OOMScoreAdj))
 	}
-	if p.Nice != nil {
-		t.SetScheduling(func(s *kernel.Scheduling) { s.Nice = int(*p.Nice) })
-	}
+	c.s.mu.Lock()
+	affinity := c.affinity
+	c.s.mu.Unlock()
+	t.SetScheduling(func(s *kernel.Scheduling) {
+		s.Affinity = affinity
+		if o := p.Scheduler; o != nil {
+			s.Policy, s.Nice, s.Priority, s.ResetOnFork = int(o.Policy), int(o.Nice), int(o.Priority), o.ResetOnFork
+		}
+		if p.IOPriority != nil {
+			s.IOPriority = int(*p.IOPriority)
+		}
+	})
 	if err := c.exec(t, p); err != nil {
 		// The task ends without ever having run the application.
 		t.ThreadGroup().Kill(kernel.ExitStatus{Signal: sigKill})
@@ -98,19 +110,32 @@ func (c *container) newTask(p *control.Process) (_ *kernel.Task, err error) {
 
 // credentials are those of the process's user, with the capabilities that the
 // bundle gives.
-func (c *container) credentials(p *control.Process) *auth.Credentials {
-	uid, gid := auth.KUID(p.User.UID), auth.KGID(p.User.GID)
+//
+// Ids are those of the container's user namespace.
+func (c *container) credentials(p *control.Process) (*auth.Credentials, error) {
+	uid, ok := c.user.KUID(p.User.UID)
+	if !ok {
+		return nil, failf(control.KindInvalid, "process.user.uid %d has no mapping in linux.uidMappings", p.User.UID)
+	}
+	gid, ok := c.user.KGID(p.User.GID)
+	if !ok {
+		return nil, failf(control.KindInvalid, "process.user.gid %d has no mapping in linux.gidMappings", p.User.GID)
+	}
 	cr := &auth.Credentials{
 		RUID: uid, EUID: uid, SUID: uid, FSUID: uid, RGID: gid, EGID: gid, SGID: gid, FSGID: gid,
 		Bounding: auth.CapSet(p.Capabilities.Bounding) & auth.AllCaps, Effective: auth.CapSet(p.Capabilities.Effective) & auth.AllCaps,
 		Inheritable: auth.CapSet(p.Capabilities.Inheritable) & auth.AllCaps, Permitted: auth.CapSet(p.Capabilities.Permitted) & auth.AllCaps,
-		Ambient: auth.CapSet(p.Capabilities.Ambient) & auth.AllCaps, NoNewPrivs: p.NoNewPrivileges, UserNS: c.s.k.RootUserNS,
+		Ambient: auth.CapSet(p.Capabilities.Ambient) & auth.AllCaps, NoNewPrivs: p.NoNewPrivileges, UserNS: c.user,
 	}
 	for _, g := range p.User.AdditionalGIDs {
-		cr.Groups = append(cr.Groups, auth.KGID(g))
+		id, ok := c.user.KGID(g)
+		if !ok {
+			return nil, failf(control.KindInvalid, "process.user.additionalGids: %d has no mapping in linux.gidMappings", g)
+		}
+		cr.Groups = append(cr.Groups, id)
 	}
 	slices.Sort(cr.Groups)
-	return cr
+	return cr, nil
 }
 
 func rlimits(p *control.Process) (*limits.Set, error) {

@@ -66,6 +66,16 @@ func (t *terminal) open(cred *auth.Credentials) (*vfs.File, error) {
 	return vfs.NewFile(t.path, impl, unix.O_RDWR|unix.O_NOCTTY, cred), nil
 }
 
+// terminalName is the name below /dev of a terminal with a device number, as ps(1)
+// shows it.
+func terminalName(rdev uint64) string {
+	const slaves = 136 // major numbers 136 to 143 (Documentation/admin-guide/devices.txt)
+	if major := unix.Major(rdev); major >= slaves && major < slaves+8 {
+		return "pts/" + strconv.Itoa(int((major-slaves)<<8|unix.Minor(rdev)))
+	}
+	return "?"
+}
+
 // drainTime is how long the end of a process waits for a host terminal that
 // doesn't take its last output.
 const drainTime = 2 * time.Second
@@ -73,7 +83,14 @@ const drainTime = 2 * time.Second
 // finish closes the terminal when the process has ended, once all that was
 // written to it has been shown.
 func (t *terminal) finish(tg *kernel.ThreadGroup, done chan<- struct{}) {
-	<-tg.Done()
+	select {
+	case <-tg.Done():
+	case <-t.bridge.InputDone():
+		// The host's terminal has gone, and with it this one: the foreground
+		// group and the session's leader are told by SIGHUP.
+		t.bridge.Close()
+		<-tg.Done()
+	}
 	select {
 	case <-t.bridge.Done():
 	case <-time.After(drainTime):

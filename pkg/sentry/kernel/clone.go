@@ -327,7 +327,8 @@ func (k *Kernel) adopt(child, parent *Task, a *CloneArgs, lim *limits.Set) error
 			}
 			parent.tg.group.join(tg)
 		}
-		if ns.init == nil {
+		// In the first namespace of a sandbox, what isn't 1 is nobody's init.
+		if ns.init == nil && nums[ns.Level] == 1 {
 			ns.init = tg
 		}
 	}

@@ -67,6 +67,8 @@ func (k *kernel) Ended() <-chan struct{}              { return k.ended }
 func (k *kernel) ExitStatus() control.WaitStatus      { return k.exit }
 func (k *kernel) Stats(string) (control.Stats, error) { return control.Stats{Pids: 1}, nil }
 
+func (k *kernel) Update(string, *control.Resources) error { return nil }
+
 func failed(kind control.Kind, format string, args ...any) error {
 	return &control.Error{Kind: kind, Message: fmt.Sprintf(format, args...)}
 }

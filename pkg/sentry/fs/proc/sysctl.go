@@ -174,31 +174,52 @@ var (
 	ErrFixed    = errors.New("the setting can't be changed")
 )
 
-// SetSysctl sets the setting with a dotted name (sysctl(8)) in n, for a container
-// that doesn't run yet, and returns which type of namespaces it belongs to. A
-// setting that can't be changed may be set to what it is.
-func SetSysctl(k *kernel.Kernel, n *kernel.Namespaces, dotted, value string) (NamespaceKind, error) {
+// find returns the setting of namespaces with a dotted name (sysctl(8)), or nil.
+func find(dotted string) *sysctl {
 	path := strings.ReplaceAll(dotted, ".", "/")
 	for i := range sysctls {
-		if s := &sysctls[i]; s.path == path {
-			if same(s.show(n), value) {
-				return NoNamespace, nil
-			}
-			if err := s.put(n, value); err != nil {
-				return s.kind, fmt.Errorf("%q is out of bounds here: %w", value, err)
-			}
-			return s.kind, nil
+		if sysctls[i].path == path {
+			return &sysctls[i]
 		}
 	}
+	return nil
+}
+
+// SysctlNamespace returns the type of namespaces that the setting with a dotted
+// name belongs to.
+func SysctlNamespace(dotted string) NamespaceKind {
+	if s := find(dotted); s != nil {
+		return s.kind
+	}
+	return NoNamespace
+}
+
+// SysctlDiffers reports whether a setting of namespaces is something else than
+// value in n.
+func SysctlDiffers(n *kernel.Namespaces, dotted, value string) bool {
+	s := find(dotted)
+	return s != nil && !same(s.show(n), value)
+}
+
+// SetSysctl sets the setting with a dotted name in n, for a container that doesn't
+// run yet. A setting that can't be changed may be set to what it is.
+func SetSysctl(k *kernel.Kernel, n *kernel.Namespaces, dotted, value string) error {
+	if s := find(dotted); s != nil {
+		if err := s.put(n, value); err != nil {
+			return fmt.Errorf("%q is out of bounds: %w", value, err)
+		}
+		return nil
+	}
+	path := strings.ReplaceAll(dotted, ".", "/")
 	for i := range settings {
 		if s := &settings[i]; s.path == path {
 			if now := s.get(&procfs{k: k}, vfs.KernelContext(auth.NewRoot(k.RootUserNS))); !same(now, value) {
-				return NoNamespace, fmt.Errorf("%w: it is %q", ErrFixed, now)
+				return fmt.Errorf("%w: it is %q", ErrFixed, now)
 			}
-			return NoNamespace, nil
+			return nil
 		}
 	}
-	return NoNamespace, ErrNoSysctl
+	return ErrNoSysctl
 }
 
 // same compares values word by word: engines separate them by spaces, Linux by

@@ -48,6 +48,10 @@ func (b *Bridge) Resize(rows, cols uint16) { b.t.Resize(WindowSize{Rows: rows, C
 // shown is written; or when the host's side can't be written any more.
 func (b *Bridge) Done() <-chan struct{} { return b.outDone }
 
+// InputDone is closed when nothing more comes from the host: the terminal there
+// has gone, or Close was called.
+func (b *Bridge) InputDone() <-chan struct{} { return b.inDone }
+
 // Close hangs the terminal up and waits until the host's descriptors are not
 // used any more. Output that waits is still written, unless out is blocked by a
 // reader that doesn't read: then the write that is under way is waited for.
