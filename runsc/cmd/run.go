@@ -101,15 +101,16 @@ func (c *Context) newLaunch(b *bundleFlags, id string) (*launch, error) {
 
 func (c *Context) launchOf(b *bundleFlags, id, bundle string, s *specs.Spec) *launch {
 	return &launch{c: c, flags: b, options: container.CreateOptions{
-		ID: id, Bundle: bundle, Spec: s, Join: joins(s), Warn: c.warn,
+		ID: id, Bundle: bundle, Spec: s, Join: c.joins(s), Warn: c.warn,
 		Stdio:      [3]*os.File{os.Stdin, os.Stdout, os.Stderr},
 		ExtraFiles: preserved(b.preserveFDs),
 	}}
 }
 
-// joins is the sandbox that a container of a pod belongs to, as CRI's engines
-// say in annotations.
-func joins(s *specs.Spec) string {
+// joins is the sandbox that a container of a pod belongs to: CRI's engines say so in
+// annotations, others by the namespaces of a container of this runtime, which can
+// only be shared inside its sandbox.
+func (c *Context) joins(s *specs.Spec) string {
 	for _, prefix := range []string{"io.kubernetes.cri.", "io.kubernetes.cri-o."} {
 		kind := s.Annotations[prefix+"container-type"]
 		if kind == "" {
@@ -120,6 +121,17 @@ func joins(s *specs.Spec) string {
 				return id
 			}
 			return s.Annotations[prefix+"SandboxID"]
+		}
+	}
+	if s.Linux == nil {
+		return ""
+	}
+	for _, n := range s.Linux.Namespaces {
+		switch n.Type {
+		case specs.PIDNamespace, specs.IPCNamespace, specs.UserNamespace:
+			if sandbox := c.Store.SandboxOfPath(n.Path); sandbox != "" {
+				return sandbox
+			}
 		}
 	}
 	return ""

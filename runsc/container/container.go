@@ -290,25 +290,35 @@ func (c *Container) Signal(signo int, all bool) error {
 	return err
 }
 
-// sandboxOfPath finds the container whose process a path like /proc/PID/ns/net
-// is about, among those of one sandbox.
-func (s *Store) sandboxOfPath(path, sandbox string) string {
+// SandboxOfPath returns the ID of the running sandbox that has the process which a
+// path like /proc/PID/ns/ipc is about, or "".
+func (s *Store) SandboxOfPath(path string) string {
+	c := s.containerOfPath(path)
+	if c == nil || !c.State.Sentry.Alive() {
+		return ""
+	}
+	return c.State.Sandbox
+}
+
+// containerOfPath finds the container whose process a path like /proc/PID/ns/net
+// is about, or nil.
+func (s *Store) containerOfPath(path string) *Container {
 	rest, ok := strings.CutPrefix(path, "/proc/")
 	if !ok {
-		return ""
+		return nil
 	}
 	var pid int
 	if n, _ := fmt.Sscanf(rest, "%d/ns/", &pid); n != 1 {
-		return ""
+		return nil
 	}
 	all, err := s.List()
 	if err != nil {
-		return ""
+		return nil
 	}
 	for _, c := range all {
-		if c.State.Sandbox == sandbox && c.PID() == pid {
-			return c.State.ID
+		if c.PID() == pid {
+			return c
 		}
 	}
-	return ""
+	return nil
 }

@@ -100,8 +100,13 @@ func (k *creation) run() (*Created, error) {
 	var err error
 	k.plan, err = spec.Translate(o.Spec, spec.Options{
 		ID: o.ID, Bundle: o.Bundle, Overlay: spec.OverlayMode(k.conf.Overlay),
-		SharedFiles:   k.conf.FileAccess == "shared",
-		JoinContainer: func(path string) string { return k.store.sandboxOfPath(path, k.state.Sandbox) },
+		SharedFiles: k.conf.FileAccess == "shared",
+		JoinContainer: func(path string) string {
+			if c := k.store.containerOfPath(path); c != nil && c.State.Sandbox == k.state.Sandbox {
+				return c.State.ID
+			}
+			return ""
+		},
 	})
 	if err != nil {
 		return nil, err

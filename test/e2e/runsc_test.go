@@ -81,12 +81,13 @@ type house struct {
 	bin    string
 	root   string
 	bundle string
+	flags  []string // before the command
 }
 
 func newHouse(t *testing.T) *house {
 	t.Helper()
 	dir := t.TempDir()
-	h := &house{t, bin, filepath.Join(dir, "state"), filepath.Join(dir, "bundle")}
+	h := &house{t: t, bin: bin, root: filepath.Join(dir, "state"), bundle: filepath.Join(dir, "bundle")}
 	if err := os.MkdirAll(filepath.Join(h.bundle, "rootfs"), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -137,7 +138,7 @@ type result struct {
 }
 
 func (h *house) command(args ...string) *exec.Cmd {
-	cmd := exec.Command(filepath.Join(h.bin, "runsc"), append([]string{"--root", h.root}, args...)...)
+	cmd := exec.Command(filepath.Join(h.bin, "runsc"), append(append([]string{"--root", h.root}, h.flags...), args...)...)
 	cmd.Dir = h.bundle
 	return cmd
 }
