@@ -322,7 +322,7 @@ func TestSignalsFromOutside(t *testing.T) {
 	for _, test := range []struct {
 		script, signal string
 		code           int
-	}{{"kill -TERM $$; kill -INT $$; exec sleep 1000", "TERM", 143}, {"exec sleep 1000", "KILL", 137}, {"trap 'exit 7' USR1; while :; do sleep 0.01; done", "USR1", 7}} {
+	}{{"kill -TERM $$; kill -HUP $$; exec sleep 1000", "TERM", 143}, {"exec sleep 1000", "KILL", 137}, {"trap 'exit 7' USR1; while :; do sleep 0.01; done", "USR1", 7}} {
 		h.ociSpec("echo ready; "+test.script, nil)
 		cmd := h.command("run", "c")
 		out, err := cmd.StdoutPipe()
