@@ -49,6 +49,26 @@ TEST(self)
 	CHECK_ERRNO(mkdir("/proc/x", 0700), ENOENT);
 }
 
+/* A file that is about itself, and two that are about each other. */
+TEST(fdinfo_of_fdinfo)
+{
+	CHECK_EQ(dup2(0, 100), 100);
+	CHECK_EQ(dup2(0, 101), 101);
+	int a = open("/proc/self/fdinfo/100", O_RDONLY), b = open("/proc/self/fdinfo/101", O_RDONLY);
+	CHECK(a >= 0 && b >= 0);
+	CHECK_EQ(dup2(a, 100), 100);
+	CHECK(read(a, buf, sizeof buf) > 0);
+	CHECK_EQ(lseek(a, 0, SEEK_SET), 0);
+	CHECK_EQ(dup2(a, 101), 101);
+	CHECK_EQ(dup2(b, 100), 100);
+	CHECK(read(a, buf, sizeof buf) > 0);
+	CHECK(read(b, buf, sizeof buf) > 0);
+	close(a);
+	close(b);
+	close(100);
+	close(101);
+}
+
 TEST(stat)
 {
 	int pid, ppid, pgrp, sid;

@@ -119,7 +119,7 @@ type File struct {
 	cred  *auth.Credentials
 
 	offMu sync.Mutex
-	off   int64
+	off   atomic.Int64 // changed with offMu held
 
 	counted bool // holds a GetWrite on the inode
 
@@ -372,8 +372,8 @@ func (f *File) Read(ctx Context, dst *usermem.Buffer) (int64, error) {
 		n, err = impl.Read(ctx, f, dst)
 	case ReaderAt:
 		f.offMu.Lock()
-		n, err = impl.ReadAt(ctx, dst, f.off)
-		f.off += n
+		n, err = impl.ReadAt(ctx, dst, f.off.Load())
+		f.off.Add(n)
 		f.offMu.Unlock()
 	case DirReader:
 		return 0, unix.EISDIR
@@ -437,9 +437,9 @@ func (f *File) Write(ctx Context, src *usermem.Buffer) (int64, error) {
 		if f.flags.Load()&unix.O_APPEND != 0 {
 			n, err = f.appendLocked(ctx, impl, src)
 		} else if src.Len() > 0 {
-			if err = limitWrite(ctx, src, f.off); err == nil {
-				n, err = impl.WriteAt(ctx, src, f.off)
-				f.off += n
+			if err = limitWrite(ctx, src, f.off.Load()); err == nil {
+				n, err = impl.WriteAt(ctx, src, f.off.Load())
+				f.off.Add(n)
 			}
 		}
 		f.offMu.Unlock()
@@ -457,15 +457,15 @@ func (f *File) appendLocked(ctx Context, impl WriterAt, src *usermem.Buffer) (in
 		limit := int64(min(ctx.FileSizeLimit(), math.MaxInt64))
 		n, end, err := a.Append(ctx, src, limit)
 		if n > 0 {
-			f.off = end
+			f.off.Store(end)
 		}
 		if err == unix.EFBIG {
 			ctx.FileSizeExceeded()
 		}
 		return n, err
 	}
-	n, err := impl.WriteAt(ctx, src, f.off)
-	f.off += n
+	n, err := impl.WriteAt(ctx, src, f.off.Load())
+	f.off.Add(n)
 	return n, err
 }
 
@@ -515,9 +515,9 @@ func (f *File) Seek(ctx Context, off int64, whence int) (int64, error) {
 	f.offMu.Lock()
 	defer f.offMu.Unlock()
 	if s, ok := f.impl.(Seeker); ok {
-		n, err := s.Seek(ctx, f, f.off, off, whence)
+		n, err := s.Seek(ctx, f, f.off.Load(), off, whence)
 		if err == nil {
-			f.off = n
+			f.off.Store(n)
 		}
 		return n, err
 	}
@@ -528,7 +528,7 @@ func (f *File) Seek(ctx Context, off int64, whence int) (int64, error) {
 	switch whence {
 	case unix.SEEK_SET:
 	case unix.SEEK_CUR:
-		base = f.off
+		base = f.off.Load()
 	case unix.SEEK_END, unix.SEEK_DATA, unix.SEEK_HOLE:
 		var a Attr
 		if err := f.inode.Attributes(ctx, &a); err != nil {
@@ -559,16 +559,13 @@ func (f *File) Seek(ctx Context, off int64, whence int) (int64, error) {
 	if base+off < 0 {
 		return 0, unix.EINVAL
 	}
-	f.off = base + off
-	return f.off, nil
+	f.off.Store(base + off)
+	return base + off, nil
 }
 
-// Offset returns the current offset, for /proc/PID/fdinfo.
-func (f *File) Offset() int64 {
-	f.offMu.Lock()
-	defer f.offMu.Unlock()
-	return f.off
-}
+// Offset returns the current offset, for /proc/PID/fdinfo. It takes no lock: an
+// fdinfo may be read that is about itself, or two that are about each other.
+func (f *File) Offset() int64 { return f.off.Load() }
 
 // ReadDir emits entries from the current offset on, and moves it behind the
 // last that was taken.
@@ -585,11 +582,11 @@ func (f *File) ReadDir(ctx Context, emit func(e DirEntry) bool) error {
 	}
 	f.offMu.Lock()
 	defer f.offMu.Unlock()
-	err := d.ReadDir(ctx, f, f.off, func(e DirEntry) bool {
+	err := d.ReadDir(ctx, f, f.off.Load(), func(e DirEntry) bool {
 		if !emit(e) {
 			return false
 		}
-		f.off = e.Next
+		f.off.Store(e.Next)
 		return true
 	})
 	notifyAccess(f)
