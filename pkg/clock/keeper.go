@@ -2,8 +2,9 @@ package clock
 
 import (
 	"math/bits"
-	"sync"
 	"sync/atomic"
+
+	"vitrine/pkg/locks"
 )
 
 // How long numbers hold, in nanoseconds; see Keeper.
@@ -24,7 +25,7 @@ type Keeper struct {
 	page   atomic.Pointer[Page]
 	useTSC bool
 
-	mu        sync.Mutex // leaf; protects what follows, and writing the page
+	mu        locks.Mutex[locks.Leaf] // protects what follows, and writing the page
 	mono, raw line
 	offsets   [12]int64
 	hold      uint64 // cycles; zero before the first numbers

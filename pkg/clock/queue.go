@@ -2,10 +2,11 @@ package clock
 
 import (
 	"runtime"
-	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"vitrine/pkg/locks"
 )
 
 // Queue runs functions at times of CLOCK_MONOTONIC. It starts one goroutine
@@ -14,8 +15,8 @@ import (
 type Queue struct {
 	now func() int64
 
-	mu      sync.Mutex // leaf
-	heap    []*Timer   // binary heap by when
+	mu      locks.Mutex[locks.Timers]
+	heap    []*Timer                  // binary heap by when
 	started bool
 	closed  bool
 	until   int64 // when the goroutine wakes up by itself; -1: never

@@ -5,6 +5,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"vitrine/pkg/locks"
 )
 
 // Client is the asking end of a connection. All its methods, and those of its fids, are safe for concurrent
@@ -18,11 +20,11 @@ type Client struct {
 	msize  uint32
 	ext    Extensions
 
-	sendMu sync.Mutex // held while a message goes onto the socket
+	sendMu locks.Mutex[locks.Leaf] // held while a message goes onto the socket
 
 	in inbox // belongs to the reader
 
-	mu      sync.Mutex
+	mu      locks.Mutex[locks.Leaf]
 	calls   []*call  // by tag; nil: free, or the call is not waiting
 	tags    []uint16 // free tags below len(calls)
 	asleep  int      // how many calls have sleeping set

@@ -9,10 +9,12 @@
 // Lock order: a Queue's lock is a leaf for Register and Unregister. Notify
 // calls listeners with the Queue's lock held, so a Listener must not block,
 // nor register with or notify the same Queue; it may notify other Queues only
-// upwards (an epoll instance's own queue), never in a cycle.
+// upwards (an epoll instance's own queue), with PassOn, never in a cycle.
 package waiter
 
-import "sync"
+import (
+	"vitrine/pkg/locks"
+)
 
 // Mask is a set of events, with the values of poll(2).
 type Mask uint32
@@ -70,7 +72,7 @@ type Entry struct {
 // Queue is a list of entries. The zero Queue is empty. It is safe for
 // concurrent use.
 type Queue struct {
-	mu         sync.Mutex
+	mu         locks.Mutex[locks.Waiters]
 	head, tail *Entry
 }
 
@@ -111,6 +113,20 @@ func (q *Queue) Unregister(e *Entry) {
 // Notify tells the entries that wait for any of events.
 func (q *Queue) Notify(events Mask) {
 	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.tell(events)
+}
+
+// PassOn is Notify for a Listener, which is called with another Queue's lock
+// held: it passes on what it is told of.
+func (q *Queue) PassOn(events Mask) {
+	q.mu.NestedLock()
+	defer q.mu.Unlock()
+	q.tell(events)
+}
+
+// tell calls the listeners. mu is held.
+func (q *Queue) tell(events Mask) {
 	exclusive := false
 	for e := q.head; e != nil; {
 		next := e.next
@@ -124,12 +140,11 @@ func (q *Queue) Notify(events Mask) {
 		}
 		e = next
 	}
-	q.mu.Unlock()
 }
 
-// Empty reports whether nobody is registered.
+// Empty reports whether nobody is registered. A Listener may ask.
 func (q *Queue) Empty() bool {
-	q.mu.Lock()
+	q.mu.NestedLock()
 	defer q.mu.Unlock()
 	return q.head == nil
 }

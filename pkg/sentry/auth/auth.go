@@ -8,9 +8,10 @@ package auth
 
 import (
 	"slices"
-	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"vitrine/pkg/locks"
 )
 
 // KUID and KGID are ids in the root user namespace of the sandbox. What an
@@ -54,7 +55,7 @@ type UserNamespace struct {
 	Owner  KUID
 	Level  int
 
-	mu         sync.Mutex
+	mu         locks.Mutex[locks.Leaf]
 	uids, gids []IDMap // set once, in terms of the root namespace's ids when used
 	// SetgroupsDenied is the state of /proc/PID/setgroups.
 	setgroupsDenied bool

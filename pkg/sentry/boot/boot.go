@@ -15,12 +15,12 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
-	"sync"
 
 	"golang.org/x/sys/unix"
 
 	"vitrine/pkg/clock"
 	"vitrine/pkg/control"
+	"vitrine/pkg/locks"
 	"vitrine/pkg/seccomp"
 	"vitrine/pkg/sentry/fs/dev"
 	"vitrine/pkg/sentry/fs/devpts"
@@ -65,7 +65,7 @@ type Sandbox struct {
 	log     *log
 	calls   []seccomp.Row
 
-	mu         sync.Mutex
+	mu         locks.Mutex[locks.Containers]
 	containers map[string]*container
 	root       string // ID of the first container
 	ended      chan struct{}

@@ -5,15 +5,15 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"sync"
 
+	"vitrine/pkg/locks"
 	"vitrine/pkg/sentry/kernel"
 	"vitrine/pkg/sentry/syscalls"
 )
 
 // log writes lines to the debug log.
 type log struct {
-	mu    sync.Mutex
+	mu    locks.Mutex[locks.Leaf]
 	file  *os.File
 	debug bool
 }

@@ -12,11 +12,11 @@ package futex
 
 import (
 	"hash/maphash"
-	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
+	"vitrine/pkg/locks"
 	"vitrine/pkg/usermem"
 )
 
@@ -63,7 +63,7 @@ func NewWaiter() *Waiter { return &Waiter{Ready: make(chan struct{}, 1)} }
 const buckets = 256
 
 type bucket struct {
-	mu         sync.Mutex
+	mu         locks.Mutex[locks.FutexBucket]
 	head, tail *Waiter
 	index      int
 }
@@ -208,7 +208,7 @@ func lockTwo(a, b *bucket) func() {
 		a, b = b, a
 	}
 	a.mu.Lock()
-	b.mu.Lock()
+	b.mu.NestedLock()
 	return func() { b.mu.Unlock(); a.mu.Unlock() }
 }
 

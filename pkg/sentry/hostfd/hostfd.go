@@ -12,11 +12,11 @@
 package hostfd
 
 import (
-	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
+	"vitrine/pkg/locks"
 	"vitrine/pkg/sentry/memmap"
 	"vitrine/pkg/usermem"
 )
@@ -52,10 +52,10 @@ type File struct {
 	opts Options
 	refs atomic.Int64 // the owner's, and one for each page mapped or referred to
 
-	mu       sync.Mutex
+	mu       locks.Mutex[locks.Mappables]
 	mappings memmap.Mappings
 
-	viewMu sync.RWMutex
+	viewMu locks.RWMutex[locks.Leaf]
 	views  map[uint64][]byte // by offset / chunkSize
 }
 

@@ -14,10 +14,9 @@
 package ipc
 
 import (
-	"sync"
-
 	"golang.org/x/sys/unix"
 
+	"vitrine/pkg/locks"
 	"vitrine/pkg/sentry/auth"
 )
 
@@ -236,7 +235,7 @@ func (t *table[T]) all() (out []T) {
 
 // Namespace has the objects of an IPC namespace. Safe for concurrent use.
 type Namespace struct {
-	mu         sync.Mutex
+	mu         locks.Mutex[locks.SystemV]
 	segments   table[*Segment]
 	sets       table[*SemaphoreSet]
 	queues     table[*Queue]

@@ -1,10 +1,9 @@
 package ipc
 
 import (
-	"sync"
-
 	"golang.org/x/sys/unix"
 
+	"vitrine/pkg/locks"
 	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/waiter"
 )
@@ -320,7 +319,7 @@ func (s *SemaphoreSet) Waiting(o Op, n int) {
 // Undo is what a process has to take back at its end (SEM_UNDO). The zero value
 // is ready.
 type Undo struct {
-	mu   sync.Mutex // after Namespace.mu
+	mu   locks.Mutex[locks.Leaf] // after Namespace.mu
 	sets map[*SemaphoreSet]bool
 }
 

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 
 	"vitrine/pkg/clock"
+	"vitrine/pkg/locks"
 	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/sentry/fs/tmpfs"
 	"vitrine/pkg/sentry/futex"
@@ -64,7 +65,8 @@ type Kernel struct {
 	Logf func(format string, args ...any)
 
 	// tree guards the tree of tasks: see doc.go.
-	tree sync.RWMutex
+	tree  locks.RWMutex[locks.Tasks]
+	async asyncSignals
 	// deadUsage is of all tasks that have ended. Guarded by tree.
 	deadUsage Usage
 	running   sync.WaitGroup

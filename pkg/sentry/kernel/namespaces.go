@@ -1,11 +1,11 @@
 package kernel
 
 import (
-	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
+	"vitrine/pkg/locks"
 	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/sentry/ipc"
 	"vitrine/pkg/sentry/socket"
@@ -171,7 +171,7 @@ type UTSNamespace struct {
 	UserNS *auth.UserNamespace
 	Inode  uint64
 
-	mu           sync.Mutex
+	mu           locks.Mutex[locks.Leaf]
 	host, domain string
 }
 
@@ -197,7 +197,7 @@ type IPCNamespace struct {
 	UserNS  *auth.UserNamespace
 	Inode   uint64
 	tasks   atomic.Int64 // that are in it
-	mu      sync.Mutex
+	mu      locks.Mutex[locks.Leaf]
 	objects map[any]any
 }
 
@@ -308,7 +308,7 @@ type Namespaces struct {
 
 // FSContext is what CLONE_FS shares: root, working directory and umask.
 type FSContext struct {
-	mu    sync.Mutex
+	mu    locks.Mutex[locks.Leaf]
 	root  vfs.Path
 	cwd   vfs.Path
 	umask uint32

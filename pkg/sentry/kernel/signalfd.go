@@ -6,7 +6,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/sentry/fs/anon"
 	"vitrine/pkg/sentry/signals"
 	"vitrine/pkg/sentry/vfs"
@@ -160,73 +159,4 @@ func (t *Task) Waitable(f *vfs.File) waiter.Waitable {
 		return signalView{s, t}
 	}
 	return f
-}
-
-// asyncIO sends signals about a file to its owner (fcntl(2), O_ASYNC). fd is
-// the descriptor that si_fd tells.
-type asyncIO struct {
-	k  *Kernel
-	f  *vfs.File
-	fd int32
-}
-
-// NewAsyncIO returns what File.SetAsync takes to have signals sent to the
-// file's owner.
-func (t *Task) NewAsyncIO(f *vfs.File, fd int32) waiter.Listener { return &asyncIO{t.k, f, fd} }
-
-// What si_code and si_band say (sigaction(2)).
-var asyncReasons = [...]struct {
-	events waiter.Mask
-	code   int32
-	band   waiter.Mask
-}{
-	{waiter.Pri, 5, waiter.Pri | waiter.RdBand},
-	{waiter.In, 1, waiter.Readable},
-	{waiter.Out, 2, waiter.Writable | waiter.WrBand},
-	{waiter.Hup, 6, waiter.Hup | waiter.Err},
-	{waiter.Err, 4, waiter.Err},
-}
-
-// Notify implements waiter.Listener.
-func (a *asyncIO) Notify(_ *waiter.Entry, events waiter.Mask) {
-	for _, r := range asyncReasons {
-		if events&r.events != 0 {
-			a.k.sendIO(a.f.Owner(), a.fd, r.code, int64(r.band))
-			return
-		}
-	}
-}
-
-// sendIO sends SIGIO, or what F_SETSIG has set, to o.
-func (k *Kernel) sendIO(o vfs.Owner, fd, code int32, band int64) {
-	plain := &signals.Info{Signo: int32(unix.SIGIO), Code: signals.CodeKernel}
-	info := plain
-	if o.Signal != 0 {
-		info = &signals.Info{Signo: o.Signal, Code: code}
-		info.SetBand(band)
-		info.SetFD(fd)
-	}
-	to := func(l *Task, send func(*signals.Info) error) {
-		if l == nil || !ownerMay(&o, l.Credentials()) {
-			return
-		}
-		if send(info) != nil {
-			send(plain) // the queue is full
-		}
-	}
-	switch target := o.Target.(type) {
-	case *Task:
-		to(target, target.SendSignal)
-	case *ThreadGroup:
-		to(target.Leader(), target.Send)
-	case *ProcessGroup:
-		for _, tg := range target.Members(k) {
-			to(tg.Leader(), tg.Send)
-		}
-	}
-}
-
-// ownerMay applies the rules of kill(2) to who set the owner.
-func ownerMay(o *vfs.Owner, c *auth.Credentials) bool {
-	return o.EUID == auth.RootKUID || o.EUID == c.SUID || o.EUID == c.RUID || o.UID == c.SUID || o.UID == c.RUID
 }

@@ -2,12 +2,12 @@ package kernel
 
 import (
 	"runtime"
-	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
 	"vitrine/pkg/clock"
+	"vitrine/pkg/locks"
 	"vitrine/pkg/sentry/arch"
 	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/sentry/futex"
@@ -34,7 +34,7 @@ type Task struct {
 
 	// What may be shared with other tasks; each changed only by the task, under
 	// mu, so that others read it under mu and the task without.
-	mu         sync.Mutex
+	mu         locks.Mutex[locks.Leaf]
 	mm         *mm.MemoryManager
 	fds        *vfs.FDTable
 	fs         *FSContext
@@ -384,6 +384,9 @@ func (t *Task) call(no uint64) {
 		tr.Enter(t, no)
 	}
 	ret, err := t.k.Syscalls.Call(t, no)
+	if t.k.async.pending.Load() {
+		t.k.async.send()
+	}
 	if tr != nil {
 		tr.Exit(t, no, ret, err)
 	}

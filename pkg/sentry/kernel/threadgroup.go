@@ -1,11 +1,11 @@
 package kernel
 
 import (
-	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
+	"vitrine/pkg/locks"
 	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/sentry/ipc"
 	"vitrine/pkg/sentry/limits"
@@ -60,7 +60,7 @@ type ThreadGroup struct {
 
 // groupSignals is the signal state of a thread group.
 type groupSignals struct {
-	mu      sync.Mutex
+	mu      locks.Mutex[locks.Signals]
 	actions *actionTable
 	pending signals.Pending
 	// arrivals tells signalfds of queued signals.
@@ -92,7 +92,7 @@ type groupStop struct {
 
 // actionTable is what CLONE_SIGHAND shares.
 type actionTable struct {
-	mu sync.Mutex
+	mu locks.Mutex[locks.Leaf]
 	signals.Actions
 }
 

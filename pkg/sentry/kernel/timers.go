@@ -2,12 +2,12 @@ package kernel
 
 import (
 	"math"
-	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
 	"vitrine/pkg/clock"
+	"vitrine/pkg/locks"
 	"vitrine/pkg/sentry/limits"
 	"vitrine/pkg/sentry/signals"
 )
@@ -42,7 +42,7 @@ const (
 // timers is that of one process. mu comes after ThreadGroup.signals.mu and
 // before the queue's lock.
 type timers struct {
-	mu sync.Mutex
+	mu locks.Mutex[locks.ProcessTimers]
 	// dead: the process has ended; nothing is set any more.
 	dead     bool
 	interval [itimerCount]intervalTimer

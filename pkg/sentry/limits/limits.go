@@ -3,9 +3,10 @@ package limits
 
 import (
 	"math"
-	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"vitrine/pkg/locks"
 )
 
 // Resource is an RLIMIT_* number.
@@ -40,7 +41,7 @@ type Limit struct{ Soft, Hard uint64 }
 
 // Set holds the limits of a process. Safe for concurrent use.
 type Set struct {
-	mu  sync.RWMutex
+	mu  locks.RWMutex[locks.Leaf]
 	all [Count]Limit
 }
 

@@ -26,11 +26,11 @@ package memfile
 import (
 	"fmt"
 	"math/bits"
-	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
+	"vitrine/pkg/locks"
 	"vitrine/pkg/usermem"
 )
 
@@ -83,7 +83,7 @@ type File struct {
 	usedPages atomic.Int64
 	warmPages atomic.Int64
 
-	mu       sync.Mutex
+	mu       locks.Mutex[locks.MemoryFile]
 	nchunks  int
 	lowFree  int // no chunk below this one has a free group
 	lowAny   int // no chunk below this one has a free page

@@ -1,9 +1,9 @@
 package mm
 
 import (
-	"sync"
 	"sync/atomic"
 
+	"vitrine/pkg/locks"
 	"vitrine/pkg/sentry/memfile"
 	"vitrine/pkg/sentry/memmap"
 	"vitrine/pkg/sentry/pagestore"
@@ -105,7 +105,7 @@ func (m *MemoryManager) Stats() Stats {
 type metadata struct {
 	dumpable atomic.Int32
 
-	mu         sync.Mutex // a leaf
+	mu         locks.Mutex[locks.Leaf]
 	args, env  usermem.AddrRange
 	code, data usermem.AddrRange
 	stackStart usermem.Addr

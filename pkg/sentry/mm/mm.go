@@ -47,11 +47,11 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
+	"vitrine/pkg/locks"
 	"vitrine/pkg/rangemap"
 	"vitrine/pkg/sentry/memfile"
 	"vitrine/pkg/sentry/memmap"
@@ -86,14 +86,14 @@ type MemoryManager struct {
 
 	users atomic.Int64
 
-	mu     sync.RWMutex
+	mu     locks.RWMutex[locks.MemoryMappings]
 	vmas   *rangemap.Map[*vma] // changed with pageMu held too
 	limits Limits
 	layout layout
 	sizes  sizes
 	lock   lockMode // of new mappings: mlockall(MCL_FUTURE)
 
-	pageMu   sync.RWMutex
+	pageMu   locks.RWMutex[locks.MemoryPages]
 	areas    *rangemap.Map[area]
 	epoch    uint64
 	invalSeq uint64 // counts calls of Invalidate
@@ -334,7 +334,7 @@ func (m *MemoryManager) Fork() (*MemoryManager, error) {
 	c.sizes.peak = c.sizes.total
 	if err == nil {
 		m.pageMu.Lock()
-		c.pageMu.Lock()
+		c.pageMu.NestedLock()
 		err = m.sharePages(c, gone, wiped)
 		c.forking = false
 		for _, i := range c.early {

@@ -15,10 +15,10 @@ package pagestore
 
 import (
 	"math"
-	"sync"
 
 	"golang.org/x/sys/unix"
 
+	"vitrine/pkg/locks"
 	"vitrine/pkg/rangemap"
 	"vitrine/pkg/sentry/memfile"
 	"vitrine/pkg/sentry/memmap"
@@ -43,7 +43,7 @@ type Store struct {
 	file *memfile.File
 	acct *memfile.Account
 
-	mu   sync.RWMutex
+	mu   locks.RWMutex[locks.Mappables]
 	size uint64
 	// pages maps offsets to the memory file: its offset is that in the Store
 	// plus the value, modulo 2^64.

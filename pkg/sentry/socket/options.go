@@ -3,10 +3,10 @@ package socket
 import (
 	"encoding/binary"
 	"math"
-	"sync"
 
 	"golang.org/x/sys/unix"
 
+	"vitrine/pkg/locks"
 	"vitrine/pkg/waiter"
 )
 
@@ -24,7 +24,7 @@ type Options struct {
 	// Family, Type and Protocol are constant.
 	Family, Type, Protocol int
 
-	mu                 sync.Mutex
+	mu                 locks.Mutex[locks.Leaf]
 	sendBuffer         int
 	recvBuffer         int
 	lowat              int32

@@ -17,10 +17,9 @@
 package socket
 
 import (
-	"sync"
-
 	"golang.org/x/sys/unix"
 
+	"vitrine/pkg/locks"
 	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/sentry/vfs"
 	"vitrine/pkg/usermem"
@@ -54,7 +53,7 @@ type Credentials struct {
 // Namespace is a network namespace: a place where families keep what belongs
 // to one. Safe for concurrent use.
 type Namespace struct {
-	mu    sync.Mutex
+	mu    locks.Mutex[locks.Leaf]
 	state map[any]any
 }
 
@@ -150,7 +149,7 @@ type Family interface {
 const maxFamily = 41
 
 var (
-	familiesMu sync.RWMutex
+	familiesMu locks.RWMutex[locks.Leaf]
 	families   [maxFamily]Family
 )
 

@@ -193,7 +193,7 @@ func (parent Parent) remove(ctx Context, isDir bool) error {
 	}
 	dir := d.inode.(Directory)
 	if isDir {
-		c.mu.Lock()
+		c.mu.NestedLock()
 		err = dir.Rmdir(ctx, parent.Name, c.inode)
 		if err == nil {
 			c.kill()
@@ -285,7 +285,7 @@ func Rename(ctx Context, oldView FSView, oldPath string, newView FSView, newPath
 	od.mu.Lock()
 	defer od.mu.Unlock()
 	if nd != od {
-		nd.mu.Lock()
+		nd.mu.NestedLock()
 		defer nd.mu.Unlock()
 	}
 	old, err := od.lookupLocked(ctx, from.Name)

@@ -1,10 +1,11 @@
 package vfs
 
 import (
-	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"vitrine/pkg/locks"
 )
 
 // CachePolicy says how long the dentry cache may believe what it knows.
@@ -44,7 +45,7 @@ type Filesystem struct {
 	root *Dentry
 	// renameMu is held for writing while a directory moves, so that a check for
 	// loops holds and paths can be printed whole.
-	renameMu sync.RWMutex
+	renameMu locks.RWMutex[locks.Rename]
 	// cached counts dentries that can be dropped.
 	cached atomic.Int64
 }
@@ -92,7 +93,7 @@ type Dentry struct {
 	deleted atomic.Bool
 
 	// mu guards children and serialises changes of the directory.
-	mu       sync.RWMutex
+	mu       locks.RWMutex[locks.Dentry]
 	children map[string]*Dentry
 }
 

@@ -2,15 +2,16 @@ package vfs
 
 import (
 	"math/bits"
-	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"vitrine/pkg/locks"
 )
 
 // FDTable maps descriptors to open files. Threads, and processes made with
 // CLONE_FILES, share one. Safe for concurrent use.
 type FDTable struct {
-	mu    sync.RWMutex
+	mu    locks.RWMutex[locks.FDTable]
 	files []fdEntry
 	used  []uint64 // bit set: which slots are taken
 	refs  int      // tasks that use the table

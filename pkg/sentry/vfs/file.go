@@ -2,11 +2,11 @@ package vfs
 
 import (
 	"math"
-	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
+	"vitrine/pkg/locks"
 	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/sentry/memmap"
 	"vitrine/pkg/usermem"
@@ -118,12 +118,12 @@ type File struct {
 	flags atomic.Uint32
 	cred  *auth.Credentials
 
-	offMu sync.Mutex
+	offMu locks.Mutex[locks.FileOffset]
 	off   atomic.Int64 // changed with offMu held
 
 	counted bool // holds a GetWrite on the inode
 
-	mu sync.Mutex
+	mu locks.Mutex[locks.Leaf]
 	// onRelease are called when the last reference goes: epoll sets, locks.
 	onRelease map[any]func()
 	owner     Owner

@@ -1,11 +1,11 @@
 package vfs
 
 import (
-	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
+	"vitrine/pkg/locks"
 	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/usermem"
 )
@@ -188,7 +188,7 @@ type Xattrs interface {
 
 // InodeBase is what the VFS keeps for each inode. The zero value is ready.
 type InodeBase struct {
-	mu sync.Mutex
+	mu locks.Mutex[locks.Leaf]
 	// attachments: a FIFO's pipe, a bound socket, file locks, watches. Keyed by
 	// the packages that own them.
 	attached map[any]any

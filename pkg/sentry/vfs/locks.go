@@ -3,11 +3,11 @@ package vfs
 import (
 	"math"
 	"slices"
-	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
+	"vitrine/pkg/locks"
 	"vitrine/pkg/waiter"
 )
 
@@ -22,7 +22,7 @@ import (
 type fileLocks struct {
 	queue waiter.Queue
 
-	mu      sync.Mutex
+	mu      locks.Mutex[locks.FileLocks]
 	whole   []wholeLock      // flock(2)
 	records map[any][]record // by owner: in order, not overlapping
 	waiting map[*lockWait]bool
@@ -366,7 +366,7 @@ type lockWait struct {
 
 // lockWaits are all of them, by who waits.
 var lockWaits struct {
-	mu sync.Mutex
+	mu locks.Mutex[locks.Leaf]
 	of map[any]map[*lockWait]bool
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vitrine/pkg/locks"
 	"vitrine/pkg/sentry/auth"
 )
 
@@ -121,7 +122,7 @@ type MountNamespace struct {
 	// Owner is the user namespace whose capabilities count here; nil is the
 	// first.
 	Owner *auth.UserNamespace
-	mu    sync.Mutex
+	mu    locks.Mutex[locks.MountNamespace]
 	root  *Mount
 	// table maps places (mountKey) to what is mounted on top of them (*Mount).
 	// It is changed under mu; path walks read it without a lock.

@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vitrine/pkg/locks"
 	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/sentry/vfs"
 )
@@ -61,7 +62,7 @@ type shared struct {
 // inode is a file of such a file system.
 type inode struct {
 	vfs.InodeBase
-	mu   sync.Mutex
+	mu   locks.Mutex[locks.Leaf]
 	attr vfs.Attr
 }
 

@@ -23,11 +23,11 @@
 package epoll
 
 import (
-	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
+	"vitrine/pkg/locks"
 	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/sentry/fs/anon"
 	"vitrine/pkg/sentry/vfs"
@@ -133,11 +133,11 @@ func (l *list) appendList(m *list) {
 type Epoll struct {
 	queue waiter.Queue
 
-	mu    sync.Mutex
+	mu    locks.Mutex[locks.Epoll]
 	items map[key]*item
 	keep  []*item // Wait's, kept for its memory
 
-	readyMu sync.Mutex
+	readyMu locks.Mutex[locks.Leaf]
 	ready   list
 
 	// parents count the items of other instances that watch this one;
@@ -146,7 +146,7 @@ type Epoll struct {
 }
 
 var (
-	nesting sync.Mutex
+	nesting locks.Mutex[locks.EpollNesting]
 	total   atomic.Int64 // items of all instances
 )
 
@@ -305,7 +305,7 @@ func (it *item) NotifyExclusive(*waiter.Entry, waiter.Mask) bool {
 		return false
 	}
 	waited := !ep.queue.Empty()
-	ep.queue.Notify(waiter.Readable)
+	ep.queue.PassOn(waiter.Readable)
 	return waited
 }
 
@@ -396,7 +396,7 @@ func (ep *Epoll) Readiness(mask waiter.Mask) waiter.Mask {
 	if mask&waiter.Readable == 0 {
 		return 0
 	}
-	ep.mu.Lock()
+	ep.mu.NestedLock() // that of an outer one may be held
 	defer ep.mu.Unlock()
 	scan := ep.take()
 	var found []*item

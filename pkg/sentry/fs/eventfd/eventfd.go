@@ -8,10 +8,10 @@ package eventfd
 import (
 	"encoding/binary"
 	"math"
-	"sync"
 
 	"golang.org/x/sys/unix"
 
+	"vitrine/pkg/locks"
 	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/sentry/fs/anon"
 	"vitrine/pkg/sentry/vfs"
@@ -27,7 +27,7 @@ type EventFD struct {
 	queue     waiter.Queue
 	semaphore bool
 
-	mu    sync.Mutex
+	mu    locks.Mutex[locks.Leaf]
 	count uint64
 }
 

@@ -1,11 +1,11 @@
 package gofer
 
 import (
-	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
+	"vitrine/pkg/locks"
 	"vitrine/pkg/p9"
 	"vitrine/pkg/sentry/vfs"
 )
@@ -17,7 +17,7 @@ type directory struct {
 	guess atomic.Int32 // more than zero: files that are looked up get opened
 
 	// listMu guards what follows.
-	listMu sync.Mutex
+	listMu locks.Mutex[locks.GoferListing]
 	list   *listing // what the directory holds, nil if that isn't known
 	// missing are some names that were removed; without a list they needn't be asked for.
 	missing map[string]struct{}

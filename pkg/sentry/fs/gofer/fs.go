@@ -2,11 +2,11 @@ package gofer
 
 import (
 	"runtime"
-	"sync"
 	"weak"
 
 	"golang.org/x/sys/unix"
 
+	"vitrine/pkg/locks"
 	"vitrine/pkg/p9"
 	"vitrine/pkg/sentry/vfs"
 )
@@ -49,7 +49,7 @@ type filesystem struct {
 	extended bool
 	root     *inode
 
-	mu    sync.Mutex
+	mu    locks.Mutex[locks.Leaf]
 	table map[uint64]weak.Pointer[inode]
 	// withFid and idle are the nodes that hold fids and descriptors nobody uses, the longest unused first.
 	withFid nodeList

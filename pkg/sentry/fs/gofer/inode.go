@@ -1,10 +1,9 @@
 package gofer
 
 import (
-	"sync"
-
 	"golang.org/x/sys/unix"
 
+	"vitrine/pkg/locks"
 	"vitrine/pkg/p9"
 	"vitrine/pkg/sentry/memmap"
 	"vitrine/pkg/sentry/vfs"
@@ -17,7 +16,7 @@ type inode struct {
 	node  *node
 	outer vfs.Inode // the directory or symlink this is a part of, or itself
 
-	mapMu    sync.Mutex
+	mapMu    locks.Mutex[locks.GoferMappings]
 	mappings memmap.Mappings
 }
 
@@ -296,7 +295,7 @@ func (n *node) touched() {
 // symlink is a symbolic link.
 type symlink struct {
 	inode
-	mu     sync.Mutex
+	mu     locks.Mutex[locks.GoferLink]
 	target string // once read: links don't change
 }
 

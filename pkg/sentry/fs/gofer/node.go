@@ -3,12 +3,12 @@ package gofer
 import (
 	"math"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"vitrine/pkg/locks"
 	"vitrine/pkg/p9"
 	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/sentry/vfs"
@@ -29,7 +29,7 @@ type node struct {
 	gone atomic.Bool
 
 	attr   atomic.Pointer[snapshot]
-	attrMu sync.Mutex // one change of attr at a time
+	attrMu locks.Mutex[locks.Leaf] // one change of attr at a time
 	// writes counts changes to the file that attr doesn't have yet. While there are mappings that write, stored is
 	// set: nobody tells of those changes.
 	writes atomic.Uint64
@@ -37,12 +37,12 @@ type node struct {
 	// size is that of a regular file, always up to date but for what others do.
 	size atomic.Int64
 	// writeMu is held while the file is written and while its size changes.
-	writeMu sync.Mutex
+	writeMu locks.Mutex[locks.GoferWrite]
 
 	// fetchMu is held while a descriptor is asked for.
-	fetchMu sync.Mutex
+	fetchMu locks.Mutex[locks.GoferFetch]
 	// mu guards descriptors and users.
-	mu          sync.Mutex
+	mu          locks.Mutex[locks.GoferDescriptors]
 	descriptors []*descriptor
 	users       int // of all descriptors
 

@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vitrine/pkg/locks"
 	"vitrine/pkg/seccomp"
 	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/sentry/vfs"
@@ -45,7 +46,7 @@ func HostCalls() []seccomp.Row {
 type Poller struct {
 	epfd int
 
-	mu    sync.Mutex
+	mu    locks.Mutex[locks.Leaf]
 	files map[int32]*file
 }
 
@@ -89,7 +90,7 @@ var filesystem = sync.OnceValue(func() *vfs.Mount {
 type inode struct {
 	vfs.InodeBase
 	fd   int
-	mu   sync.Mutex
+	mu   locks.Mutex[locks.Leaf]
 	attr vfs.Attr
 }
 
@@ -139,7 +140,7 @@ type file struct {
 	tty    bool
 
 	queue    waiter.Queue
-	mu       sync.Mutex
+	mu       locks.Mutex[locks.Leaf]
 	inEpoll  bool
 	pollable bool
 }

@@ -24,6 +24,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vitrine/pkg/locks"
 	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/sentry/fs/anon"
 	"vitrine/pkg/sentry/kernbuf"
@@ -89,7 +90,7 @@ type watch struct {
 
 // watchList are the watches of an inode. The slice is replaced, not changed.
 type watchList struct {
-	mu   sync.Mutex
+	mu   locks.Mutex[locks.Leaf]
 	list atomic.Pointer[[]*watch]
 }
 
@@ -129,7 +130,7 @@ type Instance struct {
 	queue waiter.Queue
 	user  auth.KUID
 
-	mu      sync.Mutex
+	mu      locks.Mutex[locks.Inotify]
 	watches map[int32]*watch
 	byInode map[*vfs.InodeBase]*watch
 	lastWD  int32
@@ -138,7 +139,7 @@ type Instance struct {
 }
 
 var users struct {
-	mu sync.Mutex
+	mu locks.Mutex[locks.Leaf]
 	of map[auth.KUID]*usage
 }
 

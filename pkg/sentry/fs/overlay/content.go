@@ -453,7 +453,7 @@ func (c *content) translate(lower memmap.Mappable, required, optional memmap.Ran
 // source is a lower file, opened when its bytes are first wanted. It is used
 // with content.mu held or by callers that may come at the same time.
 type source struct {
-	mu    locks.Mutex[locks.Mappables]
+	mu    locks.Mutex[locks.OverlaySource]
 	inode vfs.Inode
 	mount *vfs.Mount
 	ctx   vfs.Context

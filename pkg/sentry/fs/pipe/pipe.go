@@ -20,11 +20,11 @@
 package pipe
 
 import (
-	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
+	"vitrine/pkg/locks"
 	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/sentry/fs/anon"
 	"vitrine/pkg/sentry/kernbuf"
@@ -53,7 +53,7 @@ type Pipe struct {
 	// /proc/PID/fd, asks for no other side.
 	fifo bool
 
-	mu       sync.Mutex
+	mu       locks.Mutex[locks.Pipe]
 	ring     kernbuf.Ring
 	capacity int
 	// packets are the lengths of what was written in packet mode, in order;

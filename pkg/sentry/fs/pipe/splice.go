@@ -53,7 +53,7 @@ func lockBoth(a, b *Pipe) {
 		a, b = b, a
 	}
 	a.mu.Lock()
-	b.mu.Lock()
+	b.mu.NestedLock()
 }
 
 // Splice moves up to limit bytes from one pipe to another (splice(2)). EINVAL

@@ -5,10 +5,10 @@ import (
 	"fmt"
 	"math"
 	"strconv"
-	"sync"
 
 	"golang.org/x/sys/unix"
 
+	"vitrine/pkg/locks"
 	"vitrine/pkg/sentry/fs/pseudo"
 	"vitrine/pkg/sentry/kernel"
 	"vitrine/pkg/sentry/mm"
@@ -186,7 +186,7 @@ func (p *procfs) kernelStat(b *bytes.Buffer) {
 // load keeps the averages of /proc/loadavg without a clock tick: what all tasks
 // ran between two readings, over the time in between, is how many ran on average.
 type load struct {
-	mu      sync.Mutex
+	mu      locks.Mutex[locks.Leaf]
 	at      int64 // when it was last read, in nanoseconds since the start
 	used    int64
 	average [3]float64

@@ -19,10 +19,10 @@ package pseudo
 
 import (
 	"bytes"
-	"sync"
 
 	"golang.org/x/sys/unix"
 
+	"vitrine/pkg/locks"
 	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/sentry/vfs"
 	"vitrine/pkg/usermem"
@@ -133,7 +133,7 @@ func (f *File) Open(ctx vfs.Context, _ vfs.Path, flags uint32) (any, error) {
 // open is an open File.
 type open struct {
 	file *File
-	mu   sync.Mutex
+	mu   locks.Mutex[locks.PseudoFile]
 	// part is what was generated last; it begins at offset start of the file,
 	// and next is where the Generator goes on.
 	part    []byte

@@ -11,11 +11,11 @@ package timerfd
 import (
 	"encoding/binary"
 	"math"
-	"sync"
 
 	"golang.org/x/sys/unix"
 
 	"vitrine/pkg/clock"
+	"vitrine/pkg/locks"
 	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/sentry/fs/anon"
 	"vitrine/pkg/sentry/vfs"
@@ -77,7 +77,7 @@ type TimerFD struct {
 	id    int32
 	clock Clock
 
-	mu       sync.Mutex
+	mu       locks.Mutex[locks.TimerFD]
 	timer    Timer
 	next     int64 // when it is up next; zero when disarmed
 	interval int64

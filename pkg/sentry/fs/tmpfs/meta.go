@@ -26,7 +26,7 @@ type Meta struct {
 	ino     uint64
 	rdev    uint64
 
-	mu                  locks.Mutex[locks.Leaf]
+	mu                  locks.Mutex[locks.Attributes]
 	mode                uint32
 	nlink               uint32
 	uid                 auth.KUID

@@ -2,11 +2,11 @@ package ptrace
 
 import (
 	"runtime"
-	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
+	"vitrine/pkg/locks"
 	"vitrine/pkg/sentry/platform"
 	"vitrine/pkg/sentry/platform/stub"
 	"vitrine/pkg/usermem"
@@ -24,7 +24,7 @@ type addressSpace struct {
 	running atomic.Int32
 	queued  atomic.Bool
 
-	mu     sync.Mutex // guards proc's tables and command page, and what follows
+	mu     locks.Mutex[locks.AddressSpace] // guards proc's tables and command page, and what follows
 	queue  []stub.Command
 	mapped spans // as it is after the queue
 	failed error // of a mapping that was put off

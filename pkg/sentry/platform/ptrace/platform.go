@@ -36,6 +36,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vitrine/pkg/locks"
 	"vitrine/pkg/sentry/platform"
 	"vitrine/pkg/sentry/platform/stub"
 	"vitrine/pkg/usermem"
@@ -53,7 +54,7 @@ type Platform struct {
 
 	tracers sync.Map // of Sentry thread ids to *tracer
 
-	mu      sync.Mutex
+	mu      locks.Mutex[locks.StubPool]
 	pool    []*process
 	filling bool
 }

@@ -1,9 +1,10 @@
 package ptrace
 
 import (
-	"sync"
 	"sync/atomic"
 	"time"
+
+	"vitrine/pkg/locks"
 )
 
 // Waking a thread on another CPU costs ten times what a switch on one CPU
@@ -21,7 +22,7 @@ type spreader struct {
 	wake   chan struct{}
 	stop   chan struct{}
 
-	mu       sync.Mutex
+	mu       locks.Mutex[locks.Leaf]
 	contexts map[*context]*progress
 }
 

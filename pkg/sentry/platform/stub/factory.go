@@ -34,6 +34,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vitrine/pkg/locks"
 	"vitrine/pkg/seccomp"
 )
 
@@ -53,7 +54,7 @@ type Factory struct {
 
 	taken sync.Map // of the Sentry's descriptors to the factory's
 
-	mu     sync.Mutex
+	mu     locks.Mutex[locks.StubFactory]
 	socket int
 	free   []int64 // regions of the control file that are not in use
 	next   int64   // the first region that was never used

@@ -2,10 +2,10 @@ package unix
 
 import (
 	"slices"
-	"sync"
 
 	"golang.org/x/sys/unix"
 
+	"vitrine/pkg/locks"
 	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/sentry/socket"
 	"vitrine/pkg/sentry/vfs"
@@ -21,7 +21,7 @@ type rights struct {
 // out, only with mu held: while it is held, a socket whose only references are
 // in flight can't come back to any process but through another's inbox.
 var flight struct {
-	mu sync.Mutex
+	mu locks.Mutex[locks.FilesInFlight]
 	// users count files by who sent them, for the limit.
 	users map[auth.KUID]int
 	// sockets count how often each unix socket is in flight.
@@ -87,7 +87,7 @@ func (r *rights) copies() []*vfs.File {
 // more: one goroutine at a time works it off, so that a long chain of sockets
 // in each other's inboxes is no deep recursion.
 var dropping struct {
-	mu    sync.Mutex
+	mu    locks.Mutex[locks.Leaf]
 	files []*vfs.File
 	busy  bool
 }

@@ -1,10 +1,9 @@
 package unix
 
 import (
-	"sync"
-
 	"golang.org/x/sys/unix"
 
+	"vitrine/pkg/locks"
 	"vitrine/pkg/sentry/kernbuf"
 	"vitrine/pkg/sentry/socket"
 	"vitrine/pkg/sentry/vfs"
@@ -80,7 +79,7 @@ func (q *fifo[T]) pop() {
 // inbox is what a socket has received and not read. What carries rights is put
 // in and taken out with flight.mu held as well.
 type inbox struct {
-	mu     sync.Mutex
+	mu     locks.Mutex[locks.SocketInbox]
 	closed bool // nothing more comes in (RCV_SHUTDOWN)
 
 	// of a stream

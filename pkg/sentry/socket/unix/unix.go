@@ -21,11 +21,11 @@ package unix
 
 import (
 	"strconv"
-	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
+	"vitrine/pkg/locks"
 	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/sentry/fs/anon"
 	"vitrine/pkg/sentry/socket"
@@ -59,7 +59,7 @@ type Socket struct {
 	// addr is nil until bound, and doesn't change after that.
 	addr atomic.Pointer[socket.UnixAddress]
 
-	mu        sync.Mutex
+	mu        locks.Mutex[locks.Socket]
 	state     state
 	path      vfs.Path // where it is bound, if that is a file
 	peer      *Socket
@@ -70,7 +70,7 @@ type Socket struct {
 	peerCred  *socket.Credentials
 	forward   waiter.Entry // in watching.space
 	watching  *Socket
-	forwardMu sync.Mutex // guards forward and watching
+	forwardMu locks.Mutex[locks.SocketForward] // guards forward and watching
 }
 
 var lastID atomic.Uint64
@@ -84,7 +84,7 @@ func newSocket(ns *names, typ int) *Socket {
 // forwarder passes events of another's space queue on to the Socket's own.
 type forwarder Socket
 
-func (f *forwarder) Notify(*waiter.Entry, waiter.Mask) { f.queue.Notify(waiter.Writable) }
+func (f *forwarder) Notify(*waiter.Entry, waiter.Mask) { f.queue.PassOn(waiter.Writable) }
 
 // watch makes other's space wake s; nil ends that.
 func (s *Socket) watch(other *Socket) {
@@ -160,7 +160,7 @@ func credentialsOf(ctx socket.Context) *socket.Credentials {
 // names are the abstract names of a network namespace. Each type of socket has
 // its own, as on Linux.
 type names struct {
-	mu    sync.Mutex
+	mu    locks.Mutex[locks.Leaf]
 	bound map[nameKey]*Socket
 	last  uint32 // autobind
 }
@@ -303,7 +303,7 @@ func lockTwo(a, b *Socket) func() {
 		a, b = b, a
 	}
 	a.mu.Lock()
-	b.mu.Lock()
+	b.mu.NestedLock()
 	return func() { b.mu.Unlock(); a.mu.Unlock() }
 }
 
