@@ -16,7 +16,7 @@ type Queue struct {
 	now func() int64
 
 	mu      locks.Mutex[locks.Timers]
-	heap    []*Timer                  // binary heap by when
+	heap    []*Timer // binary heap by when
 	started bool
 	closed  bool
 	until   int64 // when the goroutine wakes up by itself; -1: never

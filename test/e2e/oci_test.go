@@ -2,39 +2,16 @@ package e2e
 
 import (
 	"encoding/json"
-	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
 )
-
-// realPrograms puts the real sentry and gofer beside the others, once.
-var realPrograms = sync.OnceValue(func() error {
-	for name, pkg := range map[string]string{"sentry": "vitrine/runsc/sentry", "gofer": "vitrine/runsc/gofer"} {
-		to := filepath.Join(bin, "real-"+name)
-		if built := os.Getenv("REAL_" + strings.ToUpper(name)); built != "" {
-			program, err := os.ReadFile(built)
-			if err == nil {
-				err = os.WriteFile(to, program, 0o755)
-			}
-			if err != nil {
-				return err
-			}
-			continue
-		}
-		if out, err := exec.Command("go", "build", "-o", to, pkg).CombinedOutput(); err != nil {
-			return errors.New(string(out))
-		}
-	}
-	return nil
-})
 
 // realHouse is a house whose containers run in the real sentry, with busybox as
 // the root.
@@ -44,11 +21,9 @@ func realHouse(t *testing.T) *house {
 	if err != nil {
 		t.Skip("needs /bin/busybox, linked statically:", err)
 	}
-	if err := realPrograms(); err != nil {
-		t.Fatal(err)
-	}
 	h := newHouse(t)
-	h.flags = []string{"--platform=ptrace", "--sentry-path=" + filepath.Join(bin, "real-sentry"), "--gofer-path=" + filepath.Join(bin, "real-gofer")}
+	h.bin = real
+	h.flags = []string{"--platform=ptrace"}
 	root := filepath.Join(h.bundle, "rootfs")
 	for _, d := range []string{"bin", "etc", "data/sub"} {
 		if err := os.MkdirAll(filepath.Join(root, d), 0o755); err != nil {
