@@ -37,8 +37,16 @@ const (
 // settled is how long after its start a program has what it goes on with.
 const settled = time.Second
 
-// Soon calls Program once, a second from now: that is the only wake-up.
-func Soon() { time.AfterFunc(settled, Program) }
+// Soon calls Program once, a second from now: that is the only wake-up. It uses
+// no timer, for which the Go runtime would make itself an epoll instance: the
+// gofer has none.
+func Soon() {
+	go func() {
+		d := unix.NsecToTimespec(int64(settled))
+		unix.Nanosleep(&d, nil)
+		Program()
+	}()
+}
 
 // Program drops the pages of the program that cannot be written. It makes a few
 // calls of madvise(2), whatever is wrong is nobody's loss, and it is safe for
