@@ -168,3 +168,35 @@ TEST(orphaned_group_does_not_stop)
 		CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 33);
 	}
 }
+
+TEST(children_of_a_containers_init_stop)
+{
+	/* A shell that is the first process of a PID namespace has job control: only the host's own init doesn't count as
+	 * the parent that keeps a group from being an orphan. */
+	int status;
+	IN_CHILD
+	{
+		if (unshare(CLONE_NEWPID) == -1)
+			_exit(errno == EPERM ? 0 : 1);
+		pid_t init = fork();
+		if (init == 0) {
+			setsid();
+			pid_t job = fork();
+			if (job == 0) {
+				setpgid(0, 0);
+				for (;;)
+					pause();
+			}
+			setpgid(job, job);
+			kill(job, SIGTSTP);
+			for (int i = 0; i < 500; i++) {
+				if (waitpid(job, &status, WUNTRACED | WNOHANG) == job)
+					_exit(WIFSTOPPED(status) && WSTOPSIG(status) == SIGTSTP ? 17 : 2);
+				usleep(10000);
+			}
+			_exit(3);
+		}
+		CHECK_EQ(waitpid(init, &status, 0), init);
+		CHECK_EQ(WEXITSTATUS(status), 17);
+	}
+}

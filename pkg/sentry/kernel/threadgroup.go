@@ -394,7 +394,7 @@ func (g *ProcessGroup) orphaned(except *ThreadGroup) bool {
 		if m == except || m.zombie {
 			continue
 		}
-		if p := m.parent; p != nil && p.group != g && p.group.session == g.session && p != m.ids.ns.init {
+		if p := m.parent; p != nil && p.group != g && p.group.session == g.session {
 			return false
 		}
 	}
