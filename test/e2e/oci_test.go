@@ -209,6 +209,9 @@ func TestFieldsAreCarriedOutOrRefused(t *testing.T) {
 
 		{name: "device without a driver", edit: linux("devices", array{object{"path": "/dev/odd/one", "type": "c", "major": 240, "minor": 7, "fileMode": 0o622, "uid": 3, "gid": 4}}),
 			script: "stat -c '%t %T %a %u %g' /dev/odd/one; cat /dev/odd/one", stdout: "f0 7 622 3 4\n", stderr: "cat: can't open '/dev/odd/one': No such device or address\n", code: 1},
+		{name: "default devices without a mount", edit: func(s, _, _ object) { s["mounts"] = s["mounts"].(array)[:1] },
+			script: "cd /dev; for d in null zero full random urandom tty; do stat -c '%t %T %a' $d; done; head -c 3 zero | wc -c; ls -d fd stdin; ls / | grep -c dev",
+			stdout: "1 3 666\n1 5 666\n1 7 666\n1 8 666\n1 9 666\n5 0 666\n3\nfd\nstdin\n1\n"},
 		{name: "FIFO", edit: linux("devices", array{object{"path": "/dev/fifo", "type": "p"}}), script: "stat -c %F /dev/fifo", stdout: "fifo\n"},
 		{name: "masked and read-only paths", edit: func(_, _, l object) {
 			l["maskedPaths"], l["readonlyPaths"] = array{"/data/sub", "/data/file"}, array{"/etc"}

@@ -45,6 +45,9 @@ func (c *container) mountAll() error {
 	}
 	c.ns.Mount = mounts
 	c.root = mounts.Root()
+	if err := c.defaultDevices(); err != nil {
+		return failf(control.KindInternal, "the default devices in /dev: %v", err)
+	}
 	for i := range c.args.Mounts {
 		m := &c.args.Mounts[i]
 		if err := c.mount(m); err != nil {
@@ -238,6 +241,36 @@ func (c *container) newFilesystem(kind, data string, ns *kernel.Namespaces, isDe
 		return cgroup.New(k, ns.PIDForChildren, cgroup.Options{Account: o.Account, Limits: c.limits})
 	}
 	return nil, unix.ENODEV
+}
+
+// defaultDevices makes what the OCI runtime spec (config-linux.md, "Default
+// Devices") wants in every container's /dev, where nothing is mounted on that: in
+// the layer above the root, or, to leave the host's tree alone, in a file system
+// of their own.
+func (c *container) defaultDevices() error {
+	for i := range c.args.Mounts {
+		if d := path.Clean(c.args.Mounts[i].Destination); d == "/dev" || d == "/" {
+			return nil
+		}
+	}
+	if c.args.Root != nil && c.args.RootOverlay != control.OverlayMemory {
+		return c.mount(&control.Mount{Destination: "/dev", Type: "dev", Source: "dev"})
+	}
+	ctx := vfs.KernelContext(c.cred)
+	if _, err := c.makeDirs("/dev", 0o755); err != nil {
+		return err
+	}
+	for _, d := range dev.DefaultDevices() {
+		if _, err := vfs.Mknod(ctx, c.view(), "/dev/"+d.Path, d.Mode, d.Rdev); err != nil && err != unix.EEXIST {
+			return err
+		}
+	}
+	for name, target := range dev.Links() {
+		if err := vfs.Symlink(ctx, c.view(), target, "/dev/"+name); err != nil && err != unix.EEXIST {
+			return err
+		}
+	}
+	return nil
 }
 
 // makeDevices makes the bundle's own devices.
