@@ -137,7 +137,13 @@ func (d *dir) load(ctx vfs.Context) error {
 	}
 	defer f.DecRef()
 	var names []vfs.DirEntry
-	if err := f.ReadDir(ctx, func(e vfs.DirEntry) bool {
+	// Not by File.ReadDir, for an offset that nobody sees: its lock comes before
+	// those of directories, which are held.
+	r, ok := f.Impl().(vfs.DirReader)
+	if !ok {
+		return unix.ENOTDIR
+	}
+	if err := r.ReadDir(ctx, f, 0, func(e vfs.DirEntry) bool {
 		if e.Name != "." && e.Name != ".." {
 			e.Next = int64(tmpfs.FirstCookie + 1 + len(names))
 			names = append(names, e)

@@ -62,7 +62,7 @@ func removeAll(t *testing.T, s *fstest.VFS, dir string) {
 	}
 	defer f.DecRef()
 	// Names are removed while the directory is read.
-	err = f.ReadDir(s.Ctx, func(e vfs.DirEntry) bool {
+	err = f.Impl().(vfs.DirReader).ReadDir(s.Ctx, f, 0, func(e vfs.DirEntry) bool {
 		if e.Name == "." || e.Name == ".." {
 			return true
 		}
