@@ -63,3 +63,25 @@ def syscall_test(name, platforms = PLATFORMS, size = "small", tags = []):
             # A sandbox inside a sandbox is not what is tested.
             tags = tags + ["local", platform],
         )
+
+def lockcheck_test(name):
+    """Makes NAME_lockcheck: the program in a sandbox that checks its locks."""
+    native.sh_test(
+        name = name + "_lockcheck",
+        size = "small",
+        srcs = ["tap-run"],
+        args = [
+            "$(location :lockcheck_runsc)",
+            "--platform=ptrace",
+            "do",
+            "--",
+            "$(location :%s_bin)" % name,
+        ],
+        data = [
+            ":%s_bin" % name,
+            ":lockcheck_gofer",
+            ":lockcheck_runsc",
+            ":lockcheck_sentry",
+        ],
+        tags = ["local", "ptrace", "lockcheck"],
+    )
