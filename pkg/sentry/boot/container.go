@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path"
 	"strings"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -30,12 +31,13 @@ type container struct {
 	root    vfs.Path
 	args    *control.CreateArgs
 
+	// resources are the limits as last set, read without a lock, in the middle of
+	// reads of files too.
+	resources atomic.Pointer[control.Resources]
+
 	// Guarded by Sandbox.mu.
-	status    control.Status
-	init      *kernel.Task
-	resources control.Resources
-	// affinity is where tasks may run at first; zero for anywhere.
-	affinity uint64
+	status control.Status
+	init   *kernel.Task
 	// execed are processes of Exec whose status somebody may still ask for.
 	execed map[int32]*kernel.ThreadGroup
 	// terminals are those of processes that were started with one.

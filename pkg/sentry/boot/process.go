@@ -86,9 +86,7 @@ func (c *container) newTask(p *control.Process) (_ *kernel.Task, err error) {
 	if p.OOMScoreAdj != nil {
 		t.ThreadGroup().OOMScoreAdj().Store(int32(*p.OOMScoreAdj))
 	}
-	c.s.mu.Lock()
-	affinity := c.affinity
-	c.s.mu.Unlock()
+	affinity := c.affinity()
 	t.SetScheduling(func(s *kernel.Scheduling) {
 		s.Affinity = affinity
 		if o := p.Scheduler; o != nil {

@@ -24,22 +24,16 @@ func (s *Sandbox) Update(id string, r *control.Resources) error {
 // the sandbox; here it is shown only.
 func (c *container) setResources(r *control.Resources) error {
 	k := c.s.k
-	cpus, err := countCPUs(r.Cpus)
-	if err != nil {
+	if _, err := countCPUs(r.Cpus); err != nil {
 		return failf(control.KindInvalid, "linux.resources.cpu.cpus %q is no list of processors", r.Cpus)
 	}
 	c.account.SetLimit(uint64(max(r.MemoryLimit, 0)))
 	c.kc.SetLimit(k, int(min(max(r.PidsLimit, 0), kernel.PIDMax)))
-	c.s.mu.Lock()
-	c.resources = *r
-	old := c.affinity
-	c.affinity = 0
-	if cpus > 0 && cpus < min(max(k.CPUs, 1), 64) {
-		c.affinity = 1<<cpus - 1
-	}
-	now := c.affinity
-	c.s.mu.Unlock()
-	if now == old || c.ns == nil {
+	limits := *r
+	before := c.affinity()
+	c.resources.Store(&limits)
+	now := c.affinity()
+	if now == before || c.ns == nil {
 		return nil
 	}
 	for _, tg := range c.groups() {
@@ -50,11 +44,22 @@ func (c *container) setResources(r *control.Resources) error {
 	return nil
 }
 
+// affinity is where tasks may run at first; zero for anywhere.
+func (c *container) affinity() uint64 {
+	r := c.resources.Load()
+	if r == nil {
+		return 0
+	}
+	n, _ := countCPUs(r.Cpus)
+	if n > 0 && n < min(max(c.s.k.CPUs, 1), 64) {
+		return 1<<n - 1
+	}
+	return 0
+}
+
 // limits are what the container's view of its cgroup shows.
 func (c *container) limits() cgroup.Limits {
-	c.s.mu.Lock()
-	defer c.s.mu.Unlock()
-	r := &c.resources
+	r := c.resources.Load()
 	l := cgroup.Limits{Quota: uint64(max(r.CPUQuota, 0)), Period: r.CPUPeriod, Tasks: uint64(max(r.PidsLimit, 0))}
 	if r.CPUShares != 0 {
 		// As runc and systemd convert shares of version 1: 2..262144 to 1..10000.
