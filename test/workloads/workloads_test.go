@@ -30,7 +30,7 @@ import (
 )
 
 // patience bounds one run of one script: what takes longer hangs.
-const patience = 90 * time.Second
+const patience = 60 * time.Second
 
 var (
 	// runsc is the program, with sentry and gofer beside it.

@@ -1,6 +1,6 @@
 # What tools say of processes. Pids, times and sizes are not compared.
 sleep 1000 &
-sleep 1001 &
+sleep 1001 & second=$!
 nice -n 5 sleep 1002 &
 while [ "$(ps -C sleep -o s= | tr -d '\n')" != SSS ]; do :; done
 ps aux >/tmp/ps; awk '{ print $1, $7, $8, $11, $12, $13 }' /tmp/ps
@@ -14,7 +14,7 @@ top -bn1 | head -7 | sed 's/[0-9]\+/N/g; s/ \+/ /g; s/up .*, N user/up, N user/;
 echo sleeps; pgrep -c sleep
 pgrep -a sleep | sed 's/^[0-9]* //'
 pidof sleep | wc -w
-pkill -f 'sleep 1001'; wait %2; echo $?
+pkill -f 'sleep 1001'; wait $second; echo $?
 kill %1; wait %1; echo $?
 kill -0 $!; echo $?
 free | awk '{ print $1, NF }'
@@ -24,10 +24,9 @@ vmstat | head -2
 nproc >/dev/null && echo nproc
 cat /proc/self/comm; cat /proc/self/cmdline | tr '\0' ' '; echo
 readlink /proc/self/exe /proc/$$/cwd /proc/$$/root
-ls /proc/self/fd | head -3
 grep -E '^(Name|Umask|State|Uid|Gid|Groups|Threads|SigBlk|SigIgn|NoNewPrivs|Seccomp):' /proc/self/status
 cut -d' ' -f2,3,7,8 /proc/self/stat
-awk '{ print $2, $6 }' /proc/self/maps | grep -c libc
+awk '{ print $2, $6 }' /proc/self/maps | sort -u | grep -c libc
 cat /proc/self/limits | grep -E 'open files|core|cpu'
 tr '\0' '\n' </proc/1/environ | LC_ALL=C sort
 cat /proc/filesystems | grep -E 'proc|tmpfs'
