@@ -28,7 +28,7 @@ for (my $left = 5; $left;) {
 		my $n = sysread($h, my $buf, 65536);
 		if ($n) { $who{$h} .= $buf; next }
 		$who{$h} =~ /^hello from (\d)\n(x+)\n$/ or die "got something else"; push @lines, "$1: " . length($2);
-		print $h "bye $1\n"; $sel->remove($h); close $h; $left--;
+		print $h "bye $1\n"; $sel->remove($h); delete $who{$h}; close $h; $left--;
 	}
 }
 print "$_\n" for sort @lines;
