@@ -1,6 +1,6 @@
 # One tracer's view: the calls of programs, of their children, of one that runs already.
 strace -f -o /tmp/out sh -c 'true; /bin/true; exit 3'; echo $?
-grep -c execve /tmp/out; tail -1 /tmp/out | sed 's/^[0-9]* *//'
+grep -c 'execve(' /tmp/out; tail -1 /tmp/out | sed 's/^[0-9]* *//'
 strace -e trace=openat,write -o /tmp/out sed p /etc/hostname >/tmp/o; sed 's/0x[0-9a-f]*/P/' /tmp/out
 strace -c -o /tmp/out ls / >/dev/null; tail -1 /tmp/out | awk '{ print $NF }'
 sleep 100 & p=$!
