@@ -126,13 +126,9 @@ func (t *Task) defaultAction(s signals.Signal, info *signals.Info) bool {
 		return true
 	}
 	t.leaving = true
-	t.tg.Kill(ExitStatus{Signal: s, Core: signals.DefaultOf(s) == signals.CoreDump && t.dumpsCore()})
+	t.tg.Kill(ExitStatus{Signal: s})
 	return false
 }
-
-// dumpsCore reports whether wait(2) tells of a core dump. None is written: the
-// limit says whether Linux would have.
-func (t *Task) dumpsCore() bool { return false }
 
 // pushFrame sets the handler up.
 func (t *Task) pushFrame(a *signals.Action, info *signals.Info) error {

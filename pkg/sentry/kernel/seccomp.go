@@ -419,7 +419,7 @@ func (t *Task) seccompAct(answer uint32) bool {
 		fallthrough
 	default: // kill the process
 		t.leaving = true
-		t.tg.Kill(ExitStatus{Signal: signals.Signal(unix.SIGSYS), Core: t.dumpsCore()})
+		t.tg.Kill(ExitStatus{Signal: signals.Signal(unix.SIGSYS)})
 	}
 	return false
 }

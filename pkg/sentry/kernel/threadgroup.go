@@ -118,7 +118,7 @@ func (a *actionTable) fork() *actionTable {
 type ExitStatus struct {
 	Code   uint8          // of exit(2)
 	Signal signals.Signal // that killed it, or zero
-	Core   bool           // WCOREDUMP
+	Core   bool           // WCOREDUMP; nothing sets it yet: no core is written
 }
 
 // Wait returns the status as wait(2) encodes it.

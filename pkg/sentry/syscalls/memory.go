@@ -37,9 +37,10 @@ func lockLimit(t *kernel.Task) uint64 {
 	return t.ThreadGroup().Limits().Soft(limits.LockedMemory)
 }
 
-func protection(prot uint32) (usermem.Access, bool) {
-	const known = unix.PROT_READ | unix.PROT_WRITE | unix.PROT_EXEC
-	return usermem.Access(prot & known), true
+// protection returns what prot allows; bits that mean nothing are ignored, as by
+// mmap(2).
+func protection(prot uint32) usermem.Access {
+	return usermem.Access(prot & (unix.PROT_READ | unix.PROT_WRITE | unix.PROT_EXEC))
 }
 
 func mmap(t *kernel.Task, a Addr, length uint64, prot, flags uint32, fd FD, off uint64) (uint64, error) {
@@ -54,7 +55,7 @@ func mmap(t *kernel.Task, a Addr, length uint64, prot, flags uint32, fd FD, off 
 		Steady:   flags&unix.MAP_DENYWRITE != 0,
 		Map32Bit: flags&unix.MAP_32BIT != 0, MaxProt: usermem.AnyAccess,
 	}
-	o.Prot, _ = protection(prot)
+	o.Prot = protection(prot)
 	switch flags & unix.MAP_TYPE {
 	case unix.MAP_PRIVATE:
 		o.Private = true
@@ -129,7 +130,7 @@ func mprotect(t *kernel.Task, a Addr, n uint64, prot uint32) (uint64, error) {
 	if prot&^known != 0 || prot&unix.PROT_GROWSUP != 0 {
 		return 0, unix.EINVAL
 	}
-	p, _ := protection(prot)
+	p := protection(prot)
 	return 0, t.MM().MProtect(a, n, p, prot&unix.PROT_GROWSDOWN != 0)
 }
 

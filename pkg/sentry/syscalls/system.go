@@ -24,8 +24,8 @@ var systemRows = []Row{
 	full(unix.SYS_GETCPU, "getcpu", call2(getcpu)),
 	full(unix.SYS_PERSONALITY, "personality", call1(personality)),
 	partial(unix.SYS_PRCTL, "prctl", call5(prctl), "no PR_SET_MM, PR_SET_PTRACER, PR_MCE_KILL, PR_TASK_PERF_EVENTS_*"),
-	full(unix.SYS_SYNC, "sync", call0(sync)),
-	full(unix.SYS_SYNCFS, "syncfs", call1(syncfs)),
+	partial(unix.SYS_SYNC, "sync", call0(sync), "waits for nothing: what was written is the host's to keep; fsync asks for the disk"),
+	partial(unix.SYS_SYNCFS, "syncfs", call1(syncfs), "checks the descriptor, and waits for nothing"),
 }
 
 func uname(t *kernel.Task, a Addr) (uint64, error) {

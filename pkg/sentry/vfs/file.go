@@ -353,13 +353,6 @@ func (f *File) attrNoError() (a Attr) {
 // Stat fills a.
 func (f *File) Stat(ctx Context, a *Attr) error { return f.inode.Attributes(ctx, a) }
 
-func checkRange(off int64, n uint64) error {
-	if off < 0 || uint64(off)+n > math.MaxInt64 {
-		return unix.EINVAL
-	}
-	return nil
-}
-
 // Read does read(2).
 func (f *File) Read(ctx Context, dst *usermem.Buffer) (int64, error) {
 	if !f.Readable() {

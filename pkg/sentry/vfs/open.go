@@ -348,16 +348,9 @@ func (o *Opener) openExisting(ctx Context, parent Parent, c *Dentry, flags uint3
 	if a.IsDir() {
 		return nil, nil, unix.EISDIR
 	}
-	if err := checkSticky(ctx, parent.Dir, &a); err != nil {
-		return nil, nil, err
-	}
 	f, err := o.open(ctx, p, &a, flags, false)
 	return f, nil, err
 }
-
-// checkSticky is fs.protected_regular and protected_fifos at 0: nothing is
-// refused, as in Linux 4.4.
-func checkSticky(Context, Path, *Attr) error { return nil }
 
 func (o *Opener) openTmpfile(ctx Context, view FSView, path string, flags, mode uint32, walk WalkFlags) (*File, error) {
 	if accessOf(flags)&MayWrite == 0 {
