@@ -6,7 +6,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/sentry/kernel"
+	"vitrine/pkg/sentry/limits"
+	"vitrine/pkg/sentry/mm"
+	"vitrine/pkg/sentry/signals"
 	"vitrine/pkg/sentry/vfs"
 	"vitrine/pkg/usermem"
 )
@@ -126,56 +130,63 @@ func (d DirFD) pathOf(t *kernel.Task, p PathPtr) (vfs.FSView, string, error) {
 	return v, s, err
 }
 
-// file returns the open file: EBADF.
-func (f FD) file(t *kernel.Task) (*vfs.File, error) { return t.FDs().Get(int32(f)) }
+const cwd = DirFD(unix.AT_FDCWD)
 
-// ioFile is file for calls that O_PATH descriptors refuse.
-func (f FD) ioFile(t *kernel.Task) (*vfs.File, error) {
-	file, err := t.FDs().Get(int32(f))
-	if err == nil && file.PathOnly() {
-		file.DecRef()
-		return nil, unix.EBADF
+// walkFlags turns AT_* flags into those of a walk: EINVAL for any but allowed.
+func (f AtFlags) walk(allowed AtFlags) (vfs.WalkFlags, error) {
+	if f&^allowed != 0 {
+		return 0, unix.EINVAL
 	}
-	return file, err
+	var w vfs.WalkFlags
+	if allowed&unix.AT_SYMLINK_FOLLOW != 0 {
+		if f&unix.AT_SYMLINK_FOLLOW != 0 {
+			w |= vfs.FollowFinal
+		}
+	} else if f&unix.AT_SYMLINK_NOFOLLOW == 0 {
+		w |= vfs.FollowFinal
+	}
+	if f&unix.AT_EMPTY_PATH != 0 {
+		w |= vfs.AllowEmpty
+	}
+	return w, nil
 }
 
-// maxRW is how much one call reads or writes at the most (MAX_RW_COUNT).
-const maxRW = 0x7ffff000
-
-// buffer returns the memory of a read or write call: EFAULT where it isn't all
-// in the application's half.
-func buffer(t *kernel.Task, a Addr, n Size) (usermem.Buffer, error) {
-	// All of it must be there, though only a part may be used.
-	if r, ok := a.Range(uint64(n)); n != 0 && (!ok || r.End > t.MM().Bounds().End) {
-		return usermem.Buffer{}, unix.EFAULT
+// lockLimit is how much memory the task may lock.
+func lockLimit(t *kernel.Task) uint64 {
+	if t.Credentials().HasRootCap(unix.CAP_IPC_LOCK) {
+		return mm.NoLimit
 	}
-	r, _ := a.Range(min(uint64(n), maxRW))
-	return usermem.SingleBuffer(t.MM(), r), nil
+	return t.ThreadGroup().Limits().Soft(limits.LockedMemory)
 }
 
-// ioVector reads an array of struct iovec (readv(2)).
-func ioVector(t *kernel.Task, a Addr, count int32) (usermem.Buffer, error) {
-	if count < 0 || count > 1024 {
-		return usermem.Buffer{}, unix.EINVAL
+// kuid and kgid map ids that an application gives: EINVAL where there is no
+// mapping. -1 stays NoID.
+func kuid(t *kernel.Task, id uint32) (auth.KUID, error) {
+	if id == auth.NoID {
+		return auth.KUID(auth.NoID), nil
 	}
-	raw := make([]byte, 16*count)
-	if _, err := t.MM().CopyIn(a, raw); err != nil {
-		return usermem.Buffer{}, err
+	k, ok := t.Credentials().UserNS.KUID(id)
+	if !ok {
+		return 0, unix.EINVAL
 	}
-	rs := make([]usermem.AddrRange, 0, count)
-	var total uint64
-	for i := range int(count) {
-		base, n := Addr(le64(raw[16*i:])), le64(raw[16*i+8:])
-		if int64(n) < 0 {
-			return usermem.Buffer{}, unix.EINVAL
-		}
-		n = min(n, maxRW-total)
-		r, ok := base.Range(n)
-		if n > 0 && (!ok || r.End > t.MM().Bounds().End) {
-			return usermem.Buffer{}, unix.EFAULT
-		}
-		total += n
-		rs = append(rs, r)
+	return k, nil
+}
+
+func kgid(t *kernel.Task, id uint32) (auth.KGID, error) {
+	if id == auth.NoID {
+		return auth.KGID(auth.NoID), nil
 	}
-	return usermem.VectorBuffer(t.MM(), rs), nil
+	k, ok := t.Credentials().UserNS.KGID(id)
+	if !ok {
+		return 0, unix.EINVAL
+	}
+	return k, nil
+}
+
+func readSet(t *kernel.Task, a Addr, size Size) (signals.Set, error) {
+	if size != 8 {
+		return 0, unix.EINVAL
+	}
+	v, err := usermem.CopyInUint64(t.MM(), a)
+	return signals.Set(v), err
 }

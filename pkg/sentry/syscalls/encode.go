@@ -47,44 +47,42 @@ func (w *writer) timeval(ns int64) {
 	w.i64(ns % second / 1000)
 }
 
-// readTimespec reads a struct timespec as nanoseconds: EINVAL where it isn't
+// timespecOf decodes a struct timespec as nanoseconds: EINVAL where it isn't
 // normal. Times beyond what fits are the largest that does.
+func timespecOf(b []byte) (int64, error) {
+	return nanoseconds(int64(le64(b)), int64(le64(b[8:])), 1)
+}
+
+// timevalOf decodes a struct timeval as nanoseconds, with the same rules.
+func timevalOf(b []byte) (int64, error) {
+	return nanoseconds(int64(le64(b)), int64(le64(b[8:])), 1000)
+}
+
+// nanoseconds adds up seconds and a part of one, in units of unit nanoseconds.
+func nanoseconds(s, part, unit int64) (int64, error) {
+	if s < 0 || part < 0 || part >= second/unit {
+		return 0, unix.EINVAL
+	}
+	if s > math.MaxInt64/second-1 {
+		return math.MaxInt64, nil
+	}
+	return s*second + part*unit, nil
+}
+
+// readTimespec reads a struct timespec as nanoseconds (timespecOf).
 func readTimespec(t *kernel.Task, a Addr) (int64, error) {
 	var b [16]byte
 	if _, err := t.MM().CopyIn(a, b[:]); err != nil {
 		return 0, err
 	}
-	s, n := int64(le64(b[:])), int64(le64(b[8:]))
-	if s < 0 || n < 0 || n >= second {
-		return 0, unix.EINVAL
-	}
-	if s > math.MaxInt64/second-1 {
-		return math.MaxInt64, nil
-	}
-	return s*second + n, nil
+	return timespecOf(b[:])
 }
 
-// readTimeval reads a struct timeval as nanoseconds.
+// readTimeval reads a struct timeval as nanoseconds (timevalOf).
 func readTimeval(t *kernel.Task, a Addr) (int64, error) {
 	var b [16]byte
 	if _, err := t.MM().CopyIn(a, b[:]); err != nil {
 		return 0, err
 	}
-	s, n := int64(le64(b[:])), int64(le64(b[8:]))
-	if s < 0 || n < 0 || n >= 1_000_000 {
-		return 0, unix.EINVAL
-	}
-	if s > math.MaxInt64/second-1 {
-		return math.MaxInt64, nil
-	}
-	return s*second + n*1000, nil
-}
-
-// deadline turns a time-out from now into a time on the monotonic clock.
-func deadline(t *kernel.Task, timeout int64) int64 {
-	now := t.Kernel().Clock.Monotonic()
-	if timeout > math.MaxInt64-now {
-		return kernel.Forever
-	}
-	return now + timeout
+	return timevalOf(b[:])
 }

@@ -21,7 +21,6 @@ var eventfdRows = []Row{
 	full(unix.SYS_TIMERFD_GETTIME, "timerfd_gettime", call2(timerfdGettime)),
 	full(unix.SYS_SIGNALFD, "signalfd", call3(signalfd)),
 	full(unix.SYS_SIGNALFD4, "signalfd4", call4(signalfd4)),
-	full(unix.SYS_MEMFD_CREATE, "memfd_create", call2(memfdCreate)),
 	full(unix.SYS_INOTIFY_INIT, "inotify_init", call0(inotifyInit)),
 	full(unix.SYS_INOTIFY_INIT1, "inotify_init1", call1(inotifyInit1)),
 	full(unix.SYS_INOTIFY_ADD_WATCH, "inotify_add_watch", call3(inotifyAddWatch)),
@@ -81,7 +80,7 @@ func timerOf(t *kernel.Task, fd FD) (*vfs.File, *timerfd.TimerFD, error) {
 	return f, tf, nil
 }
 
-func (w *writer) itimerspec(s timerfd.Setting) {
+func putSetting(w *writer, s timerfd.Setting) {
 	w.timespec(s.Interval)
 	w.timespec(s.Value)
 }
@@ -109,7 +108,7 @@ func timerfdSettime(t *kernel.Task, fd FD, flags uint32, n, old Addr) (uint64, e
 		return 0, err
 	}
 	var w writer
-	w.itimerspec(was)
+	putSetting(&w, was)
 	return 0, w.to(t, old)
 }
 
@@ -120,7 +119,7 @@ func timerfdGettime(t *kernel.Task, fd FD, at Addr) (uint64, error) {
 	}
 	defer f.DecRef()
 	var w writer
-	w.itimerspec(tf.Get())
+	putSetting(&w, tf.Get())
 	return 0, w.to(t, at)
 }
 
@@ -150,27 +149,6 @@ func signalfd4(t *kernel.Task, fd FD, set Addr, size Size, flags uint32) (uint64
 	}
 	s.SetMask(t, signals.Set(v))
 	return uint64(fd), nil
-}
-
-// memfdNameMax is the longest name of memfd_create(2), in bytes.
-const memfdNameMax = 249
-
-func memfdCreate(t *kernel.Task, name Addr, flags uint32) (uint64, error) {
-	if flags&^(unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING) != 0 {
-		return 0, unix.EINVAL
-	}
-	s, err := usermem.CopyInString(t.MM(), name, memfdNameMax+1)
-	if err == unix.ENAMETOOLONG {
-		err = unix.EINVAL
-	}
-	if err != nil {
-		return 0, err
-	}
-	f, err := t.Kernel().Shared.NewMemfd(t.Credentials(), s, flags)
-	if err != nil {
-		return 0, err
-	}
-	return addFile(t, f, flags&unix.MFD_CLOEXEC != 0)
 }
 
 func inotifyInit(t *kernel.Task) (uint64, error) { return inotifyInit1(t, 0) }

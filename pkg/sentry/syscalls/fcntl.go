@@ -9,6 +9,7 @@ import (
 	"vitrine/pkg/sentry/fs/pipe"
 	"vitrine/pkg/sentry/kernel"
 	"vitrine/pkg/sentry/signals"
+	"vitrine/pkg/sentry/socket"
 	"vitrine/pkg/sentry/vfs"
 	"vitrine/pkg/usermem"
 )
@@ -364,3 +365,6 @@ func ownerIoctl(t *kernel.Task, f *vfs.File, fd FD, cmd uint32, arg Addr) (bool,
 	}
 	return false, nil
 }
+
+// isSocket reports whether f is a socket's.
+func isSocket(f *vfs.File) bool { _, err := socket.Of(f); return err == nil }

@@ -1,17 +1,26 @@
+// Package files has the calls on files: what is done through a descriptor (read,
+// write, fcntl, ...), what is done by a path, mounts, extended attributes, and
+// what moves bytes between two files.
+//
+// Rules of files, dentries and mounts are those of package vfs and of the file
+// systems; a handler decodes, waits where the file is in blocking mode, and
+// encodes. Waiting for several files is package events.
 package syscalls
 
 import (
 	"golang.org/x/sys/unix"
 
 	"vitrine/pkg/abi/linux"
-	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/sentry/kernel"
-	"vitrine/pkg/sentry/limits"
 	"vitrine/pkg/sentry/signals"
+	"vitrine/pkg/sentry/socket"
 	"vitrine/pkg/sentry/vfs"
 	"vitrine/pkg/usermem"
 	"vitrine/pkg/waiter"
 )
+
+// filesTables are the rows of this package's calls.
+var filesTables = [][]Row{fileRows, lockRows, mountRows, openRows, pathRows, pipeRows, xattrRows}
 
 var fileRows = []Row{
 	full(unix.SYS_READ, "read", call3(read)),
@@ -223,8 +232,6 @@ func closeFD(t *kernel.Task, fd FD) (uint64, error) {
 	}
 	return 0, err
 }
-
-func fdLimit(t *kernel.Task) uint64 { return t.ThreadGroup().Limits().Soft(limits.OpenFiles) }
 
 func dup(t *kernel.Task, fd FD) (uint64, error) {
 	f, err := fd.file(t)
@@ -504,26 +511,8 @@ func dirents(t *kernel.Task, fd FD, a Addr, n uint32, put func(w *writer, e *vfs
 	return uint64(len(w.b)), nil
 }
 
-// kuid and kgid map ids that an application gives: EINVAL where there is no
-// mapping. -1 stays NoID.
-func kuid(t *kernel.Task, id uint32) (auth.KUID, error) {
-	if id == auth.NoID {
-		return auth.KUID(auth.NoID), nil
-	}
-	k, ok := t.Credentials().UserNS.KUID(id)
-	if !ok {
-		return 0, unix.EINVAL
-	}
-	return k, nil
-}
-
-func kgid(t *kernel.Task, id uint32) (auth.KGID, error) {
-	if id == auth.NoID {
-		return auth.KGID(auth.NoID), nil
-	}
-	k, ok := t.Credentials().UserNS.KGID(id)
-	if !ok {
-		return 0, unix.EINVAL
-	}
-	return k, nil
+// quietPipe reports whether EPIPE of f sends no SIGPIPE: only streams do.
+func quietPipe(f *vfs.File) bool {
+	s, err := socket.Of(f)
+	return err == nil && s.Options().Type != unix.SOCK_STREAM
 }

@@ -1,3 +1,6 @@
+// Package memory has the calls on address spaces: the caller's (mmap, brk,
+// mlock, ...), other processes' (process_vm_readv), and memfd_create. The rules
+// are package mm's.
 package syscalls
 
 import (
@@ -7,11 +10,13 @@ import (
 
 	"vitrine/pkg/abi/linux"
 	"vitrine/pkg/sentry/kernel"
-	"vitrine/pkg/sentry/limits"
 	"vitrine/pkg/sentry/mm"
 	"vitrine/pkg/sentry/vfs"
 	"vitrine/pkg/usermem"
 )
+
+// memoryTables are the rows of this package's calls.
+var memoryTables = [][]Row{memoryRows, processVMRows}
 
 var memoryRows = []Row{
 	full(unix.SYS_MMAP, "mmap", call6(mmap)),
@@ -27,14 +32,7 @@ var memoryRows = []Row{
 	full(unix.SYS_MUNLOCK, "munlock", call2(munlock)),
 	full(unix.SYS_MLOCKALL, "mlockall", call1(mlockall)),
 	full(unix.SYS_MUNLOCKALL, "munlockall", call0(munlockall)),
-}
-
-// lockLimit is how much memory the task may lock.
-func lockLimit(t *kernel.Task) uint64 {
-	if t.Credentials().HasRootCap(unix.CAP_IPC_LOCK) {
-		return mm.NoLimit
-	}
-	return t.ThreadGroup().Limits().Soft(limits.LockedMemory)
+	full(unix.SYS_MEMFD_CREATE, "memfd_create", call2(memfdCreate)),
 }
 
 // protection returns what prot allows; bits that mean nothing are ignored, as by
@@ -190,4 +188,25 @@ func mlockall(t *kernel.Task, flags uint32) (uint64, error) {
 func munlockall(t *kernel.Task) (uint64, error) {
 	t.MM().MUnlockAll()
 	return 0, nil
+}
+
+// memfdNameMax is the longest name of memfd_create(2), in bytes.
+const memfdNameMax = 249
+
+func memfdCreate(t *kernel.Task, name Addr, flags uint32) (uint64, error) {
+	if flags&^(unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING) != 0 {
+		return 0, unix.EINVAL
+	}
+	s, err := usermem.CopyInString(t.MM(), name, memfdNameMax+1)
+	if err == unix.ENAMETOOLONG {
+		err = unix.EINVAL
+	}
+	if err != nil {
+		return 0, err
+	}
+	f, err := t.Kernel().Shared.NewMemfd(t.Credentials(), s, flags)
+	if err != nil {
+		return 0, err
+	}
+	return addFile(t, f, flags&unix.MFD_CLOEXEC != 0)
 }

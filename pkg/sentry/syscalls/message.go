@@ -83,7 +83,7 @@ func sendto(t *kernel.Task, fd FD, a Addr, n Size, flags int32, to Addr, toLen i
 	if err != nil {
 		return 0, err
 	}
-	f, s, err := fd.socketAt(t)
+	f, s, err := socketAt(t, fd)
 	if err != nil {
 		return 0, err
 	}
@@ -102,7 +102,7 @@ func recvfrom(t *kernel.Task, fd FD, a Addr, n Size, flags int32, from, lenAt Ad
 	if err != nil {
 		return 0, err
 	}
-	f, s, err := fd.socketAt(t)
+	f, s, err := socketAt(t, fd)
 	if err != nil {
 		return 0, err
 	}
@@ -170,7 +170,7 @@ func readMessage(t *kernel.Task, at Addr) (*message, error) {
 }
 
 func sendmsg(t *kernel.Task, fd FD, msg Addr, flags int32) (uint64, error) {
-	f, s, err := fd.socketAt(t)
+	f, s, err := socketAt(t, fd)
 	if err != nil {
 		return 0, err
 	}
@@ -268,7 +268,7 @@ func readCredentials(t *kernel.Task, data []byte) (*socket.Credentials, error) {
 }
 
 func recvmsg(t *kernel.Task, fd FD, msg Addr, flags int32) (uint64, error) {
-	f, s, err := fd.socketAt(t)
+	f, s, err := socketAt(t, fd)
 	if err != nil {
 		return 0, err
 	}
@@ -350,7 +350,7 @@ func putFiles(t *kernel.Task, w *socket.ControlWriter, files []*vfs.File, cloexe
 }
 
 func sendmmsg(t *kernel.Task, fd FD, vec Addr, n uint32, flags int32) (uint64, error) {
-	f, s, err := fd.socketAt(t)
+	f, s, err := socketAt(t, fd)
 	if err != nil {
 		return 0, err
 	}
@@ -377,7 +377,7 @@ func recvmmsg(t *kernel.Task, fd FD, vec Addr, n uint32, flags int32, timeout Ad
 	if err != nil {
 		return 0, err
 	}
-	f, s, err := fd.socketAt(t)
+	f, s, err := socketAt(t, fd)
 	if err != nil {
 		return 0, err
 	}

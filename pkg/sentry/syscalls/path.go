@@ -57,8 +57,6 @@ var pathRows = []Row{
 	full(unix.SYS_FUTIMESAT, "futimesat", call3(futimesat)),
 }
 
-const cwd = DirFD(unix.AT_FDCWD)
-
 func open(t *kernel.Task, p PathPtr, flags OpenFlags, mode Mode) (uint64, error) {
 	return openat(t, cwd, p, flags, mode)
 }
@@ -100,25 +98,6 @@ func fstat(t *kernel.Task, fd FD, buf Addr) (uint64, error) {
 		return 0, err
 	}
 	return 0, putStat(t, buf, &a)
-}
-
-// walkFlags turns AT_* flags into those of a walk: EINVAL for any but allowed.
-func (f AtFlags) walk(allowed AtFlags) (vfs.WalkFlags, error) {
-	if f&^allowed != 0 {
-		return 0, unix.EINVAL
-	}
-	var w vfs.WalkFlags
-	if allowed&unix.AT_SYMLINK_FOLLOW != 0 {
-		if f&unix.AT_SYMLINK_FOLLOW != 0 {
-			w |= vfs.FollowFinal
-		}
-	} else if f&unix.AT_SYMLINK_NOFOLLOW == 0 {
-		w |= vfs.FollowFinal
-	}
-	if f&unix.AT_EMPTY_PATH != 0 {
-		w |= vfs.AllowEmpty
-	}
-	return w, nil
 }
 
 func newfstatat(t *kernel.Task, d DirFD, p PathPtr, buf Addr, flags AtFlags) (uint64, error) {

@@ -31,50 +31,6 @@ func pipe2(t *kernel.Task, fds Addr, flags uint32) (uint64, error) {
 	return 0, addPair(t, r, w, flags&unix.O_CLOEXEC != 0, fds)
 }
 
-// addFile gives f, whose reference it takes over, a descriptor.
-func addFile(t *kernel.Task, f *vfs.File, cloexec bool) (uint64, error) {
-	fd, err := t.FDs().Add(f, 0, cloexec, fdLimit(t))
-	if err != nil {
-		f.DecRef()
-	}
-	return uint64(fd), err
-}
-
-// addPair gives two files descriptors and writes those to the application's
-// array at fds. It takes both references over; if it fails there are no
-// descriptors.
-func addPair(t *kernel.Task, a, b *vfs.File, cloexec bool, fds Addr) error {
-	n, err := addFile(t, a, cloexec)
-	if err != nil {
-		b.DecRef()
-		return err
-	}
-	m, err := addFile(t, b, cloexec)
-	if err == nil {
-		var w writer
-		w.u32(uint32(n))
-		w.u32(uint32(m))
-		if err = w.to(t, fds); err == nil {
-			return nil
-		}
-		dropFD(t, int32(m), b)
-	}
-	dropFD(t, int32(n), a)
-	return err
-}
-
-// dropFD takes descriptor fd away again, if it is still f's.
-func dropFD(t *kernel.Task, fd int32, f *vfs.File) {
-	if got, err := t.FDs().Get(fd); err == nil {
-		got.DecRef()
-		if got == f {
-			if was, err := t.FDs().Remove(fd); err == nil {
-				was.DecRef()
-			}
-		}
-	}
-}
-
 const spliceFlags = unix.SPLICE_F_MOVE | unix.SPLICE_F_NONBLOCK | unix.SPLICE_F_MORE | unix.SPLICE_F_GIFT
 
 // chunkSize is how many bytes a call copies at a time between files.
@@ -205,8 +161,6 @@ func transfer(t *kernel.Task, nonblock bool, step func() (n int64, busy *vfs.Fil
 		}
 	}
 }
-
-const inMask, outMask = waiter.Readable | waiter.RdHup, waiter.Writable
 
 func splice(t *kernel.Task, in FD, offIn Addr, out FD, offOut Addr, n Size, flags uint32) (uint64, error) {
 	if flags&^spliceFlags != 0 {

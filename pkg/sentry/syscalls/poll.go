@@ -1,8 +1,9 @@
+// Package events has the calls that wait for several files or make a file of
+// something else: poll, select, epoll, eventfd, timerfd, signalfd and inotify.
 package syscalls
 
 import (
 	"encoding/binary"
-	"math"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -13,6 +14,9 @@ import (
 	"vitrine/pkg/usermem"
 	"vitrine/pkg/waiter"
 )
+
+// eventsTables are the rows of this package's calls.
+var eventsTables = [][]Row{epollRows, eventfdRows, pollRows}
 
 var pollRows = []Row{
 	full(unix.SYS_POLL, "poll", call3(poll)),
@@ -176,94 +180,18 @@ func pollUntil(t *kernel.Task, fds Addr, n uint32, end int64) (uint64, error) {
 	return ready, err
 }
 
-// timeLimit is the time-out of a call that writes back what is left of it.
-type timeLimit struct {
-	at  Addr // NULL: forever
-	end int64
-	put func(w *writer, ns int64)
-}
-
-// newTimeLimit starts a time-out of ns nanoseconds.
-func newTimeLimit(t *kernel.Task, at Addr, ns int64, put func(*writer, int64)) timeLimit {
-	l := timeLimit{at: at, put: put}
-	if ns != 0 {
-		l.end = deadline(t, ns)
-	}
-	return l
-}
-
-// specLimit and valLimit read a time-out; NULL is none.
-func specLimit(t *kernel.Task, at Addr) (timeLimit, error) {
-	if at == 0 {
-		return timeLimit{end: kernel.Forever}, nil
-	}
-	ns, err := readTimespec(t, at)
-	if err != nil {
-		return timeLimit{}, err
-	}
-	return newTimeLimit(t, at, ns, (*writer).timespec), nil
-}
-
-func valLimit(t *kernel.Task, at Addr) (timeLimit, error) {
-	if at == 0 {
-		return timeLimit{end: kernel.Forever}, nil
-	}
-	var b [16]byte
-	if _, err := t.MM().CopyIn(at, b[:]); err != nil {
-		return timeLimit{}, err
-	}
-	s, us := int64(le64(b[:])), int64(le64(b[8:]))
-	// Whole seconds among the microseconds are taken as such (select(2) of
-	// Linux, unlike other systems).
-	s, us = s+us/1_000_000, us%1_000_000
-	if s < 0 || us < 0 {
-		return timeLimit{}, unix.EINVAL
-	}
-	ns := int64(math.MaxInt64)
-	if s < math.MaxInt64/second-1 {
-		ns = s*second + us*1000
-	}
-	return newTimeLimit(t, at, ns, (*writer).timeval), nil
-}
-
-// stickyTimeouts is STICKY_TIMEOUTS of personality(2).
-const stickyTimeouts = 0x4000000
-
-// finish writes back what is left and turns EINTR into what select(2) and
-// ppoll(2) return. A time-out that can't be written makes the call end
-// for good.
-func (l *timeLimit) finish(t *kernel.Task, err error) error {
-	if err == unix.EINTR {
-		err = kernel.RestartNoHand
-	}
-	if l.at == 0 || l.end == 0 {
-		return err
-	}
-	if t.Personality().Load()&stickyTimeouts == 0 {
-		var w writer
-		l.put(&w, max(l.end-t.Kernel().Clock.Monotonic(), 0))
-		if w.to(t, l.at) == nil {
-			return err
-		}
-	}
-	if err == kernel.RestartNoHand {
-		err = unix.EINTR
-	}
-	return err
-}
-
-// masked does call with the signal mask at set in place, which stays until
-// handlers have run if call is interrupted. NULL changes nothing.
-func masked(t *kernel.Task, set Addr, size Size, call func() (uint64, error)) (uint64, error) {
+// masked runs do with the signal mask at set in place, which stays until
+// handlers have run if it is interrupted. NULL changes nothing.
+func masked(t *kernel.Task, set Addr, size Size, do func() (uint64, error)) (uint64, error) {
 	if set == 0 {
-		return call()
+		return do()
 	}
 	m, err := readSet(t, set, size)
 	if err != nil {
 		return 0, err
 	}
 	t.WithMask(m &^ signals.Unblockable)
-	n, err := call()
+	n, err := do()
 	if err != unix.EINTR && err != kernel.RestartNoHand {
 		t.RestoreMask()
 	}

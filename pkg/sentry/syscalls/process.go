@@ -1,3 +1,6 @@
+// Package processes has the calls on tasks and what they are known by: clone,
+// exec, wait, signals, identities, scheduling, limits, tracing, futexes, seccomp
+// filters, and the names of the system.
 package syscalls
 
 import (
@@ -9,6 +12,9 @@ import (
 	"vitrine/pkg/sentry/vfs"
 	"vitrine/pkg/usermem"
 )
+
+// processesTables are the rows of this package's calls.
+var processesTables = [][]Row{futexRows, identityRows, processRows, ptraceRows, schedRows, seccompRows, signalRows, systemRows}
 
 var processRows = []Row{
 	full(unix.SYS_CLONE, "clone", call5(clone)),
@@ -31,6 +37,7 @@ var processRows = []Row{
 	full(unix.SYS_SET_TID_ADDRESS, "set_tid_address", call1(setTIDAddress)),
 	full(unix.SYS_UNSHARE, "unshare", call1(unshare)),
 	full(unix.SYS_ARCH_PRCTL, "arch_prctl", call2(archPrctl)),
+	partial(unix.SYS_KCMP, "kcmp", call5(kcmp), "all tasks share one I/O context; semaphore adjustments are per process"),
 }
 
 func clone(t *kernel.Task, flags uint64, stack, ptid, ctid Addr, tls uint64) (uint64, error) {

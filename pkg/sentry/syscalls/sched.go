@@ -483,24 +483,6 @@ func ioprioSet(t *kernel.Task, which, who, prio int32) (uint64, error) {
 	return 0, err
 }
 
-func sysinfo(t *kernel.Task, a Addr) (uint64, error) {
-	k := t.Kernel()
-	acct := t.MM().Account()
-	total, used := acct.Bound(), acct.Usage()
-	var w writer
-	w.i64((k.Clock.Monotonic() - k.BootMonotonic) / second)
-	w.zero(24) // load averages
-	w.u64(total)
-	w.u64(total - min(total, used))
-	w.zero(8 * 4) // shared, buffers, swap
-	w.u16(uint16(min(k.TaskCount(), 1<<16-1)))
-	w.zero(6)
-	w.zero(16) // high memory
-	w.u32(1)   // unit
-	w.zero(4)
-	return 0, w.to(t, a)
-}
-
 // membarrier(2) has one command in 4.4, MEMBARRIER_CMD_SHARED. The host does it
 // for all threads there are, those that run applications included.
 func membarrier(_ *kernel.Task, cmd int32, flags uint32) (uint64, error) {

@@ -27,14 +27,6 @@ var signalRows = []Row{
 	full(unix.SYS_RESTART_SYSCALL, "restart_syscall", call0(restartSyscall)),
 }
 
-func readSet(t *kernel.Task, a Addr, size Size) (signals.Set, error) {
-	if size != 8 {
-		return 0, unix.EINVAL
-	}
-	v, err := usermem.CopyInUint64(t.MM(), a)
-	return signals.Set(v), err
-}
-
 func rtSigaction(t *kernel.Task, s Signo, n, old Addr, size Size) (uint64, error) {
 	if size != 8 || !signals.Signal(s).Valid() {
 		return 0, unix.EINVAL

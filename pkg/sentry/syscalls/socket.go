@@ -1,3 +1,5 @@
+// Package sockets has the calls on sockets, and encodes their messages. What an
+// address or an option means is the matter of the family (package socket).
 package syscalls
 
 import (
@@ -10,6 +12,9 @@ import (
 	"vitrine/pkg/usermem"
 	"vitrine/pkg/waiter"
 )
+
+// socketsTables are the rows of this package's calls.
+var socketsTables = [][]Row{messageRows, socketRows}
 
 var socketRows = []Row{
 	partial(unix.SYS_SOCKET, "socket", call3(socketCall), "the families that are registered"),
@@ -27,8 +32,8 @@ var socketRows = []Row{
 }
 
 // socketAt returns the socket at fd, with its file: EBADF, ENOTSOCK.
-func (f FD) socketAt(t *kernel.Task) (*vfs.File, socket.Socket, error) {
-	file, err := f.ioFile(t)
+func socketAt(t *kernel.Task, fd FD) (*vfs.File, socket.Socket, error) {
+	file, err := fd.ioFile(t)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -65,52 +70,6 @@ func putAddress(t *kernel.Task, addr []byte, at, lenAt Addr) error {
 	return usermem.CopyOutUint32(t.MM(), lenAt, uint32(len(addr)))
 }
 
-// socketWait does op, waiting while it returns EAGAIN, for up to timeout
-// nanoseconds unless that is zero: EAGAIN then. With a time-out a signal gives
-// EINTR, without it the call can be restarted (signal(7)).
-func socketWait(t *kernel.Task, f *vfs.File, mask waiter.Mask, timeout int64, nonblock bool, op func() error) error {
-	err := op()
-	if err != unix.EAGAIN || nonblock {
-		return err
-	}
-	end := kernel.Forever
-	if timeout > 0 {
-		end = deadline(t, timeout)
-	}
-	return socketEnd(t.WaitFor(f, mask, end, op), timeout)
-}
-
-// socketEnd says what the end of a wait is to the application.
-func socketEnd(err error, timeout int64) error {
-	switch {
-	case err == kernel.ErrTimeout:
-		return unix.EAGAIN
-	case err == kernel.RestartSys && timeout > 0:
-		return unix.EINTR
-	}
-	return err
-}
-
-// ioTimeout returns SO_RCVTIMEO or SO_SNDTIMEO of f, which read(2) and write(2)
-// honour too; zero for all that isn't a socket.
-func ioTimeout(f *vfs.File, send bool) int64 {
-	s, err := socket.Of(f)
-	if err != nil {
-		return 0
-	}
-	in, out := s.Options().Timeouts()
-	if send {
-		return out
-	}
-	return in
-}
-
-// quietPipe reports whether EPIPE of f sends no SIGPIPE: only streams do.
-func quietPipe(f *vfs.File) bool {
-	s, err := socket.Of(f)
-	return err == nil && s.Options().Type != unix.SOCK_STREAM
-}
-
 func socketCall(t *kernel.Task, family, typ, protocol int32) (uint64, error) {
 	f, err := socket.New(t, int(family), int(typ), int(protocol))
 	if err != nil {
@@ -128,7 +87,7 @@ func socketpair(t *kernel.Task, family, typ, protocol int32, fds Addr) (uint64, 
 }
 
 func bind(t *kernel.Task, fd FD, a Addr, n int32) (uint64, error) {
-	f, s, err := fd.socketAt(t)
+	f, s, err := socketAt(t, fd)
 	if err != nil {
 		return 0, err
 	}
@@ -144,7 +103,7 @@ func bind(t *kernel.Task, fd FD, a Addr, n int32) (uint64, error) {
 const maxBacklog = 4096
 
 func listen(t *kernel.Task, fd FD, backlog uint32) (uint64, error) {
-	f, s, err := fd.socketAt(t)
+	f, s, err := socketAt(t, fd)
 	if err != nil {
 		return 0, err
 	}
@@ -158,7 +117,7 @@ func accept4(t *kernel.Task, fd FD, a, lenAt Addr, flags uint32) (uint64, error)
 	if flags&^(unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK) != 0 {
 		return 0, unix.EINVAL
 	}
-	f, s, err := fd.socketAt(t)
+	f, s, err := socketAt(t, fd)
 	if err != nil {
 		return 0, err
 	}
@@ -195,7 +154,7 @@ func putPeer(t *kernel.Task, f *vfs.File, a, lenAt Addr) error {
 }
 
 func connect(t *kernel.Task, fd FD, a Addr, n int32) (uint64, error) {
-	f, s, err := fd.socketAt(t)
+	f, s, err := socketAt(t, fd)
 	if err != nil {
 		return 0, err
 	}
@@ -235,7 +194,7 @@ func getpeername(t *kernel.Task, fd FD, a, lenAt Addr) (uint64, error) {
 }
 
 func socketName(t *kernel.Task, fd FD, a, lenAt Addr, name func(socket.Socket, socket.Context) ([]byte, error)) (uint64, error) {
-	f, s, err := fd.socketAt(t)
+	f, s, err := socketAt(t, fd)
 	if err != nil {
 		return 0, err
 	}
@@ -248,7 +207,7 @@ func socketName(t *kernel.Task, fd FD, a, lenAt Addr, name func(socket.Socket, s
 }
 
 func shutdown(t *kernel.Task, fd FD, how int32) (uint64, error) {
-	f, s, err := fd.socketAt(t)
+	f, s, err := socketAt(t, fd)
 	if err != nil {
 		return 0, err
 	}
@@ -263,7 +222,7 @@ func setsockopt(t *kernel.Task, fd FD, level, name int32, value Addr, n int32) (
 	if n < 0 {
 		return 0, unix.EINVAL
 	}
-	f, s, err := fd.socketAt(t)
+	f, s, err := socketAt(t, fd)
 	if err != nil {
 		return 0, err
 	}
@@ -276,7 +235,7 @@ func setsockopt(t *kernel.Task, fd FD, level, name int32, value Addr, n int32) (
 }
 
 func getsockopt(t *kernel.Task, fd FD, level, name int32, value, lenAt Addr) (uint64, error) {
-	f, s, err := fd.socketAt(t)
+	f, s, err := socketAt(t, fd)
 	if err != nil {
 		return 0, err
 	}
@@ -305,6 +264,3 @@ func brokenPipe(t *kernel.Task, s socket.Socket, flags int32, err error) {
 		t.SendSignal(&signals.Info{Signo: int32(unix.SIGPIPE), Code: signals.CodeUser})
 	}
 }
-
-// isSocket reports whether f is a socket's.
-func isSocket(f *vfs.File) bool { _, err := socket.Of(f); return err == nil }

@@ -419,3 +419,21 @@ func capAmbient(t *kernel.Task, op, which, rest uint64) (uint64, error) {
 	t.SetCredentials(c)
 	return 0, nil
 }
+
+func sysinfo(t *kernel.Task, a Addr) (uint64, error) {
+	k := t.Kernel()
+	acct := t.MM().Account()
+	total, used := acct.Bound(), acct.Usage()
+	var w writer
+	w.i64((k.Clock.Monotonic() - k.BootMonotonic) / second)
+	w.zero(24) // load averages
+	w.u64(total)
+	w.u64(total - min(total, used))
+	w.zero(8 * 4) // shared, buffers, swap
+	w.u16(uint16(min(k.TaskCount(), 1<<16-1)))
+	w.zero(6)
+	w.zero(16) // high memory
+	w.u32(1)   // unit
+	w.zero(4)
+	return 0, w.to(t, a)
+}

@@ -1,3 +1,5 @@
+// Package sysv has System V IPC: shared memory, semaphores and message queues.
+// The objects are package ipc's.
 package syscalls
 
 import (
@@ -11,6 +13,9 @@ import (
 	"vitrine/pkg/usermem"
 	"vitrine/pkg/waiter"
 )
+
+// sysvTables are the rows of this package's calls.
+var sysvTables = [][]Row{sysvRows}
 
 var sysvRows = []Row{
 	partial(unix.SYS_SHMGET, "shmget", call3(shmget), "no SHM_HUGETLB"),
@@ -54,8 +59,8 @@ func ipcActor(t *kernel.Task) *ipc.Actor {
 
 func sysv(t *kernel.Task) *ipc.Namespace { return t.Namespaces().IPC.SystemV() }
 
-// permissions writes a struct ipc64_perm.
-func (w *writer) permissions(t *kernel.Task, p *ipc.Permissions) {
+// putPermissions writes a struct ipc64_perm.
+func putPermissions(w *writer, t *kernel.Task, p *ipc.Permissions) {
 	ns := t.Credentials().UserNS
 	w.u32(uint32(p.Key))
 	w.u32(ns.UID(p.UID))
@@ -193,7 +198,7 @@ func shmctl(t *kernel.Task, id int32, cmd int32, a Addr) (uint64, error) {
 		if err != nil {
 			return 0, err
 		}
-		w.permissions(t, &s.Permissions)
+		putPermissions(&w, t, &s.Permissions)
 		w.u64(s.Size)
 		w.i64(s.ATime)
 		w.i64(s.DTime)
@@ -335,7 +340,7 @@ func semctl(t *kernel.Task, id, n, cmd int32, arg uint64) (uint64, error) {
 		if err != nil {
 			return 0, err
 		}
-		w.permissions(t, &s.Permissions)
+		putPermissions(&w, t, &s.Permissions)
 		w.i64(s.OTime)
 		w.u64(0)
 		w.i64(s.CTime)
@@ -492,7 +497,7 @@ func msgctl(t *kernel.Task, id, cmd int32, a Addr) (uint64, error) {
 		if err != nil {
 			return 0, err
 		}
-		w.permissions(t, &q.Permissions)
+		putPermissions(&w, t, &q.Permissions)
 		w.i64(q.STime)
 		w.i64(q.RTime)
 		w.i64(q.CTime)

@@ -1,3 +1,4 @@
+// Package clocks has the calls on clocks, sleeps and timers.
 package syscalls
 
 import (
@@ -7,6 +8,9 @@ import (
 	"vitrine/pkg/sentry/kernel"
 	"vitrine/pkg/usermem"
 )
+
+// clocksTables are the rows of this package's calls.
+var clocksTables = [][]Row{timeRows, timerRows}
 
 var timeRows = []Row{
 	full(unix.SYS_CLOCK_GETTIME, "clock_gettime", call2(clockGettime)),

@@ -1,8 +1,6 @@
 package syscalls
 
 import (
-	"math"
-
 	"golang.org/x/sys/unix"
 
 	"vitrine/pkg/clock"
@@ -72,30 +70,6 @@ func setitimer(t *kernel.Task, which uint32, a, old Addr) (uint64, error) {
 		return 0, nil
 	}
 	return 0, putIntervalTimer(t, old, was)
-}
-
-// timevalOf decodes a struct timeval as nanoseconds.
-func timevalOf(b []byte) (int64, error) {
-	s, us := int64(le64(b)), int64(le64(b[8:]))
-	if s < 0 || us < 0 || us >= 1_000_000 {
-		return 0, unix.EINVAL
-	}
-	if s > math.MaxInt64/second-1 {
-		return math.MaxInt64, nil
-	}
-	return s*second + us*1000, nil
-}
-
-// timespecOf decodes a struct timespec as nanoseconds.
-func timespecOf(b []byte) (int64, error) {
-	s, ns := int64(le64(b)), int64(le64(b[8:]))
-	if s < 0 || ns < 0 || ns >= second {
-		return 0, unix.EINVAL
-	}
-	if s > math.MaxInt64/second-1 {
-		return math.MaxInt64, nil
-	}
-	return s*second + ns, nil
 }
 
 // Kinds of notification of a struct sigevent (sigevent(7)).
