@@ -60,7 +60,7 @@ ROWS = [
         "pkg/sentry/vdso/...",
     ]),
     ("calls", [
-        "pkg/sentry/syscalls",
+        "pkg/sentry/syscalls/...",
     ]),
     ("assembly", [
         "pkg/gofer",

@@ -1,6 +1,10 @@
 package syscalls
 
-import "testing"
+import (
+	"testing"
+
+	"vitrine/pkg/sentry/syscalls/call"
+)
 
 func TestEachCallHasOneRow(t *testing.T) {
 	seen := map[uint64]string{}
@@ -20,10 +24,10 @@ func TestRowsAreNamedAsTheirNumbers(t *testing.T) {
 			if want := nameOf(r.Number); r.Name != want {
 				t.Errorf("row %d is called %s, the call %s", r.Number, r.Name, want)
 			}
-			if r.call == nil {
+			if r.Handle == nil {
 				t.Errorf("%s has a row but no handler", r.Name)
 			}
-			if (r.Level == Partial || r.Level == Refused) && r.Note == "" {
+			if (r.Level == call.LevelPartial || r.Level == call.LevelRefused) && r.Note == "" {
 				t.Errorf("%s is %v and doesn't say why", r.Name, r.Level)
 			}
 		}

@@ -1,0 +1,519 @@
+// Package files has the calls on files: what is done through a descriptor (read,
+// write, fcntl, ...), what is done by a path, mounts, extended attributes, and
+// what moves bytes between two files.
+//
+// Rules of files, dentries and mounts are those of package vfs and of the file
+// systems; a handler decodes, waits where the file is in blocking mode, and
+// encodes. Waiting for several files is package events.
+package files
+
+import (
+	"golang.org/x/sys/unix"
+
+	"vitrine/pkg/abi/linux"
+	"vitrine/pkg/sentry/kernel"
+	"vitrine/pkg/sentry/signals"
+	"vitrine/pkg/sentry/socket"
+	"vitrine/pkg/sentry/syscalls/call"
+	"vitrine/pkg/sentry/vfs"
+	"vitrine/pkg/usermem"
+	"vitrine/pkg/waiter"
+)
+
+// Rows are the rows of this package's calls.
+var Rows = [][]call.Row{fileRows, lockRows, mountRows, openRows, pathRows, pipeRows, xattrRows}
+
+var fileRows = []call.Row{
+	call.Full(unix.SYS_READ, "read", call.Args3(read)),
+	call.Full(unix.SYS_WRITE, "write", call.Args3(write)),
+	call.Full(unix.SYS_PREAD64, "pread64", call.Args4(pread)),
+	call.Full(unix.SYS_PWRITE64, "pwrite64", call.Args4(pwrite)),
+	call.Full(unix.SYS_READV, "readv", call.Args3(readv)),
+	call.Full(unix.SYS_WRITEV, "writev", call.Args3(writev)),
+	call.Full(unix.SYS_PREADV, "preadv", call.Args4(preadv)),
+	call.Full(unix.SYS_PWRITEV, "pwritev", call.Args4(pwritev)),
+	call.Full(unix.SYS_LSEEK, "lseek", call.Args3(lseek)),
+	call.Full(unix.SYS_CLOSE, "close", call.Args1(closeFD)),
+	call.Full(unix.SYS_DUP, "dup", call.Args1(dup)),
+	call.Full(unix.SYS_DUP2, "dup2", call.Args2(dup2)),
+	call.Full(unix.SYS_DUP3, "dup3", call.Args3(dup3)),
+	call.Partial(unix.SYS_FCNTL, "fcntl", call.Args3(fcntl), "no leases, no directory notifications"),
+	call.Full(unix.SYS_IOCTL, "ioctl", call.Args3(ioctl)),
+	call.Full(unix.SYS_FSYNC, "fsync", call.Args1(fsync)),
+	call.Full(unix.SYS_FDATASYNC, "fdatasync", call.Args1(fdatasync)),
+	call.Full(unix.SYS_FTRUNCATE, "ftruncate", call.Args2(ftruncate)),
+	call.Full(unix.SYS_FALLOCATE, "fallocate", call.Args4(fallocate)),
+	call.Full(unix.SYS_GETDENTS64, "getdents64", call.Args3(getdents64)),
+	call.Full(unix.SYS_GETDENTS, "getdents", call.Args3(getdents)),
+}
+
+// blockingIO does op, waiting for f to become ready for mask if it is in
+// blocking mode.
+func blockingIO(t *kernel.Task, f *vfs.File, mask waiter.Mask, op func() (int64, error)) (uint64, error) {
+	n, err := op()
+	if err == unix.EAGAIN && n == 0 && !f.NonBlocking() && f.Pollable() {
+		err = call.WaitFor(t, f, mask, call.IOTimeout(f, false), false, func() (e error) {
+			n, e = op()
+			return e
+		})
+	}
+	return ioResult(t, n, err)
+}
+
+// ioResult returns what a read or write returns: a partial success hides the
+// error; EPIPE sends SIGPIPE.
+func ioResult(t *kernel.Task, n int64, err error) (uint64, error) {
+	if n > 0 {
+		return uint64(n), nil
+	}
+	if err == unix.EPIPE {
+		t.SendSignal(&signals.Info{Signo: int32(unix.SIGPIPE), Code: signals.CodeUser})
+	}
+	return 0, err
+}
+
+func read(t *kernel.Task, fd call.FD, a usermem.Addr, n call.Size) (uint64, error) {
+	f, err := fd.File(t)
+	if err != nil {
+		return 0, err
+	}
+	defer f.DecRef()
+	b, err := call.Buffer(t, a, n)
+	if err != nil {
+		return 0, err
+	}
+	return readBuffer(t, f, b)
+}
+
+func readBuffer(t *kernel.Task, f *vfs.File, b usermem.Buffer) (uint64, error) {
+	n, err := f.Read(t, &b)
+	if err != unix.EAGAIN || n != 0 {
+		return ioResult(t, n, err)
+	}
+	return blockingIO(t, f, waiter.Readable|waiter.RdHup, func() (int64, error) { return f.Read(t, &b) })
+}
+
+func write(t *kernel.Task, fd call.FD, a usermem.Addr, n call.Size) (uint64, error) {
+	f, err := fd.File(t)
+	if err != nil {
+		return 0, err
+	}
+	defer f.DecRef()
+	b, err := call.Buffer(t, a, n)
+	if err != nil {
+		return 0, err
+	}
+	return writeBuffer(t, f, b)
+}
+
+// writeBuffer writes all of b where the file is in blocking mode: a pipe takes
+// it in pieces.
+func writeBuffer(t *kernel.Task, f *vfs.File, b usermem.Buffer) (uint64, error) {
+	want := b.Len()
+	n, err := f.Write(t, &b)
+	if err == unix.EPIPE && quietPipe(f) {
+		return 0, err
+	}
+	if err == nil && uint64(n) >= want || f.NonBlocking() || !f.Pollable() || err != nil && err != unix.EAGAIN {
+		return ioResult(t, n, err)
+	}
+	done := n
+	err = call.WaitFor(t, f, waiter.Writable, call.IOTimeout(f, true), false, func() error {
+		n, err := f.Write(t, &b)
+		done += n
+		if err == nil && b.Len() > 0 && n > 0 {
+			return unix.EAGAIN
+		}
+		return err
+	})
+	return ioResult(t, done, err)
+}
+
+func pread(t *kernel.Task, fd call.FD, a usermem.Addr, n call.Size, off int64) (uint64, error) {
+	f, err := fd.File(t)
+	if err != nil {
+		return 0, err
+	}
+	defer f.DecRef()
+	b, err := call.Buffer(t, a, n)
+	if err != nil {
+		return 0, err
+	}
+	got, err := f.ReadAt(t, &b, off)
+	return ioResult(t, got, err)
+}
+
+func pwrite(t *kernel.Task, fd call.FD, a usermem.Addr, n call.Size, off int64) (uint64, error) {
+	f, err := fd.File(t)
+	if err != nil {
+		return 0, err
+	}
+	defer f.DecRef()
+	b, err := call.Buffer(t, a, n)
+	if err != nil {
+		return 0, err
+	}
+	got, err := f.WriteAt(t, &b, off)
+	return ioResult(t, got, err)
+}
+
+func readv(t *kernel.Task, fd call.FD, a usermem.Addr, count int32) (uint64, error) {
+	f, err := fd.File(t)
+	if err != nil {
+		return 0, err
+	}
+	defer f.DecRef()
+	b, err := call.Vector(t, a, count)
+	if err != nil {
+		return 0, err
+	}
+	return readBuffer(t, f, b)
+}
+
+func writev(t *kernel.Task, fd call.FD, a usermem.Addr, count int32) (uint64, error) {
+	f, err := fd.File(t)
+	if err != nil {
+		return 0, err
+	}
+	defer f.DecRef()
+	b, err := call.Vector(t, a, count)
+	if err != nil {
+		return 0, err
+	}
+	return writeBuffer(t, f, b)
+}
+
+func preadv(t *kernel.Task, fd call.FD, a usermem.Addr, count int32, off int64) (uint64, error) {
+	f, err := fd.File(t)
+	if err != nil {
+		return 0, err
+	}
+	defer f.DecRef()
+	b, err := call.Vector(t, a, count)
+	if err != nil {
+		return 0, err
+	}
+	n, err := f.ReadAt(t, &b, off)
+	return ioResult(t, n, err)
+}
+
+func pwritev(t *kernel.Task, fd call.FD, a usermem.Addr, count int32, off int64) (uint64, error) {
+	f, err := fd.File(t)
+	if err != nil {
+		return 0, err
+	}
+	defer f.DecRef()
+	b, err := call.Vector(t, a, count)
+	if err != nil {
+		return 0, err
+	}
+	n, err := f.WriteAt(t, &b, off)
+	return ioResult(t, n, err)
+}
+
+func lseek(t *kernel.Task, fd call.FD, off int64, whence int32) (uint64, error) {
+	f, err := fd.File(t)
+	if err != nil {
+		return 0, err
+	}
+	defer f.DecRef()
+	n, err := f.Seek(t, off, int(whence))
+	return uint64(n), err
+}
+
+func closeFD(t *kernel.Task, fd call.FD) (uint64, error) {
+	table := t.FDs()
+	f, err := table.Remove(int32(fd))
+	if err != nil {
+		return 0, err
+	}
+	err = table.Close(t, f)
+	if err == kernel.RestartSys {
+		err = unix.EINTR // close(2) is never restarted: the descriptor is gone
+	}
+	return 0, err
+}
+
+func dup(t *kernel.Task, fd call.FD) (uint64, error) {
+	f, err := fd.File(t)
+	if err != nil {
+		return 0, err
+	}
+	n, err := t.FDs().Add(f, 0, false, call.FDLimit(t))
+	if err != nil {
+		f.DecRef()
+	}
+	return uint64(n), err
+}
+
+func dup2(t *kernel.Task, old, n call.FD) (uint64, error) {
+	if old == n {
+		f, err := old.File(t)
+		if err != nil {
+			return 0, err
+		}
+		f.DecRef()
+		return uint64(n), nil
+	}
+	return dup3(t, old, n, 0)
+}
+
+func dup3(t *kernel.Task, old, n call.FD, flags uint32) (uint64, error) {
+	if flags&^unix.O_CLOEXEC != 0 || old == n {
+		return 0, unix.EINVAL
+	}
+	f, err := old.File(t)
+	if err != nil {
+		return 0, err
+	}
+	was, err := t.FDs().Replace(f, int32(n), flags&unix.O_CLOEXEC != 0, call.FDLimit(t))
+	if err != nil {
+		f.DecRef()
+		return 0, err
+	}
+	if was != nil {
+		t.FDs().Close(t, was)
+	}
+	return uint64(n), nil
+}
+
+func fcntl(t *kernel.Task, fd call.FD, cmd uint32, arg uint64) (uint64, error) {
+	f, err := fd.File(t)
+	if err != nil {
+		return 0, err
+	}
+	defer f.DecRef()
+	if f.PathOnly() {
+		switch cmd {
+		case unix.F_DUPFD, unix.F_DUPFD_CLOEXEC, unix.F_GETFD, unix.F_SETFD, unix.F_GETFL:
+		default:
+			return 0, unix.EBADF
+		}
+	}
+	switch cmd {
+	case unix.F_DUPFD, unix.F_DUPFD_CLOEXEC:
+		if arg >= call.FDLimit(t) {
+			return 0, unix.EINVAL
+		}
+		f.IncRef()
+		n, err := t.FDs().Add(f, int32(arg), cmd == unix.F_DUPFD_CLOEXEC, call.FDLimit(t))
+		if err != nil {
+			f.DecRef()
+		}
+		return uint64(n), err
+	case unix.F_GETFD:
+		on, err := t.FDs().CloseOnExec(int32(fd))
+		if on {
+			return unix.FD_CLOEXEC, err
+		}
+		return 0, err
+	case unix.F_SETFD:
+		return 0, t.FDs().SetCloseOnExec(int32(fd), arg&unix.FD_CLOEXEC != 0)
+	case unix.F_GETFL:
+		return uint64(f.Flags()) | largeFile(f), nil
+	case unix.F_SETFL:
+		flags := uint32(arg)
+		if flags&unix.O_NOATIME != 0 && f.Flags()&unix.O_NOATIME == 0 {
+			var a vfs.Attr
+			if err := f.Stat(t, &a); err != nil {
+				return 0, err
+			}
+			if !vfs.IsOwner(t.Credentials(), &a) {
+				return 0, unix.EPERM
+			}
+		}
+		f.SetFlags(flags)
+		setAsync(t, f, fd, flags&unix.O_ASYNC != 0)
+		return 0, nil
+	}
+	return fcntlMore(t, f, fd, cmd, arg)
+}
+
+// largeFile is O_LARGEFILE, which open(2) sets on 64-bit systems for all but
+// O_PATH.
+func largeFile(f *vfs.File) uint64 {
+	if f.PathOnly() {
+		return 0
+	}
+	return 0x8000
+}
+
+func ioctl(t *kernel.Task, fd call.FD, cmd uint32, arg uint64) (uint64, error) {
+	f, err := fd.IOFile(t)
+	if err != nil {
+		return 0, err
+	}
+	defer f.DecRef()
+	switch cmd {
+	case linux.FIOCLEX:
+		return 0, t.FDs().SetCloseOnExec(int32(fd), true)
+	case linux.FIONCLEX:
+		return 0, t.FDs().SetCloseOnExec(int32(fd), false)
+	case linux.FIONBIO:
+		v, err := usermem.CopyInUint32(t.MM(), usermem.Addr(arg))
+		if err != nil {
+			return 0, err
+		}
+		flags := f.Flags() &^ unix.O_NONBLOCK
+		if v != 0 {
+			flags |= unix.O_NONBLOCK
+		}
+		f.SetFlags(flags)
+		return 0, nil
+	case linux.FIONREAD:
+		var a vfs.Attr
+		if err := f.Stat(t, &a); err == nil && a.Type() == unix.S_IFREG {
+			return 0, usermem.CopyOutUint32(t.MM(), usermem.Addr(arg), uint32(a.Size-f.Offset()))
+		}
+	}
+	if done, err := ownerIoctl(t, f, fd, cmd, usermem.Addr(arg)); done {
+		return 0, err
+	}
+	return f.Ioctl(t, cmd, arg)
+}
+
+func fsync(t *kernel.Task, fd call.FD) (uint64, error)     { return syncFD(t, fd, false) }
+func fdatasync(t *kernel.Task, fd call.FD) (uint64, error) { return syncFD(t, fd, true) }
+
+func syncFD(t *kernel.Task, fd call.FD, data bool) (uint64, error) {
+	f, err := fd.IOFile(t)
+	if err != nil {
+		return 0, err
+	}
+	defer f.DecRef()
+	return 0, f.Sync(t, data)
+}
+
+func ftruncate(t *kernel.Task, fd call.FD, size int64) (uint64, error) {
+	if size < 0 {
+		return 0, unix.EINVAL
+	}
+	f, err := fd.IOFile(t)
+	if err != nil {
+		return 0, err
+	}
+	defer f.DecRef()
+	return 0, vfs.Truncate(t, f.Path(), f, size)
+}
+
+func fallocate(t *kernel.Task, fd call.FD, mode uint32, off, length int64) (uint64, error) {
+	f, err := fd.IOFile(t)
+	if err != nil {
+		return 0, err
+	}
+	defer f.DecRef()
+	if off < 0 || length <= 0 {
+		return 0, unix.EINVAL
+	}
+	const known = unix.FALLOC_FL_KEEP_SIZE | unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_COLLAPSE_RANGE |
+		unix.FALLOC_FL_ZERO_RANGE | unix.FALLOC_FL_INSERT_RANGE
+	if mode&^known != 0 {
+		return 0, unix.EOPNOTSUPP
+	}
+	if mode&unix.FALLOC_FL_PUNCH_HOLE != 0 && mode&unix.FALLOC_FL_KEEP_SIZE == 0 {
+		return 0, unix.EOPNOTSUPP
+	}
+	if !f.Writable() {
+		return 0, unix.EBADF
+	}
+	var a vfs.Attr
+	if err := f.Stat(t, &a); err != nil {
+		return 0, err
+	}
+	switch a.Type() {
+	case unix.S_IFREG:
+	case unix.S_IFDIR:
+		return 0, unix.EISDIR
+	case unix.S_IFIFO:
+		return 0, unix.ESPIPE
+	default:
+		return 0, unix.ENODEV
+	}
+	if off+length < 0 {
+		return 0, unix.EFBIG
+	}
+	if end := uint64(off + length); mode&unix.FALLOC_FL_KEEP_SIZE == 0 && end > uint64(a.Size) && end > t.FileSizeLimit() {
+		t.FileSizeExceeded()
+		return 0, unix.EFBIG
+	}
+	al, ok := f.Impl().(vfs.Allocator)
+	if !ok {
+		return 0, unix.EOPNOTSUPP
+	}
+	return 0, al.Allocate(t, mode, off, length)
+}
+
+func getdents64(t *kernel.Task, fd call.FD, a usermem.Addr, n uint32) (uint64, error) {
+	return dirents(t, fd, a, n, func(w *call.Writer, e *vfs.DirEntry) {
+		w.U64(e.Ino)
+		w.I64(e.Next)
+		start := len(w.Buf)
+		w.U16(0)
+		w.Buf = append(w.Buf, e.Type)
+		w.Buf = append(w.Buf, e.Name...)
+		w.Buf = append(w.Buf, 0)
+		pad(w, start-16, start)
+	})
+}
+
+func getdents(t *kernel.Task, fd call.FD, a usermem.Addr, n uint32) (uint64, error) {
+	return dirents(t, fd, a, n, func(w *call.Writer, e *vfs.DirEntry) {
+		w.U64(e.Ino)
+		w.I64(e.Next)
+		start := len(w.Buf)
+		w.U16(0)
+		w.Buf = append(w.Buf, e.Name...)
+		w.Buf = append(w.Buf, 0)
+		// The type is in the last byte of the record.
+		for (len(w.Buf)-start+16+1)%8 != 0 {
+			w.Buf = append(w.Buf, 0)
+		}
+		w.Buf = append(w.Buf, e.Type)
+		pad(w, start-16, start)
+	})
+}
+
+// pad fills a record up to eight bytes and stores its length.
+func pad(w *call.Writer, record, lenAt int) {
+	for (len(w.Buf)-record)%8 != 0 {
+		w.Buf = append(w.Buf, 0)
+	}
+	n := len(w.Buf) - record
+	w.Buf[lenAt], w.Buf[lenAt+1] = byte(n), byte(n>>8)
+}
+
+func dirents(t *kernel.Task, fd call.FD, a usermem.Addr, n uint32, put func(w *call.Writer, e *vfs.DirEntry)) (uint64, error) {
+	f, err := fd.IOFile(t)
+	if err != nil {
+		return 0, err
+	}
+	defer f.DecRef()
+	size := min(int(n), 1<<17)
+	w := call.Writer{Buf: make([]byte, 0, min(size, 4096))}
+	full := false
+	err = f.ReadDir(t, func(e vfs.DirEntry) bool {
+		was := len(w.Buf)
+		put(&w, &e)
+		if len(w.Buf) > size {
+			w.Buf, full = w.Buf[:was], true
+			return false
+		}
+		return true
+	})
+	if len(w.Buf) == 0 {
+		if err == nil && full {
+			err = unix.EINVAL
+		}
+		return 0, err
+	}
+	if err := w.To(t, a); err != nil {
+		return 0, err
+	}
+	return uint64(len(w.Buf)), nil
+}
+
+// quietPipe reports whether EPIPE of f sends no SIGPIPE: only streams do.
+func quietPipe(f *vfs.File) bool {
+	s, err := socket.Of(f)
+	return err == nil && s.Options().Type != unix.SOCK_STREAM
+}
