@@ -41,6 +41,7 @@ ROWS = [
     ]),
     ("objects", [
         "pkg/sentry/auth",
+        "pkg/sentry/callfilter",
         "pkg/sentry/fs/...",
         "pkg/sentry/futex",
         "pkg/sentry/ipc",

@@ -3,6 +3,7 @@ package processes
 import (
 	"golang.org/x/sys/unix"
 
+	"vitrine/pkg/sentry/callfilter"
 	"vitrine/pkg/sentry/kernel"
 	"vitrine/pkg/sentry/syscalls/call"
 	"vitrine/pkg/usermem"
@@ -49,7 +50,7 @@ func actionAvailable(t *kernel.Task, a usermem.Addr) (uint64, error) {
 		return 0, err
 	}
 	switch call.U32(b[:]) {
-	case 0x80000000, 0, 0x00030000, 0x00050000, 0x7ff00000, 0x7ffc0000, 0x7fff0000:
+	case callfilter.KillProcess, callfilter.KillThread, callfilter.Trap, callfilter.Errno, callfilter.Trace, callfilter.Log, callfilter.Allow:
 		return 0, nil
 	}
 	return 0, unix.EOPNOTSUPP
@@ -74,10 +75,10 @@ func setSeccompFilter(t *kernel.Task, flags uint32, a usermem.Addr) (uint64, err
 	if _, err := t.MM().CopyIn(usermem.Addr(call.U64(b[8:])), raw); err != nil {
 		return 0, err
 	}
-	program := make([]kernel.BPF, n)
+	program := make([]callfilter.Instruction, n)
 	for i := range program {
 		r := raw[8*i:]
-		program[i] = kernel.BPF{Code: uint16(r[0]) | uint16(r[1])<<8, JT: r[2], JF: r[3], K: call.U32(r[4:])}
+		program[i] = callfilter.Instruction{Code: uint16(r[0]) | uint16(r[1])<<8, JT: r[2], JF: r[3], K: call.U32(r[4:])}
 	}
 	if flags&seccompTSync != 0 {
 		tid, err := t.InstallFilterAll(program)
