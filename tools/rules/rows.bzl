@@ -50,6 +50,8 @@ ROWS = [
         "pkg/sentry/limits",
         "pkg/sentry/signals",
         "pkg/sentry/socket/...",
+        "pkg/sentry/timers",
+        "pkg/sentry/usage",
         "pkg/sentry/vfs/...",
     ]),
     ("processes", [

@@ -121,16 +121,14 @@ func (t *Task) park() {
 	t.ctx.Park(t.state)
 	t.blocked.Store(true)
 	t.tg.awake.Add(-1)
-	t.usage.sleepBegins()
+	t.usage.SleepBegins()
 }
 
 func (t *Task) unpark() {
-	t.usage.sleepEnds()
+	t.usage.SleepEnds()
 	t.blocked.Store(false)
 	t.tg.awake.Add(1)
-	if t.tg.timers.asleep.Load() {
-		t.tg.cpuAwake()
-	}
+	t.tg.timers.Awake()
 }
 
 // WaitFor calls op until it returns something other than EAGAIN, sleeping in

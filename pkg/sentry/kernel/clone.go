@@ -272,7 +272,7 @@ func (k *Kernel) adopt(child, parent *Task, a *CloneArgs, lim *limits.Set) error
 	if c := child.container; c != nil && c.limit > 0 && c.tasks >= c.limit {
 		return unix.EAGAIN
 	}
-	child.usage.clock = k.Clock
+	child.usage.Init(k.Clock)
 	nums := make([]int32, ns.Level+1)
 	for n := ns; n != nil; n = n.Parent {
 		id, err := n.allocate()
@@ -304,6 +304,7 @@ func (k *Kernel) adopt(child, parent *Task, a *CloneArgs, lim *limits.Set) error
 			startTime: k.Clock.Monotonic(), tasks: []*Task{child},
 		}
 		child.tg = tg
+		tg.timers.Init(timed{tg}, k.Clock, k.Timers)
 		if parent == nil {
 			tg.signals.actions = &actionTable{}
 			tg.limits.Store(lim)

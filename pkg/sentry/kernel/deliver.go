@@ -347,6 +347,7 @@ func (tg *ThreadGroup) childInfo(parent *ThreadGroup, code, status int32) signal
 	}
 	info.SetStatus(status)
 	u := tg.usageLocked()
+	const tick = 10_000_000 // nanoseconds in one of USER_HZ, which si_utime counts
 	info.SetTimes(u.User/tick, u.System/tick)
 	return info
 }

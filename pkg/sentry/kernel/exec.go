@@ -232,7 +232,7 @@ func (t *Task) becomes(memory *mm.MemoryManager, creds *auth.Credentials, img *l
 	g.actions.ResetForExec()
 	g.unlock()
 	t.sig.stack = arch.NoAltStack
-	tg.deletePosixTimers()
+	tg.timers.DeleteAllPosix()
 	t.k.tree.Lock()
 	tg.execed = true
 	t.pdeathSignal = 0

@@ -87,10 +87,10 @@ func (t *Task) exit() {
 	execer := g.execer
 	stopSignal := g.stop.signal
 	g.unlock()
-	used := t.usage.read()
+	used := t.usage.Read()
 	used.MaxRSS = peak
-	tg.deadUsage.add(used)
-	k.deadUsage.add(used)
+	tg.deadUsage.Add(used)
+	k.deadUsage.Add(used)
 	var after []func()
 	if t != tg.leader {
 		tell, ok := t.exitTraced(status)
@@ -206,7 +206,7 @@ func (t *Task) deathSignals() (after []func()) {
 // parent. It returns what is to be done without locks. tree is held.
 func (tg *ThreadGroup) ended(status ExitStatus) (after []func()) {
 	tg.zombie, tg.status = true, status
-	tg.stopTimers()
+	tg.timers.Stop()
 	tg.undo.Apply(tg.ids.num[tg.ids.ns.Level])
 	ns := tg.ids.ns
 	if ns.init == tg {

@@ -14,6 +14,7 @@ import (
 	"vitrine/pkg/sentry/loader"
 	"vitrine/pkg/sentry/memfile"
 	"vitrine/pkg/sentry/platform"
+	"vitrine/pkg/sentry/usage"
 	"vitrine/pkg/sentry/vfs"
 )
 
@@ -68,7 +69,7 @@ type Kernel struct {
 	tree  locks.RWMutex[locks.Tasks]
 	async asyncSignals
 	// deadUsage is of all tasks that have ended. Guarded by tree.
-	deadUsage Usage
+	deadUsage usage.Resources
 	running   sync.WaitGroup
 
 	tasks    atomic.Int64 // live tasks, for loadavg and sysinfo

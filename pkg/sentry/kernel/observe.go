@@ -8,6 +8,7 @@ import (
 
 	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/sentry/signals"
+	"vitrine/pkg/sentry/usage"
 )
 
 // What others may see of a task: this is for /proc.
@@ -36,13 +37,13 @@ func (tg *ThreadGroup) ExitSignal() signals.Signal {
 
 // TotalUsage is what all tasks have used since the start, those that are gone
 // included.
-func (k *Kernel) TotalUsage() Usage {
+func (k *Kernel) TotalUsage() usage.Resources {
 	k.tree.RLock()
 	defer k.tree.RUnlock()
 	sum := k.deadUsage
 	for _, t := range k.RootPIDNS.tasks {
 		if !t.dead {
-			sum.add(t.usage.read())
+			sum.Add(t.usage.Read())
 		}
 	}
 	return sum

@@ -816,7 +816,7 @@ func (t *Task) waitTracee(w *WaitTarget) (res WaitResult, found bool, after []fu
 }
 
 func (t *Task) traceeResult(o *Task) WaitResult {
-	return WaitResult{PID: o.ids.in(t.ids.ns), UID: t.Credentials().UserNS.UID(o.creds.Load().RUID), Usage: o.usage.read()}
+	return WaitResult{PID: o.ids.in(t.ids.ns), UID: t.Credentials().UserNS.UID(o.creds.Load().RUID), Usage: o.usage.Read()}
 }
 
 // collectTracee takes the end of a task that t's process traces. tree is held.

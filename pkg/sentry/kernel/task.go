@@ -14,6 +14,7 @@ import (
 	"vitrine/pkg/sentry/mm"
 	"vitrine/pkg/sentry/platform"
 	"vitrine/pkg/sentry/signals"
+	"vitrine/pkg/sentry/usage"
 	"vitrine/pkg/sentry/vfs"
 	"vitrine/pkg/usermem"
 )
@@ -56,7 +57,7 @@ type Task struct {
 
 	sig   taskSignals
 	sched Scheduling
-	usage usageClock
+	usage usage.Clock
 
 	// futex is the task's waiter, robustList the head of its list of robust
 	// futexes, clearTID where it writes zero at its end.
@@ -315,10 +316,10 @@ func (t *Task) Start() {
 // run is the life of a task: application code, and what the kernel does for
 // it, in turn.
 func (t *Task) run() {
-	t.usage.begin()
+	t.usage.Begin()
 	t.tg.awake.Add(1)
-	if t.tg.cpuLimited() {
-		t.tg.checkCPU()
+	if t.tg.timers.Limited() {
+		t.tg.timers.CheckCPU()
 	}
 	for {
 		if t.work.Load() || t.syscall.restart != 0 {
@@ -330,9 +331,9 @@ func (t *Task) run() {
 		if step {
 			t.stepBegins()
 		}
-		t.usage.enterUser()
+		t.usage.EnterUser()
 		ev, err := t.ctx.Switch(t.mm.AddressSpace(), t.state)
-		t.usage.leaveUser()
+		t.usage.LeaveUser()
 		if step {
 			t.stepEnds()
 		}
@@ -437,7 +438,7 @@ func (t *Task) fault(ev *platform.Event) {
 		if ev.Access.Has(usermem.Execute) && t.vsyscall(ev.Addr) {
 			return
 		}
-		t.usage.faults.Add(1)
+		t.usage.Fault()
 		err := t.mm.HandleFault(ev.Addr, ev.Access)
 		if err == nil {
 			return

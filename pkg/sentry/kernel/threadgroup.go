@@ -10,6 +10,8 @@ import (
 	"vitrine/pkg/sentry/ipc"
 	"vitrine/pkg/sentry/limits"
 	"vitrine/pkg/sentry/signals"
+	"vitrine/pkg/sentry/timers"
+	"vitrine/pkg/sentry/usage"
 	"vitrine/pkg/waiter"
 )
 
@@ -39,11 +41,11 @@ type ThreadGroup struct {
 	// execed: setpgid(2) by the parent is refused after execve(2).
 	execed bool
 	// childUsage is of children that were waited for.
-	childUsage Usage
-	deadUsage  Usage // of threads that have ended
+	childUsage usage.Resources
+	deadUsage  usage.Resources // of threads that have ended
 
 	signals groupSignals
-	timers  timers
+	timers  timers.Set
 	undo    ipc.Undo
 	// awake counts the threads that don't sleep.
 	awake atomic.Int32

@@ -5,6 +5,7 @@ import (
 
 	"vitrine/pkg/abi/linux"
 	"vitrine/pkg/sentry/signals"
+	"vitrine/pkg/sentry/usage"
 	"vitrine/pkg/waiter"
 )
 
@@ -25,7 +26,7 @@ type WaitResult struct {
 	Code   int32  // CLD_*
 	Status uint32 // as wait(2) encodes it
 	Value  int32  // si_status
-	Usage  Usage
+	Usage  usage.Resources
 }
 
 // WaitChild does wait4(2) and waitid(2).
@@ -130,9 +131,9 @@ func (r *WaitResult) setStatus(s ExitStatus) {
 func (t *Task) collect(w *WaitTarget, c *ThreadGroup) WaitResult {
 	res := t.result(c)
 	res.setStatus(c.status)
-	res.Usage.add(c.childUsage)
+	res.Usage.Add(c.childUsage)
 	if w.Options&unix.WNOWAIT == 0 {
-		t.tg.childUsage.add(res.Usage)
+		t.tg.childUsage.Add(res.Usage)
 		c.reap()
 	}
 	return res

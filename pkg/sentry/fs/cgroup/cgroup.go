@@ -20,6 +20,7 @@ import (
 	"vitrine/pkg/sentry/fs/pseudo"
 	"vitrine/pkg/sentry/kernel"
 	"vitrine/pkg/sentry/memfile"
+	"vitrine/pkg/sentry/usage"
 	"vitrine/pkg/sentry/vfs"
 )
 
@@ -169,13 +170,13 @@ func (v *view) cpuStat(b *bytes.Buffer) {
 
 // usage sums what the namespace's processes have used, and the children they
 // have waited for. What nobody waited for is lost.
-func (v *view) usage() (sum kernel.Usage) {
+func (v *view) usage() (sum usage.Resources) {
 	if v.ns == v.k.RootPIDNS {
 		return v.k.TotalUsage()
 	}
 	for _, t := range v.ns.Tasks() {
 		if tg := t.ThreadGroup(); tg.Leader() == t {
-			for _, u := range []kernel.Usage{tg.Usage(), tg.ChildUsage()} {
+			for _, u := range []usage.Resources{tg.Usage(), tg.ChildUsage()} {
 				sum.User += u.User
 				sum.System += u.System
 			}

@@ -11,6 +11,7 @@ import (
 	"vitrine/pkg/sentry/kernel"
 	"vitrine/pkg/sentry/limits"
 	"vitrine/pkg/sentry/mm"
+	"vitrine/pkg/sentry/usage"
 	"vitrine/pkg/sentry/vfs"
 )
 
@@ -200,7 +201,7 @@ func (s subject) namespaceIDs(t *kernel.Task, b *bytes.Buffer) {
 }
 
 // usage is that of the process, or of the thread that the directory is about.
-func (s subject) usage(t *kernel.Task) kernel.Usage {
+func (s subject) usage(t *kernel.Task) usage.Resources {
 	if s.thread != nil {
 		return t.Usage()
 	}

@@ -7,6 +7,7 @@ import (
 	"vitrine/pkg/clock"
 	"vitrine/pkg/sentry/kernel"
 	"vitrine/pkg/sentry/syscalls/call"
+	"vitrine/pkg/sentry/usage"
 	"vitrine/pkg/usermem"
 )
 
@@ -63,7 +64,7 @@ func cpuClock(t *kernel.Task, id int32) (int64, error) {
 			return 0, unix.EINVAL
 		}
 	}
-	var u kernel.Usage
+	var u usage.Resources
 	if id&4 != 0 {
 		if o.ThreadGroup() != t.ThreadGroup() {
 			return 0, unix.EINVAL

@@ -7,6 +7,7 @@ import (
 	"vitrine/pkg/sentry/kernel"
 	"vitrine/pkg/sentry/signals"
 	"vitrine/pkg/sentry/syscalls/call"
+	"vitrine/pkg/sentry/timers"
 	"vitrine/pkg/usermem"
 )
 
@@ -22,7 +23,7 @@ var timerRows = []call.Row{
 }
 
 func alarm(t *kernel.Task, seconds uint32) (uint64, error) {
-	old := t.ThreadGroup().SetIntervalTimer(kernel.ITimerReal, kernel.TimerSetting{Value: int64(seconds) * call.Second})
+	old := t.ThreadGroup().Timers().SetInterval(timers.Real, timers.Setting{Value: int64(seconds) * call.Second})
 	left := old.Value / call.Second
 	if rest := old.Value % call.Second; rest >= call.Second/2 || left == 0 && rest > 0 {
 		left++
@@ -30,7 +31,7 @@ func alarm(t *kernel.Task, seconds uint32) (uint64, error) {
 	return uint64(left), nil
 }
 
-func putIntervalTimer(t *kernel.Task, a usermem.Addr, s kernel.TimerSetting) error {
+func putIntervalTimer(t *kernel.Task, a usermem.Addr, s timers.Setting) error {
 	if s.Value > 0 {
 		s.Value = max(s.Value, 1000)
 	}
@@ -41,14 +42,14 @@ func putIntervalTimer(t *kernel.Task, a usermem.Addr, s kernel.TimerSetting) err
 }
 
 func getitimer(t *kernel.Task, which uint32, a usermem.Addr) (uint64, error) {
-	if which > kernel.ITimerProf {
+	if which > timers.Prof {
 		return 0, unix.EINVAL
 	}
-	return 0, putIntervalTimer(t, a, t.ThreadGroup().IntervalTimer(int(which)))
+	return 0, putIntervalTimer(t, a, t.ThreadGroup().Timers().Interval(int(which)))
 }
 
 func setitimer(t *kernel.Task, which uint32, a, old usermem.Addr) (uint64, error) {
-	var s kernel.TimerSetting
+	var s timers.Setting
 	if a != 0 {
 		// The whole structure is read before any of it is judged.
 		var b [32]byte
@@ -63,10 +64,10 @@ func setitimer(t *kernel.Task, which uint32, a, old usermem.Addr) (uint64, error
 			return 0, err
 		}
 	}
-	if which > kernel.ITimerProf {
+	if which > timers.Prof {
 		return 0, unix.EINVAL
 	}
-	was := t.ThreadGroup().SetIntervalTimer(int(which), s)
+	was := t.ThreadGroup().Timers().SetInterval(int(which), s)
 	if old == 0 {
 		return 0, nil
 	}
@@ -86,21 +87,22 @@ func timerCreate(t *kernel.Task, id int32, event, out usermem.Addr) (uint64, err
 	if err != nil {
 		return 0, err
 	}
-	n := kernel.PosixTimerNotify{Signal: signals.Signal(unix.SIGALRM), ValueIsID: true}
+	n := timers.Notify{Signal: signals.Signal(unix.SIGALRM), ValueIsID: true}
 	if event != 0 {
 		var b [64]byte // struct sigevent
 		if _, err := t.MM().CopyIn(event, b[:]); err != nil {
 			return 0, err
 		}
-		n = kernel.PosixTimerNotify{Value: call.U64(b[:]), Signal: signals.Signal(call.U32(b[8:]))}
+		n = timers.Notify{Value: call.U64(b[:]), Signal: signals.Signal(call.U32(b[8:]))}
 		switch call.U32(b[12:]) {
 		case sigevNone:
 			n.None = true
 		case sigevThreadID:
-			n.Target = t.PIDNamespace().Task(int32(call.U32(b[16:])))
-			if n.Target == nil || n.Target.ThreadGroup() != t.ThreadGroup() {
+			o := t.PIDNamespace().Task(int32(call.U32(b[16:])))
+			if o == nil || o.ThreadGroup() != t.ThreadGroup() {
 				return 0, unix.EINVAL
 			}
+			n.Target = o
 		case sigevSignal, sigevThread:
 		default:
 			return 0, unix.EINVAL
@@ -109,13 +111,13 @@ func timerCreate(t *kernel.Task, id int32, event, out usermem.Addr) (uint64, err
 			return 0, unix.EINVAL
 		}
 	}
-	tg := t.ThreadGroup()
-	no, err := tg.NewPosixTimer(clock.ID(id), cpu, thread, n)
+	ts := t.ThreadGroup().Timers()
+	no, err := ts.NewPosix(clock.ID(id), cpu, thread, n)
 	if err != nil {
 		return 0, err
 	}
 	if err := usermem.CopyOutUint32(t.MM(), out, uint32(no)); err != nil {
-		tg.DeletePosixTimer(no)
+		ts.DeletePosix(no)
 		return 0, err
 	}
 	return 0, nil
@@ -123,7 +125,7 @@ func timerCreate(t *kernel.Task, id int32, event, out usermem.Addr) (uint64, err
 
 // posixTimerClock says what a timer of clock id counts in: CPU time, of one thread or
 // of all, or real time.
-func posixTimerClock(t *kernel.Task, id int32) (cpu bool, thread *kernel.Task, err error) {
+func posixTimerClock(t *kernel.Task, id int32) (cpu bool, thread timers.Thread, err error) {
 	switch id {
 	case unix.CLOCK_REALTIME, unix.CLOCK_MONOTONIC, unix.CLOCK_BOOTTIME, unix.CLOCK_TAI:
 		return false, nil, nil
@@ -150,7 +152,7 @@ func posixTimerClock(t *kernel.Task, id int32) (cpu bool, thread *kernel.Task, e
 	return true, nil, nil
 }
 
-func putTimerSetting(t *kernel.Task, a usermem.Addr, s kernel.TimerSetting) error {
+func putTimerSetting(t *kernel.Task, a usermem.Addr, s timers.Setting) error {
 	var w call.Writer
 	w.Timespec(s.Interval)
 	w.Timespec(s.Value)
@@ -166,14 +168,14 @@ func timerSettime(t *kernel.Task, id int32, flags uint32, a, old usermem.Addr) (
 	if err != nil {
 		return 0, err
 	}
-	var s kernel.TimerSetting
+	var s timers.Setting
 	if s.Interval, err = call.Timespec(b[:16]); err != nil {
 		return 0, err
 	}
 	if s.Value, err = call.Timespec(b[16:]); err != nil {
 		return 0, err
 	}
-	was, err := t.ThreadGroup().SetPosixTimer(id, s, flags&unix.TIMER_ABSTIME != 0)
+	was, err := t.ThreadGroup().Timers().SetPosix(id, s, flags&unix.TIMER_ABSTIME != 0)
 	if err != nil || old == 0 {
 		return 0, err
 	}
@@ -181,7 +183,7 @@ func timerSettime(t *kernel.Task, id int32, flags uint32, a, old usermem.Addr) (
 }
 
 func timerGettime(t *kernel.Task, id int32, a usermem.Addr) (uint64, error) {
-	s, err := t.ThreadGroup().PosixTimer(id)
+	s, err := t.ThreadGroup().Timers().Posix(id)
 	if err != nil {
 		return 0, err
 	}
@@ -189,10 +191,10 @@ func timerGettime(t *kernel.Task, id int32, a usermem.Addr) (uint64, error) {
 }
 
 func timerGetoverrun(t *kernel.Task, id int32) (uint64, error) {
-	n, err := t.ThreadGroup().PosixTimerOverrun(id)
+	n, err := t.ThreadGroup().Timers().Overrun(id)
 	return uint64(n), err
 }
 
 func timerDelete(t *kernel.Task, id int32) (uint64, error) {
-	return 0, t.ThreadGroup().DeletePosixTimer(id)
+	return 0, t.ThreadGroup().Timers().DeletePosix(id)
 }

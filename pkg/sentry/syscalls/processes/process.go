@@ -10,6 +10,7 @@ import (
 	"vitrine/pkg/sentry/kernel"
 	"vitrine/pkg/sentry/signals"
 	"vitrine/pkg/sentry/syscalls/call"
+	"vitrine/pkg/sentry/usage"
 	"vitrine/pkg/sentry/vfs"
 	"vitrine/pkg/usermem"
 )
@@ -234,7 +235,7 @@ func waitid(t *kernel.Task, kind uint32, id call.PID, info usermem.Addr, options
 }
 
 // putRusage writes a struct rusage.
-func putRusage(t *kernel.Task, a usermem.Addr, u *kernel.Usage) error {
+func putRusage(t *kernel.Task, a usermem.Addr, u *usage.Resources) error {
 	var w call.Writer
 	w.Timeval(u.User)
 	w.Timeval(u.System)

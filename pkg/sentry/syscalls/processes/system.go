@@ -8,6 +8,7 @@ import (
 	"vitrine/pkg/sentry/limits"
 	"vitrine/pkg/sentry/signals"
 	"vitrine/pkg/sentry/syscalls/call"
+	"vitrine/pkg/sentry/usage"
 	"vitrine/pkg/usermem"
 )
 
@@ -124,7 +125,7 @@ func setLimit(t *kernel.Task, tg *kernel.ThreadGroup, r limits.Resource, l limit
 	}
 	_, err := tg.Limits().Swap(r, l, t.Credentials().HasRootCap(unix.CAP_SYS_RESOURCE))
 	if err == nil && r == limits.CPU {
-		tg.CPULimitChanged()
+		tg.Timers().CheckCPU()
 	}
 	return err
 }
@@ -163,7 +164,7 @@ func prlimit(t *kernel.Task, pid call.PID, r uint32, n, old usermem.Addr) (uint6
 }
 
 func getrusage(t *kernel.Task, who int32, a usermem.Addr) (uint64, error) {
-	var u kernel.Usage
+	var u usage.Resources
 	switch who {
 	case unix.RUSAGE_SELF:
 		u = t.ThreadGroup().Usage()
