@@ -5,8 +5,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vitrine/pkg/sentry/fs/signalfd"
 	"vitrine/pkg/sentry/limits"
 	"vitrine/pkg/sentry/signals"
+	"vitrine/pkg/sentry/vfs"
 	"vitrine/pkg/waiter"
 )
 
@@ -408,3 +410,41 @@ func (tg *ThreadGroup) Kill(status ExitStatus) {
 	g.stop.release()
 	g.unlock()
 }
+
+// SignalProcess implements signalfd.Thread.
+func (t *Task) SignalProcess() signalfd.Process { return t.tg }
+
+// QueuedSignals returns the signals that wait for the task or for its process,
+// blocked or not.
+func (t *Task) QueuedSignals() signals.Set {
+	g := &t.tg.signals
+	g.lock()
+	defer g.unlock()
+	return g.pending.Set() | t.sig.pending.Set()
+}
+
+// QueuedSignals returns the signals that wait for the process or for any thread
+// of it.
+func (tg *ThreadGroup) QueuedSignals() signals.Set {
+	g := &tg.signals
+	g.lock()
+	defer g.unlock()
+	all := g.pending.Set()
+	for _, t := range tg.liveTasks() {
+		all |= t.sig.pending.Set()
+	}
+	return all
+}
+
+// SignalArrivals is notified when a signal is queued.
+func (tg *ThreadGroup) SignalArrivals() *waiter.Queue { return &tg.signals.arrivals }
+
+// Waitable returns f as t waits for it: f itself, but for a signalfd.
+func (t *Task) Waitable(f *vfs.File) waiter.Waitable {
+	if s := signalfd.Of(f); s != nil {
+		return s.For(t)
+	}
+	return f
+}
+
+var _ signalfd.Thread = (*Task)(nil)

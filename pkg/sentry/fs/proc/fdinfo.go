@@ -9,8 +9,8 @@ import (
 	"vitrine/pkg/sentry/fs/epoll"
 	"vitrine/pkg/sentry/fs/eventfd"
 	"vitrine/pkg/sentry/fs/inotify"
+	"vitrine/pkg/sentry/fs/signalfd"
 	"vitrine/pkg/sentry/fs/timerfd"
-	"vitrine/pkg/sentry/kernel"
 	"vitrine/pkg/sentry/vfs"
 )
 
@@ -47,7 +47,7 @@ func describe(w io.Writer, f *vfs.File) {
 		ticks, flags := i.Ticks()
 		fmt.Fprintf(w, "clockid: %d\nticks: %d\nsettime flags: 0%o\nit_value: (%d, %d)\nit_interval: (%d, %d)\n", i.ClockID(), ticks, flags,
 			s.Value/second, s.Value%second, s.Interval/second, s.Interval%second)
-	case *kernel.SignalFD:
+	case *signalfd.SignalFD:
 		fmt.Fprintf(w, "sigmask:\t%016x\n", uint64(i.Mask()))
 	case FDInformer:
 		i.FDInfo(w)

@@ -12,8 +12,8 @@ import (
 	"vitrine/pkg/sentry/fs/anon"
 	"vitrine/pkg/sentry/fs/epoll"
 	"vitrine/pkg/sentry/fs/eventfd"
+	"vitrine/pkg/sentry/fs/signalfd"
 	"vitrine/pkg/sentry/fs/timerfd"
-	"vitrine/pkg/sentry/kernel"
 	"vitrine/pkg/sentry/signals"
 	"vitrine/pkg/sentry/vfs"
 )
@@ -77,7 +77,7 @@ func TestFDInfoIsThatOfLinux(t *testing.T) {
 	check(tf, hostTimer, err)
 	defer unix.Close(hostTimer)
 
-	sf := kernel.NewSignalFD(m.task, signals.SetOf(signals.Signal(unix.SIGUSR1), 40), 0)
+	sf := signalfd.New(m.task.ThreadGroup(), signals.SetOf(signals.Signal(unix.SIGUSR1), 40), 0, c)
 	hostSignal, err := unix.Signalfd(-1, &unix.Sigset_t{Val: [16]uint64{1<<9 | 1<<39}}, 0)
 	check(sf, hostSignal, err)
 	unix.Close(hostSignal)

@@ -6,6 +6,7 @@ import (
 	"vitrine/pkg/clock"
 	"vitrine/pkg/sentry/fs/eventfd"
 	"vitrine/pkg/sentry/fs/inotify"
+	"vitrine/pkg/sentry/fs/signalfd"
 	"vitrine/pkg/sentry/fs/timerfd"
 	"vitrine/pkg/sentry/kernel"
 	"vitrine/pkg/sentry/signals"
@@ -20,7 +21,7 @@ var eventfdRows = []call.Row{
 	call.Partial(unix.SYS_TIMERFD_CREATE, "timerfd_create", call.Args2(timerfdCreate), "steps of the host's clock cancel nothing"),
 	call.Full(unix.SYS_TIMERFD_SETTIME, "timerfd_settime", call.Args4(timerfdSettime)),
 	call.Full(unix.SYS_TIMERFD_GETTIME, "timerfd_gettime", call.Args2(timerfdGettime)),
-	call.Full(unix.SYS_SIGNALFD, "signalfd", call.Args3(signalfd)),
+	call.Full(unix.SYS_SIGNALFD, "signalfd", call.Args3(signalfdCall)),
 	call.Full(unix.SYS_SIGNALFD4, "signalfd4", call.Args4(signalfd4)),
 	call.Full(unix.SYS_INOTIFY_INIT, "inotify_init", call.Args0(inotifyInit)),
 	call.Full(unix.SYS_INOTIFY_INIT1, "inotify_init1", call.Args1(inotifyInit1)),
@@ -124,7 +125,7 @@ func timerfdGettime(t *kernel.Task, fd call.FD, at usermem.Addr) (uint64, error)
 	return 0, w.To(t, at)
 }
 
-func signalfd(t *kernel.Task, fd call.FD, set usermem.Addr, size call.Size) (uint64, error) {
+func signalfdCall(t *kernel.Task, fd call.FD, set usermem.Addr, size call.Size) (uint64, error) {
 	return signalfd4(t, fd, set, size, 0)
 }
 
@@ -137,18 +138,18 @@ func signalfd4(t *kernel.Task, fd call.FD, set usermem.Addr, size call.Size, fla
 		return 0, unix.EINVAL // and not EFAULT: so it is on Linux 4.4
 	}
 	if fd == -1 {
-		return call.AddFile(t, kernel.NewSignalFD(t, signals.Set(v), flags), flags&unix.SFD_CLOEXEC != 0)
+		return call.AddFile(t, signalfd.New(t.ThreadGroup(), signals.Set(v), flags, t.Credentials()), flags&unix.SFD_CLOEXEC != 0)
 	}
 	f, err := fd.IOFile(t)
 	if err != nil {
 		return 0, err
 	}
 	defer f.DecRef()
-	s, ok := f.Impl().(*kernel.SignalFD)
-	if !ok {
+	s := signalfd.Of(f)
+	if s == nil {
 		return 0, unix.EINVAL
 	}
-	s.SetMask(t, signals.Set(v))
+	s.SetMask(t.ThreadGroup(), signals.Set(v))
 	return uint64(fd), nil
 }
 
