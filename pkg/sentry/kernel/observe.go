@@ -4,9 +4,6 @@ import (
 	"fmt"
 	"io"
 
-	"golang.org/x/sys/unix"
-
-	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/sentry/signals"
 	"vitrine/pkg/sentry/usage"
 )
@@ -47,35 +44,6 @@ func (k *Kernel) TotalUsage() usage.Resources {
 		}
 	}
 	return sum
-}
-
-// MayInspect decides whether a task of caller with credentials c may look into t
-// (ptrace(2), "Ptrace access mode checking", with the file-system ids): EACCES
-// where not. caller may be nil.
-func (t *Task) MayInspect(c *auth.Credentials, caller *ThreadGroup) error {
-	if caller == t.tg {
-		return nil
-	}
-	v := t.Credentials()
-	privileged := c.HasCapIn(unix.CAP_SYS_PTRACE, v.UserNS)
-	if privileged {
-		return nil
-	}
-	if c.FSUID != v.EUID || c.FSUID != v.SUID || c.FSUID != v.RUID ||
-		c.FSGID != v.EGID || c.FSGID != v.SGID || c.FSGID != v.RGID {
-		return unix.EACCES
-	}
-	if m := t.SharedMM(); m != nil {
-		dumpable := m.Dumpable()
-		m.DecUsers()
-		if dumpable != 1 {
-			return unix.EACCES
-		}
-	}
-	if c.UserNS != v.UserNS || v.Permitted&^c.Permitted != 0 {
-		return unix.EACCES
-	}
-	return nil
 }
 
 // BootID is the random number that stands for this run of the sandbox, as

@@ -111,34 +111,6 @@ func (t *Task) setHooks(clear, set uint32) {
 	}
 }
 
-// MayAccess applies the rules of ptrace(2), "Ptrace access mode checking", with
-// real ids: to look at o, or to attach to it.
-func (t *Task) MayAccess(o *Task, attach bool) bool {
-	if t.tg == o.tg {
-		return true
-	}
-	c, v := t.Credentials(), o.Credentials()
-	able := c.HasCapIn(unix.CAP_SYS_PTRACE, v.UserNS)
-	if able {
-		return true
-	}
-	if c.RUID != v.EUID || c.RUID != v.SUID || c.RUID != v.RUID || c.RGID != v.EGID || c.RGID != v.SGID || c.RGID != v.RGID {
-		return false
-	}
-	if m := o.SharedMM(); m != nil {
-		dumpable := m.Dumpable()
-		m.DecUsers()
-		if dumpable != 1 {
-			return false
-		}
-	}
-	mine := c.Effective
-	if attach {
-		mine = c.Permitted
-	}
-	return c.UserNS == v.UserNS && v.Permitted&^mine == 0
-}
-
 // link makes tracer trace t. tree is held.
 func (t *Task) link(tracer *Task, seized bool, options uint64) {
 	t.trace.tracer, t.trace.seized, t.trace.options = tracer, seized, options
@@ -181,7 +153,7 @@ func (t *Task) TraceMe() error {
 
 // Attach does PTRACE_ATTACH and PTRACE_SEIZE.
 func (t *Task) Attach(o *Task, seize bool, options uint64) error {
-	if o.tg == t.tg || !t.MayAccess(o, true) {
+	if o.tg == t.tg || !o.AccessibleTo(t.tg, t.Credentials(), RealIDs) {
 		return unix.EPERM
 	}
 	k := t.k

@@ -11,7 +11,7 @@
 // see it. Everything is asked of package kernel at the moment of reading; a task
 // that has gone gives ESRCH. What is private is protected twice: by owner and
 // mode, which follow the task's effective ids (root's where the process is not
-// dumpable), and by kernel.Task.MayInspect at opening.
+// dumpable), and by kernel.Task.AccessibleTo at opening.
 //
 // /proc/sys has no setting that can be written without effect: what can't be
 // changed can't be opened for writing (EACCES), not even by the superuser, as it

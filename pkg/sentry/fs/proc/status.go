@@ -247,7 +247,7 @@ func stat(s subject, t *kernel.Task, ctx vfs.Context, b *bytes.Buffer) error {
 	fmt.Fprintf(b, "%d (%s) %c %d %d %d %d %d %d", t.TID(ns), t.Name(), state, s.parentID(), group.ID(ns), session.ID(ns), int32(tty), tpgid, flags)
 	fmt.Fprintf(b, " %d %d 0 0 %d %d %d %d %d %d %d 0 %d", u.MinorFaults, cu.MinorFaults,
 		u.User/tick, u.System/tick, cu.User/tick, cu.System/tick, priority, sched.Nice, s.threadCount(), start)
-	permitted := t.MayInspect(ctx.Credentials(), s.p.caller(ctx)) == nil
+	permitted := s.mayInspect(ctx, t)
 	var vsize, rss uint64
 	var low, high [8]uint64 // fields 26 to 28, and 45 to 51
 	err := s.memory(func(m *mm.MemoryManager) error {

@@ -59,13 +59,21 @@ func (s subject) task() (*kernel.Task, error) {
 	return t, nil
 }
 
-// inspect returns the task, after a check that ctx's task may look into it.
+// mayInspect reports whether ctx's task may look into t.
+func (s subject) mayInspect(ctx vfs.Context, t *kernel.Task) bool {
+	return t.AccessibleTo(s.p.caller(ctx), ctx.Credentials(), kernel.FSIDs)
+}
+
+// inspect returns the task: EACCES unless ctx's task may look into it.
 func (s subject) inspect(ctx vfs.Context) (*kernel.Task, error) {
 	t, err := s.task()
 	if err != nil {
 		return nil, err
 	}
-	return t, t.MayInspect(ctx.Credentials(), s.p.caller(ctx))
+	if !s.mayInspect(ctx, t) {
+		return t, unix.EACCES
+	}
+	return t, nil
 }
 
 // memory calls f with the subject's address space. Where it has none (a zombie),
@@ -600,7 +608,7 @@ func setOOMAdj(s subject, _ *kernel.Task, ctx vfs.Context, data string) error {
 }
 
 func timerSlack(s subject, t *kernel.Task, ctx vfs.Context, b *bytes.Buffer) error {
-	if err := t.MayInspect(ctx.Credentials(), s.p.caller(ctx)); err != nil {
+	if !s.mayInspect(ctx, t) {
 		return unix.EPERM
 	}
 	fmt.Fprintf(b, "%d\n", t.Scheduling().TimerSlack)

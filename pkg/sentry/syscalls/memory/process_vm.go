@@ -75,7 +75,7 @@ func processVM(t *kernel.Task, pid call.PID, local usermem.Addr, ln uint64, remo
 	if o == nil {
 		return 0, unix.ESRCH
 	}
-	if !t.MayAccess(o, true) {
+	if !o.AccessibleTo(t.ThreadGroup(), t.Credentials(), kernel.RealIDs) {
 		return 0, unix.EPERM
 	}
 	m := o.SharedMM()

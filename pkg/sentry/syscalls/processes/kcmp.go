@@ -27,7 +27,10 @@ func kcmp(t *kernel.Task, pid1, pid2 call.PID, kind int32, i1, i2 uint64) (uint6
 	if a == nil || b == nil {
 		return 0, unix.ESRCH
 	}
-	if !t.MayAccess(a, false) || !t.MayAccess(b, false) {
+	mayCompare := func(o *kernel.Task) bool {
+		return o.AccessibleTo(t.ThreadGroup(), t.Credentials(), kernel.RealIDs)
+	}
+	if !mayCompare(a) || !mayCompare(b) {
 		return 0, unix.EPERM
 	}
 	switch kind {
