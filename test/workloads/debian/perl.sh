@@ -39,7 +39,9 @@ my $got = 0; local $SIG{USR1} = sub { $got++ }; kill USR1 => $$ for 1 .. 3; prin
 local $SIG{ALRM} = sub { die "alarm\n" }; eval { alarm 1; select undef, undef, undef, 30; }; print "after: $@";
 local $SIG{CHLD} = sub { while ((my $p = waitpid(-1, WNOHANG)) > 0) { print "reaped ", $? & 127, "\n" } };
 my $victim = fork // die; if (!$victim) { $SIG{CHLD} = 'DEFAULT'; sleep 60; exit }
-kill TERM => $victim; my $set = POSIX::SigSet->new; sigsuspend($set) while kill 0 => $victim;
+# Blocked but for the sleep: a SIGCHLD between the question and sigsuspend would leave nobody to wake it.
+my ($chld, $none) = (POSIX::SigSet->new(SIGCHLD), POSIX::SigSet->new); sigprocmask(SIG_BLOCK, $chld, $none);
+kill TERM => $victim; sigsuspend($none) while kill 0 => $victim; sigprocmask(SIG_SETMASK, $none);
 $SIG{CHLD} = 'DEFAULT';
 
 pipe(my $r, my $w); my $k = fork // die; if (!$k) { close $r; print $w "line $_\n" for 1 .. 1000; close $w; exit } close $w; my @l = <$r>; print scalar(@l), " $l[-1]"; waitpid $k, 0;
