@@ -32,6 +32,8 @@ const (
 // the instruction at place p runs just after the one at place p+1.
 type assembler struct {
 	code []unix.SockFilter
+	// answers are the places of the last instruction that returns each action.
+	answers []int
 }
 
 func (a *assembler) emit(code uint16, k uint32) {
@@ -52,6 +54,15 @@ func (a *assembler) near(target int) int {
 	stone := a.here()
 	a.emit(jumpAlways, 1) // those coming from above step over the stone
 	return stone
+}
+
+// reach is near for code that nothing falls through into.
+func (a *assembler) reach(target int) int {
+	if len(a.code)-target < 240 {
+		return target
+	}
+	a.emit(jumpAlways, uint32(len(a.code)-target-1))
+	return a.here()
 }
 
 // branch writes a conditional jump. Both targets must be within reach.
@@ -93,6 +104,11 @@ func (a *assembler) check(c *Check, fail int) {
 		a.emit(loadAbs, high)
 	case opOneOf, opOneOfLow:
 		a.oneOf(c, low, high, fail)
+	case opOther:
+		a.branch(jumpEqual, vLow, fail, pass)
+		a.emit(loadAbs, low)
+		a.branch(jumpEqual, vHigh, a.here(), pass)
+		a.emit(loadAbs, high)
 	}
 }
 
@@ -129,50 +145,106 @@ func (a *assembler) oneOf(c *Check, low, high uint32, fail int) {
 
 // row writes one row: its checks, then its action. A failing check goes to fail.
 func (a *assembler) row(r *Row, fail int) {
-	action := r.Action
-	if action == 0 {
-		action = Allow
-	}
-	a.emit(returnConst, uint32(action))
+	a.emit(returnConst, uint32(r.action()))
 	for i := len(r.Checks) - 1; i >= 0; i-- {
 		a.check(&r.Checks[i], fail)
 	}
 }
 
-// search writes the decision among rows, which are sorted by number: half by half, down to one number.
-func (a *assembler) search(rows []Row, other uint32) {
-	first, last := rows[0].Number, rows[len(rows)-1].Number
-	if first == last {
-		a.emit(returnConst, other)
-		refuse := a.here()
-		for i := len(rows) - 1; i >= 0; i-- {
-			fail := a.here()
-			if i == len(rows)-1 {
-				fail = refuse
+// segment is the numbers from first up to the next segment's: an action for all of them, or the rows of a
+// single number.
+type segment struct {
+	first  uint32
+	action Action
+	rows   []Row
+}
+
+// segments divides the numbers. The rows are sorted. Neighbours with the same action are one segment, so that a
+// program grows with the changes between actions and not with the calls.
+func segments(rows []Row, other, beyond Action) []segment {
+	all := make([]segment, 1, 2*len(rows)+2)
+	all[0].action = other
+	add := func(s segment) {
+		last := &all[len(all)-1]
+		if last.first == s.first {
+			*last = s
+			if len(all) == 1 {
+				return
 			}
-			a.row(&rows[i], fail)
+			all = all[:len(all)-1]
+			last = &all[len(all)-1]
 		}
-		refuse = a.near(refuse)
-		a.branch(jumpEqual, first, a.here(), refuse)
-		return
-	}
-	middle := len(rows) / 2
-	pivot := rows[middle].Number
-	if pivot == first {
-		for rows[middle].Number == pivot {
-			middle++
-		}
-		pivot = rows[middle].Number
-	} else {
-		for rows[middle-1].Number == pivot {
-			middle--
+		if s.rows != nil || last.rows != nil || last.action != s.action {
+			all = append(all, s)
 		}
 	}
-	a.search(rows[middle:], other)
-	upper := a.here()
-	a.search(rows[:middle], other)
-	upper = a.near(upper)
-	a.branch(jumpAtLeast, pivot, upper, a.here())
+	for len(rows) > 0 {
+		number, n := rows[0].Number, 1
+		for n < len(rows) && rows[n].Number == number {
+			n++
+		}
+		s := segment{first: number, rows: rows[:n]}
+		if len(rows[0].Checks) == 0 {
+			s.action, s.rows = rows[0].action(), nil
+		}
+		add(s)
+		add(segment{first: number + 1, action: other})
+		if rows = rows[n:]; len(rows) == 0 {
+			add(segment{first: number + 1, action: beyond})
+		}
+	}
+	return all
+}
+
+// action is what the row says, its zero resolved.
+func (r *Row) action() Action {
+	if r.Action == 0 {
+		return Allow
+	}
+	return r.Action
+}
+
+// search writes the decision among segments, half by half, and returns its entry. Nothing falls through into it
+// or out of it.
+func (a *assembler) search(all []segment, other Action) int {
+	if len(all) == 1 {
+		if s := &all[0]; s.rows != nil {
+			return a.alternatives(s.rows, other)
+		}
+		return a.answer(all[0].action)
+	}
+	middle := len(all) / 2
+	upper := a.search(all[middle:], other)
+	lower := a.search(all[:middle], other)
+	upper, lower = a.reach(upper), a.reach(lower)
+	a.branch(jumpAtLeast, all[middle].first, upper, lower)
+	return a.here()
+}
+
+// alternatives writes the rows of one number and returns the entry.
+func (a *assembler) alternatives(rows []Row, other Action) int {
+	fail := a.answer(other)
+	for i := len(rows) - 1; i >= 0; i-- {
+		a.row(&rows[i], fail)
+		fail = a.here()
+	}
+	return fail
+}
+
+// answer returns the place of an instruction that returns action: one that is there and near, or a new one.
+func (a *assembler) answer(action Action) int {
+	for i := range a.answers {
+		if place := a.answers[i]; Action(a.code[place].K) == action {
+			if len(a.code)-place >= 200 {
+				a.emit(returnConst, uint32(action))
+				a.answers[i] = a.here()
+			}
+			return a.answers[i]
+		}
+	}
+	a.emit(returnConst, uint32(action))
+	a.answers = append(a.answers, a.here())
+	return a.here()
 }
 
 // Assemble makes f's program. It sorts a copy of the rows by number, keeping the order within a number.
@@ -189,21 +261,20 @@ func Assemble(f *Filter) ([]unix.SockFilter, error) {
 			}
 		}
 	}
-	other, foreign := f.Default, f.Foreign
+	other, foreign, beyond := f.Default, f.Foreign, f.Beyond
 	if other == 0 {
 		other = KillProcess
 	}
 	if foreign == 0 {
 		foreign = KillProcess
 	}
-	a := assembler{code: make([]unix.SockFilter, 0, 8+8*len(rows))}
-	if len(rows) > 0 {
-		a.search(rows, uint32(other))
-	} else {
-		a.emit(returnConst, uint32(other))
+	if beyond == 0 {
+		beyond = other
 	}
+	a := assembler{code: make([]unix.SockFilter, 0, 8+8*len(rows))}
+	body := a.search(segments(rows, other, beyond), other)
 	// The head: architecture, then x32 and the negative numbers a tracer leaves behind.
-	body := a.here()
+	body = a.reach(body)
 	a.emit(returnConst, uint32(foreign))
 	refuse := a.here()
 	a.branch(jumpAtLeast, x32Bit, refuse, body)

@@ -16,8 +16,8 @@
 //
 // # Cost
 //
-// The program is a binary search over the numbers, so a call passes about log2(rows)+4 instructions before its
-// own checks. Assembly sorts the rows and writes one slice of instructions; it does not allocate per row. A
+// The program is a binary search over the numbers, in which neighbours with the same action count as one, so a call
+// passes about log2(rows)+4 instructions before its own checks. Assembly sorts the rows and writes one slice of instructions; it does not allocate per row. A
 // program may be kept and installed in several processes.
 //
 // # What it does not do
@@ -42,11 +42,13 @@ type Action uint32
 // The actions of seccomp(2).
 const (
 	KillProcess Action = unix.SECCOMP_RET_KILL_PROCESS
-	Trap        Action = unix.SECCOMP_RET_TRAP
-	Trace       Action = unix.SECCOMP_RET_TRACE
-	Log         Action = unix.SECCOMP_RET_LOG
-	UserNotify  Action = unix.SECCOMP_RET_USER_NOTIF
-	Allow       Action = unix.SECCOMP_RET_ALLOW
+	// KillThread is SECCOMP_RET_KILL_THREAD, which is zero, with data that the kernel doesn't look at.
+	KillThread Action = unix.SECCOMP_RET_KILL_THREAD | 1
+	Trap       Action = unix.SECCOMP_RET_TRAP
+	Trace      Action = unix.SECCOMP_RET_TRACE
+	Log        Action = unix.SECCOMP_RET_LOG
+	UserNotify Action = unix.SECCOMP_RET_USER_NOTIF
+	Allow      Action = unix.SECCOMP_RET_ALLOW
 )
 
 // Errno makes the call fail with e without being run.
@@ -63,6 +65,7 @@ const (
 	opOneOfLow
 	opAtMost
 	opAtLeast
+	opOther // value is not the one
 )
 
 // instructionPointer is the index of the pseudo-argument that stands for seccomp_data.instruction_pointer.
@@ -86,6 +89,9 @@ func Equal(arg int, v uint64) Check {
 func EqualLow(arg int, v uint32) Check {
 	return Check{op: opMasked, arg: uint8(arg), value: uint64(v), mask: math.MaxUint32}
 }
+
+// NotEqual holds if the argument, all 64 bits of it, is anything but v.
+func NotEqual(arg int, v uint64) Check { return Check{op: opOther, arg: uint8(arg), value: v} }
 
 // Masked holds if the argument's bits under mask are v. A v with bits outside mask never holds.
 func Masked(arg int, mask, v uint64) Check {
@@ -136,6 +142,7 @@ type Row struct {
 type Filter struct {
 	Rows    []Row
 	Default Action // for calls no row covers; zero: KillProcess
+	Beyond  Action // for calls with a higher number than any row's; zero: as Default
 	Foreign Action // for calls of another architecture or x32, and negative numbers; zero: KillProcess
 }
 

@@ -89,8 +89,10 @@ func decide(f *Filter, d *data) Action {
 	if d.arch != unix.AUDIT_ARCH_X86_64 || d.number >= x32Bit {
 		return or(f.Foreign, KillProcess)
 	}
+	beyond := len(f.Rows) > 0
 rows:
 	for _, r := range f.Rows {
+		beyond = beyond && d.number > r.Number
 		if r.Number != d.number {
 			continue
 		}
@@ -103,6 +105,8 @@ rows:
 			switch c.op {
 			case opMasked:
 				holds = v&c.mask == c.value
+			case opOther:
+				holds = v != c.value
 			case opAtMost:
 				holds = v <= c.value
 			case opAtLeast:
@@ -122,6 +126,9 @@ rows:
 		}
 		return or(r.Action, Allow)
 	}
+	if beyond {
+		return or(f.Beyond, or(f.Default, KillProcess))
+	}
 	return or(f.Default, KillProcess)
 }
 
@@ -135,6 +142,7 @@ func TestChecksCompareSixtyFourBits(t *testing.T) {
 	}{
 		{"Equal", Equal(1, 5), []uint64{5}, []uint64{4, 6, big}},
 		{"EqualLow", EqualLow(1, 5), []uint64{5, big}, []uint64{4, 6}},
+		{"NotEqual", NotEqual(1, big), []uint64{0, 5, 1 << 32, 2<<32 | 5, big + 1}, []uint64{big}},
 		{"Masked", Masked(1, 0xf0, 0x30), []uint64{0x30, 0x3f, 0xff00000f3f}, []uint64{0x20, 0}},
 		{"impossible mask", Masked(1, 0xf0, 1), nil, []uint64{0, 1, 0xf1}},
 		{"OnlyBits", OnlyBits(1, 3), []uint64{0, 1, 2, 3}, []uint64{4, 1 << 40, 1<<40 | 1}},
@@ -203,13 +211,22 @@ func randomFilter(r *rand.Rand) (*Filter, func() *data) {
 	pool := []uint64{0, 1, 2, 3, 0xffffffff, 1 << 32, 1<<32 | 1, 1<<32 | 2, 1 << 63, ^uint64(0)}
 	pick := func() uint64 { return pool[r.Intn(len(pool))] }
 	f := &Filter{Default: Trap}
+	if r.Intn(2) == 0 {
+		f.Beyond = Errno(unix.ENOSYS)
+	}
 	numbers := 1 + r.Intn(400)
+	errors, checks := 1+r.Intn(100), 1+r.Intn(4)
 	for i := r.Intn(300); i >= 0; i-- {
-		row := Row{Number: uint32(r.Intn(numbers)), Action: Errno(unix.Errno(1 + r.Intn(100)))}
-		for j := r.Intn(4); j > 0; j-- {
+		row := Row{Number: uint32(r.Intn(numbers)), Action: Errno(unix.Errno(1 + r.Intn(errors)))}
+		if r.Intn(4) == 0 {
+			row.Action = 0
+		}
+		for j := r.Intn(checks); j > 0; j-- {
 			arg := r.Intn(6)
 			var c Check
-			switch r.Intn(6) {
+			switch r.Intn(7) {
+			case 6:
+				c = NotEqual(arg, pick())
 			case 0:
 				c = Equal(arg, pick())
 			case 1:
@@ -239,7 +256,7 @@ func randomFilter(r *rand.Rand) (*Filter, func() *data) {
 		f.Rows = append(f.Rows, row)
 	}
 	return f, func() *data {
-		d := &data{number: uint32(r.Intn(numbers + 1)), arch: unix.AUDIT_ARCH_X86_64}
+		d := &data{number: uint32(r.Intn(numbers + 2)), arch: unix.AUDIT_ARCH_X86_64}
 		for i := range d.args {
 			d.args[i] = pick()
 		}
@@ -277,7 +294,7 @@ func TestProgramsMeanWhatTheirTablesSay(t *testing.T) {
 func TestSearchIsLogarithmic(t *testing.T) {
 	f := &Filter{}
 	for i := range 256 {
-		f.Rows = append(f.Rows, Row{Number: uint32(i)})
+		f.Rows = append(f.Rows, Row{Number: uint32(i), Action: Errno(unix.Errno(1 + i%2))})
 	}
 	program, err := Assemble(f)
 	if err != nil {
@@ -285,10 +302,28 @@ func TestSearchIsLogarithmic(t *testing.T) {
 	}
 	for i := range 256 {
 		d := data{number: uint32(i), arch: unix.AUDIT_ARCH_X86_64}
-		// 4 of the head, 8 levels (with at most two steps over a stone each), the number's own test, the return.
-		if got, steps := interpret(t, program, &d); got != Allow || steps > 4+8+4+2 {
+		// 4 of the head, 8 or 9 levels with at most a step over a stone each, the return.
+		if got, steps := interpret(t, program, &d); got != Errno(unix.Errno(1+i%2)) || steps > 4+9+4+1 {
 			t.Errorf("call %d: %#x after %d steps", i, got, steps)
 		}
+	}
+}
+
+// Neighbours with one action take one comparison together.
+func TestNeighboursShareInstructions(t *testing.T) {
+	f := &Filter{Default: Errno(unix.EPERM)}
+	for i := range 300 {
+		if i%50 != 0 {
+			f.Rows = append(f.Rows, Row{Number: uint32(i)})
+		}
+	}
+	program, err := Assemble(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The head with its return, a comparison for each of 12 changes, two returns.
+	if len(program) > 5+12+2 {
+		t.Errorf("%d instructions", len(program))
 	}
 }
 

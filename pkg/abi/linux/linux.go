@@ -1,5 +1,5 @@
 // Package linux has numbers of the Linux interface for amd64 that
-// golang.org/x/sys/unix has not: no logic, no types.
+// golang.org/x/sys/unix has not, and the names of the system calls: no logic, no types.
 package linux
 
 // Requests of ioctl(2) that all files know (asm-generic/ioctls.h).
