@@ -186,6 +186,7 @@ func (t *Task) Exec(a *ExecArgs) error {
 	if final != file {
 		file.Release()
 	}
+	memory.MapAhead()
 	exe := &Executable{file: final}
 	exe.IncRef()
 	memory.SetExecutable(exe)

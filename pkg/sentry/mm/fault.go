@@ -17,8 +17,11 @@ const (
 	maxWindow  = 256 * pageSize // reached by touching it in order
 	cowWindow  = 16 * pageSize  // of copies, when written in order
 	takeWindow = 256 * pageSize // of pages that nobody shares any more
-	fileWindow = 512 * pageSize // of a mapped object, of which it gives what it has
-	mapWindow  = 512 * pageSize // of resident pages mapped at once
+	// Of a mapped object, of which it gives what it has; and of resident pages
+	// that are mapped at once. The size of a mapping costs the host nothing, so
+	// let most libraries be one.
+	fileWindow = 4096 * pageSize
+	mapWindow  = 4096 * pageSize
 	// populate is how much is entered in the host's page tables at once.
 	populate = 64 * pageSize
 	// maxPatience is how many faults may be taken for late ones.
@@ -68,7 +71,11 @@ func (m *MemoryManager) HandleFault(addr usermem.Addr, access usermem.Access) er
 	if err != nil {
 		return err
 	}
-	return m.mapHost(e, page, access, fresh)
+	done, err := m.mapHost(e, page, access, fresh)
+	if err == nil && len(m.ahead) > 0 {
+		m.mapAhead(done)
+	}
+	return err
 }
 
 // span is a range of addresses.
@@ -296,11 +303,9 @@ func (m *MemoryManager) copyPages(to uint64, a area, at, length uint64) error {
 // meanwhile.
 func (m *MemoryManager) translate(e vmaEntry, at uint64, access usermem.Access) (bool, error) {
 	v := e.Value
-	// A window that is aligned, so that neighbouring faults don't overlap.
-	start := max(at&^(fileWindow-1), e.Start)
-	end := min(at&^(fileWindow-1)+fileWindow, e.End)
+	w := windowAround(at, fileWindow, span{e.Start, e.End})
 	required := v.objectRange(at, at+pageSize)
-	optional := v.objectRange(start, end)
+	optional := v.objectRange(w.start, w.end)
 	if v.private {
 		access = usermem.Read
 	}
@@ -363,12 +368,13 @@ func (m *MemoryManager) addTranslation(e vmaEntry, t memmap.Translation, require
 }
 
 // mapHost maps the page at, and what is useful around it, into the address
-// space. fresh is a run that was made just now. mu and pageMu are held.
-func (m *MemoryManager) mapHost(e vmaEntry, at uint64, access usermem.Access, fresh span) error {
+// space, and returns what it mapped. fresh is a run that was made just now. mu
+// and pageMu are held.
+func (m *MemoryManager) mapHost(e vmaEntry, at uint64, access usermem.Access, fresh span) (span, error) {
 	a, ok := m.areas.Find(at)
 	v := e.Value
 	if !ok || access.Has(usermem.Write) && !m.writable(v, a.Value) {
-		return nil // lost to an invalidation: the application comes again
+		return span{}, nil // lost to an invalidation: the application comes again
 	}
 	prot := v.prot.Effective()
 	if !m.writable(v, a.Value) {
@@ -377,7 +383,7 @@ func (m *MemoryManager) mapHost(e vmaEntry, at uint64, access usermem.Access, fr
 	fromHere := fresh.start <= at && at < fresh.end
 	if r := &m.recent; !fromHere && r.span.start <= at && at < r.span.end && r.access.Has(access) && r.patience > 0 {
 		r.patience--
-		return nil
+		return span{}, nil
 	}
 	var w span
 	precommit := false
@@ -385,8 +391,7 @@ func (m *MemoryManager) mapHost(e vmaEntry, at uint64, access usermem.Access, fr
 		w = fresh
 		precommit = w.end-w.start <= populate
 	} else {
-		w.start = max(at&^(mapWindow-1), a.Start, e.Start)
-		w.end = min(at&^(mapWindow-1)+mapWindow, a.End, e.End)
+		w = windowAround(at, mapWindow, span{max(a.Start, e.Start), min(a.End, e.End)})
 		// Pages that wait to be copied are likely to be few that are touched.
 		precommit = a.Value.private && a.Value.epoch == m.epoch && w.end-w.start <= populate
 	}
@@ -394,16 +399,27 @@ func (m *MemoryManager) mapHost(e vmaEntry, at uint64, access usermem.Access, fr
 	err := m.as.MapFile(usermem.Addr(w.start), a.Value.file, a.Value.offset(w.start), w.end-w.start, prot, precommit)
 	if err == nil {
 		m.recent = recentMap{w, prot, maxPatience}
-		return nil
+		return w, nil
 	}
 	m.recent = recentMap{}
 	// Too many mappings in the host: begin anew with only this one.
+	m.ahead = m.ahead[:0]
 	m.as.Unmap(m.platform.UserRange())
 	m.as.Flush()
 	if err := m.as.MapFile(usermem.Addr(w.start), a.Value.file, a.Value.offset(w.start), w.end-w.start, prot, false); err != nil {
-		return ErrOOM
+		return span{}, ErrOOM
 	}
-	return nil
+	return w, nil
+}
+
+// windowAround returns what of limits lies in the window around at: all, where
+// that is no longer than the window.
+func windowAround(at, size uint64, limits span) span {
+	if limits.end-limits.start <= size {
+		return limits
+	}
+	start := at &^ (size - 1)
+	return span{max(start, limits.start), min(start+size, limits.end)}
 }
 
 // makeResident makes the pages of [start, end), which lies in e, and maps them. mu
@@ -420,7 +436,7 @@ func (m *MemoryManager) makeResident(e vmaEntry, start, end uint64, access userm
 			return nil
 		}
 		at = max(at, a.Start)
-		if err := m.mapHost(e, at, access, span{at, min(end, a.End)}); err != nil {
+		if _, err := m.mapHost(e, at, access, span{at, min(end, a.End)}); err != nil {
 			return err
 		}
 		at = a.End

@@ -98,6 +98,7 @@ type MemoryManager struct {
 	epoch    uint64
 	invalSeq uint64 // counts calls of Invalidate
 	recent   recentMap
+	ahead    []span // see mapAhead
 	// forking is set while Fork builds this address space; what Invalidate
 	// was called for meanwhile is kept in early.
 	forking bool

@@ -357,8 +357,16 @@ func (m *MemoryManager) MMap(opts MMapOpts) (usermem.Addr, error) {
 	m.insertVMA(start, end, v)
 	m.collect(&g)
 
-	if opts.Populate || attr.lock == locked {
+	switch {
+	case opts.Populate || attr.lock == locked:
 		m.populate(start, end)
+	case v.soonTouched(length):
+		// A library's parts come one by one, its data last but for bss.
+		now := !fixed
+		if v.steady {
+			now = v.prot.Has(usermem.Write)
+		}
+		m.expect(span{start, end}, now)
 	}
 	return usermem.Addr(start), nil
 }
@@ -588,6 +596,8 @@ func (m *MemoryManager) Brk(addr usermem.Addr) usermem.Addr {
 	m.mu.Unlock()
 	if attr.lock == locked {
 		m.populate(uint64(oldEnd), uint64(newEnd))
+	} else {
+		m.expect(span{uint64(oldEnd), min(uint64(newEnd), uint64(oldEnd)+aheadPages)}, true)
 	}
 	return addr
 }

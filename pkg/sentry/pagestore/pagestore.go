@@ -36,6 +36,9 @@ const (
 	// maxAhead is how much is allocated at a fault, when pages are touched
 	// in order.
 	maxAhead = 64 * pageSize
+	// maxGiven is how much around a fault is given, each page of which costs
+	// a reference.
+	maxGiven = 512 * pageSize
 )
 
 // Store is a sparse object of pages.
@@ -382,7 +385,8 @@ func (s *Store) Translate(required, optional memmap.Range, access usermem.Access
 	if required.End > end {
 		return nil, memmap.BusError{Err: unix.ENXIO}
 	}
-	optional.End = min(optional.End, end)
+	optional.Start = max(optional.Start, required.Start&^(maxGiven-1))
+	optional.End = min(optional.End, end, max(required.Start&^(maxGiven-1)+maxGiven, required.End))
 	// Who touches pages in order gets more of them at a time.
 	if required.Start == s.lastFault {
 		s.ahead = min(max(2*s.ahead, 4*pageSize), maxAhead)

@@ -1,0 +1,117 @@
+package mm
+
+import (
+	"testing"
+
+	"vitrine/pkg/sentry/pagestore"
+	"vitrine/pkg/usermem"
+)
+
+// mappedPages is how many pages of a range the address space maps.
+func mappedPages(m *MemoryManager, a usermem.Addr, pages int) (n int) {
+	m.as.(*fakeSpace).each(usermem.AddrRange{Start: a, End: a + usermem.Addr(pages*pageSize)}, func(uint64, fakePage) { n++ })
+	return n
+}
+
+func newStore(t *testing.T, e env, pages int) *pagestore.Store {
+	t.Helper()
+	s := pagestore.New(e.file, e.acct)
+	b := usermem.BytesBuffer(make([]byte, pages*pageSize))
+	if _, err := s.WriteAt(&b, 0); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestSmallMappingsNeedNoFault(t *testing.T) {
+	e := newEnv(t, 0)
+	m := e.newMM(t, Options{})
+	defer m.DecUsers()
+	small := mustMap(t, m, MMapOpts{Length: 3 * pageSize, Private: true})
+	if n := mappedPages(m, small, 3); n != 3 {
+		t.Errorf("%d of 3 pages of a small mapping are mapped", n)
+	}
+	for _, o := range []MMapOpts{
+		{Length: aheadPages + pageSize, Private: true},
+		{Length: pageSize},
+		{Length: pageSize, Private: true, NoReserve: true},
+		{Length: pageSize, Private: true, Prot: usermem.Read},
+	} {
+		a := mustMap(t, m, o)
+		if n := mappedPages(m, a, 1); n != 0 {
+			t.Errorf("%+v is mapped before it is touched", o)
+		}
+	}
+	m.SetBrk(0x100000)
+	m.Brk(0x100000 + 40*pageSize)
+	if n := mappedPages(m, 0x100000, 40); n != aheadPages/pageSize {
+		t.Errorf("%d pages of a new heap are mapped, want %d", n, aheadPages/pageSize)
+	}
+	check(t, m)
+}
+
+// A library is mapped in parts. The fault that comes first maps all of them.
+func TestFaultMapsWhatWasMappedSince(t *testing.T) {
+	e := newEnv(t, 0)
+	m := e.newMM(t, Options{})
+	defer m.DecUsers()
+	s := newStore(t, e, 40)
+	file := MMapOpts{Length: 40 * pageSize, Private: true, Steady: true, Mappable: s, Prot: usermem.Read}
+	head := mustMap(t, m, file)
+	text := file
+	text.Addr, text.Fixed, text.Offset, text.Length = head+10*pageSize, true, 10*pageSize, 20*pageSize
+	text.Prot |= usermem.Execute
+	mustMap(t, m, text)
+	if n := mappedPages(m, head, 40); n != 0 {
+		t.Fatalf("%d pages are mapped before anything was touched", n)
+	}
+	data := file
+	data.Addr, data.Fixed, data.Offset, data.Length = head+30*pageSize, true, 30*pageSize, 10*pageSize
+	data.Prot |= usermem.Write
+	mustMap(t, m, data) // as good as touched
+	if n := mappedPages(m, head, 40); n != 40 {
+		t.Errorf("%d of 40 pages are mapped", n)
+	}
+	check(t, m)
+
+	other := mustMap(t, m, file)
+	gone := mustMap(t, m, file)
+	if err := m.MUnmap(gone+pageSize, 2*pageSize); err != nil {
+		t.Fatal(err)
+	}
+	wantByte(t, m, head, 0) // no fault
+	if mappedPages(m, other, 40) != 0 {
+		t.Error("mapped without a fault")
+	}
+	wantByte(t, m, mustMap(t, m, MMapOpts{Length: 20 * pageSize, Private: true}), 0)
+	if n := mappedPages(m, other, 40); n != 40 {
+		t.Errorf("%d of 40 pages are mapped with the next fault", n)
+	}
+	if n := mappedPages(m, gone, 40); n != 38 {
+		t.Errorf("%d of the 38 pages that are left are mapped with the next fault", n)
+	}
+	check(t, m)
+}
+
+// What a file has not got is left to the fault that tells.
+func TestMappingBeyondTheFileIsLeft(t *testing.T) {
+	e := newEnv(t, 0)
+	m := e.newMM(t, Options{})
+	defer m.DecUsers()
+	s := newStore(t, e, 2)
+	a := mustMap(t, m, MMapOpts{Length: 4 * pageSize, Private: true, Mappable: s, Prot: usermem.Read})
+	m.MapAhead()
+	if n := mappedPages(m, a, 4); n != 2 {
+		t.Errorf("%d of the 2 pages that there are are mapped", n)
+	}
+	if _, err := touch(t, m, a+3*pageSize, false, 0); err != error(faultBus) {
+		t.Errorf("a page behind the end: %v, want SIGBUS", err)
+	}
+	// A page that is not a copy yet follows the object.
+	b := usermem.BytesBuffer([]byte{7})
+	if _, err := s.WriteAt(&b, pageSize); err != nil {
+		t.Fatal(err)
+	}
+	wantByte(t, m, a+pageSize, 7)
+	check(t, m)
+}
