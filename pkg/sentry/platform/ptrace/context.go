@@ -9,7 +9,6 @@ import (
 
 	"vitrine/pkg/sentry/arch"
 	"vitrine/pkg/sentry/platform"
-	"vitrine/pkg/sentry/platform/stub"
 	"vitrine/pkg/usermem"
 )
 
@@ -59,7 +58,7 @@ func (c *context) Switch(as platform.AddressSpace, state *arch.State) (platform.
 	a.running.Add(1)
 	defer a.running.Add(-1)
 	th := c.thread
-	if th == nil || th.proc != a.proc || th.tracer != c.tracer || th.ended.Load() || a.queued.Load() {
+	if th == nil || th.proc != a.proc || th.tracer != c.tracer || th.ended.Load() || a.mappings.Queued() {
 		var err error
 		if th, err = c.prepare(a, state); err != nil {
 			return platform.Event{}, err
@@ -169,7 +168,7 @@ func (c *context) run(th *thread, state *arch.State) (platform.Event, error) {
 			}
 			th.saveSegments(&state.Regs)
 			if fault.signo != 0 {
-				if state.Regs.Rip != stub.HandlerAddr+2 {
+				if state.Regs.Rip != handlerAddr+2 {
 					return platform.Event{}, th.gone()
 				}
 				return c.readFrame(th, state, &fault)
@@ -375,7 +374,7 @@ const (
 // The application may have changed it since.
 func (c *context) readFrame(th *thread, state *arch.State, si *sigInfo) (platform.Event, error) {
 	r := &state.Regs
-	frame := th.proc.SlotBytes(th.slot, r.Rdx, ucSize)
+	frame := th.proc.slotBytes(th.slot, r.Rdx, ucSize)
 	if frame == nil {
 		return platform.Event{}, th.gone()
 	}
@@ -394,7 +393,7 @@ func (c *context) readFrame(th *thread, state *arch.State, si *sigInfo) (platfor
 	// The host has reset the vector registers for the handler.
 	c.fpAt = nil
 	c.fpPulled = true
-	fp := th.proc.SlotBytes(th.slot, w[scFpstate], uint64(len(state.FP)))
+	fp := th.proc.slotBytes(th.slot, w[scFpstate], uint64(len(state.FP)))
 	if fp == nil {
 		return platform.Event{}, th.gone()
 	}

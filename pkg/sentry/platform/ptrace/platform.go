@@ -65,7 +65,11 @@ func New() (*Platform, error) {
 	if err := quietChildren(); err != nil {
 		return nil, err
 	}
-	f, err := stub.Start()
+	prog, err := program()
+	if err != nil {
+		return nil, err
+	}
+	f, err := stub.Start(prog)
 	if err != nil {
 		return nil, err
 	}
@@ -144,7 +148,7 @@ func (p *Platform) NewAddressSpace() (platform.AddressSpace, error) {
 			return nil, err
 		}
 	}
-	return &addressSpace{platform: p, proc: proc, mapped: newSpans()}, nil
+	return &addressSpace{platform: p, proc: proc, mappings: stub.NewMappings()}, nil
 }
 
 func (p *Platform) newProcess() (*process, error) {

@@ -185,11 +185,11 @@ func TestSignalFrameIsTheHosts(t *testing.T) {
 	}
 	ev := w.run(t)
 	th := w.c.thread
-	base := stub.UserEnd + usermem.Addr(th.slot*stub.SlotSize)
+	base := stub.UserEnd + usermem.Addr(th.slot*slotSize)
 
-	alt := arch.AltStack{Addr: base, Size: stub.SlotSize}
+	alt := arch.AltStack{Addr: base, Size: slotSize}
 	d := &arch.SignalDelivery{
-		Signo: int(ev.Signo), Handler: stub.HandlerAddr, Restorer: stub.HandlerAddr,
+		Signo: int(ev.Signo), Handler: handlerAddr, Restorer: handlerAddr,
 		Flags:    0x4 | 0x08000000 | 0x04000000, // SA_SIGINFO, SA_ONSTACK, SA_RESTORER
 		AltStack: &alt, TrapNo: ev.TrapNo, ErrorCode: ev.ErrorCode, FaultAddr: uint64(ev.Addr),
 	}
@@ -204,7 +204,7 @@ func TestSignalFrameIsTheHosts(t *testing.T) {
 		t.Fatalf("the frame has %d parts", len(m.buf))
 	}
 	for at, ours := range m.buf {
-		host := th.proc.SlotBytes(th.slot, uint64(at), uint64(len(ours)))
+		host := th.proc.slotBytes(th.slot, uint64(at), uint64(len(ours)))
 		if host == nil {
 			t.Fatalf("part at %#x: not on the stack", uint64(at))
 		}
@@ -298,7 +298,7 @@ func TestSignalsFromOutsideAreSwallowed(t *testing.T) {
 func TestApplicationInTheStubsCode(t *testing.T) {
 	p := start(t)
 	w := newWorld(t, p, []byte{0x48, 0x89, 0x07, 0x0f, 0x05}) // mov %rax,(%rdi); syscall
-	for _, addr := range []uint64{stub.CommandAddr, stub.AltStackAddr, stub.CallAddr} {
+	for _, addr := range []uint64{stub.CommandAddr, altStackAddr, callAddr} {
 		w.s.Exec(codeAt, stackAt+2048)
 		w.s.Regs.Rdi = addr
 		if ev := w.run(t); ev.Kind != platform.EventFault || ev.Access != usermem.Write || uint64(ev.Addr) != addr {
@@ -306,21 +306,21 @@ func TestApplicationInTheStubsCode(t *testing.T) {
 		}
 	}
 	// A system call at the stub's own instruction is the application's.
-	for _, addr := range []uint64{stub.CallAddr, stub.SpawnAddr, stub.HandlerAddr} {
+	for _, addr := range []uint64{callAddr, spawnAddr, handlerAddr} {
 		w.s.Exec(addr, stackAt+2048)
 		w.s.Regs.Rax, w.s.Regs.Rsi = unix.SYS_MUNMAP, 1<<46
 		if ev := w.run(t); ev.Kind != platform.EventSyscall || w.s.Regs.SyscallNo() != unix.SYS_MUNMAP {
 			t.Errorf("a call at %#x: %+v", addr, ev)
 		}
 	}
-	w.s.Exec(stub.BatchAddr, stackAt+2048)
+	w.s.Exec(batchAddr, stackAt+2048)
 	w.s.Regs.R12, w.s.Regs.Rbx = 3, stub.CommandAddr
 	if ev := w.run(t); ev.Kind != platform.EventSyscall {
 		t.Errorf("the batch: %+v", ev)
 	}
 	// Scribbling over the signal stacks while faults are delivered.
 	w.s.Exec(codeAt, stackAt+2048)
-	w.s.Regs.Rdi = uint64(stub.UserEnd) + uint64(w.c.thread.slot)*stub.SlotSize + 4096
+	w.s.Regs.Rdi = uint64(stub.UserEnd) + uint64(w.c.thread.slot)*slotSize + 4096
 	if ev := w.run(t); ev.Kind != platform.EventSyscall {
 		t.Errorf("a store to the signal stack: %+v", ev)
 	}
@@ -328,49 +328,5 @@ func TestApplicationInTheStubsCode(t *testing.T) {
 	w.s.Regs.Rdi = stackAt
 	if ev := w.run(t); ev.Kind != platform.EventSyscall {
 		t.Errorf("afterwards: %+v", ev)
-	}
-}
-
-func TestSpans(t *testing.T) {
-	r := func(a, b usermem.Addr) usermem.AddrRange { return usermem.AddrRange{Start: a, End: b} }
-	s := newSpans()
-	// Against a bitmap.
-	var bits [64]bool
-	seed := uint32(1)
-	next := func(n uint32) usermem.Addr {
-		seed = seed*1664525 + 1013904223
-		return usermem.Addr((seed >> 16) % n)
-	}
-	for range 20000 {
-		a := next(60)
-		b := a + 1 + next(uint32(63-a))
-		if next(2) == 0 {
-			s.add(r(a, b))
-			for i := a; i < b; i++ {
-				bits[i] = true
-			}
-		} else {
-			hull := s.remove(r(a, b))
-			for i := a; i < b; i++ {
-				if bits[i] && !hull.Contains(i) {
-					t.Fatalf("%d was taken out but is not in %v", i, hull)
-				}
-				bits[i] = false
-			}
-		}
-		var got [64]bool
-		last := usermem.Addr(0)
-		for k, x := range s.within(r(0, 64)) {
-			if x.Empty() || k > 0 && x.Start <= last {
-				t.Fatalf("ranges touch or are empty: %v", x)
-			}
-			last = x.End
-			for i := x.Start; i < x.End; i++ {
-				got[i] = true
-			}
-		}
-		if got != bits {
-			t.Fatalf("got %v, want %v", got, bits)
-		}
 	}
 }

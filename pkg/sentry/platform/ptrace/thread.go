@@ -78,7 +78,7 @@ func (p *process) adopt(t *tracer) (*thread, error) {
 	} else {
 		p.slots++
 	}
-	if len(p.spare) == 0 || slot >= stub.MaxSlots {
+	if len(p.spare) == 0 || slot >= maxSlots {
 		return nil, fmt.Errorf("no thread left in the stub: %w", errLost)
 	}
 	t.dismiss()
@@ -106,12 +106,12 @@ func (p *process) adopt(t *tracer) (*thread, error) {
 	}
 	th.saveSegments(&regs)
 
-	p.PutAltStack(th.slot)
-	regs = arch.Registers{R14: stub.AltStackAddr}
+	p.putAltStack(th.slot)
+	regs = arch.Registers{R14: altStackAddr}
 	if len(p.spare) > 0 {
-		regs.Rip, regs.Rax, regs.Rdi = stub.CallAddr, unix.SYS_SIGALTSTACK, stub.AltStackAddr
+		regs.Rip, regs.Rax, regs.Rdi = callAddr, unix.SYS_SIGALTSTACK, altStackAddr
 	} else {
-		regs.Rip, regs.Rax, regs.Rdi = stub.SpawnAddr, unix.SYS_CLONE, stub.ThreadFlags
+		regs.Rip, regs.Rax, regs.Rdi = spawnAddr, unix.SYS_CLONE, stub.ThreadFlags
 	}
 	spawn := len(p.spare) == 0
 	if err := th.runStub(&regs); err != nil {
@@ -146,7 +146,7 @@ func (t *tracer) dismiss() {
 		if th.ended.Load() || th.proc.lost.Load() {
 			continue
 		}
-		regs := arch.Registers{Rip: stub.CallAddr, Rax: unix.SYS_EXIT, Cs: arch.UserCs, Ss: arch.UserDs, Eflags: arch.FlagIF, OrigRax: ^uint64(0)}
+		regs := arch.Registers{Rip: callAddr, Rax: unix.SYS_EXIT, Cs: arch.UserCs, Ss: arch.UserDs, Eflags: arch.FlagIF, OrigRax: ^uint64(0)}
 		if setRegs(th.tid, &regs, generalSize) != 0 {
 			th.gone()
 			continue
@@ -269,34 +269,39 @@ func (th *thread) runStub(regs *arch.Registers) error {
 	}
 }
 
-// call makes one host system call in the stub and returns its result.
-func (th *thread) call(c *stub.Command) (uint64, error) {
-	regs := arch.Registers{
-		Rip: stub.CallAddr, Rax: c.Nr,
-		Rdi: c.Args[0], Rsi: c.Args[1], Rdx: c.Args[2], R10: c.Args[3], R8: c.Args[4], R9: c.Args[5],
+// Run implements stub.Runner: one call with its arguments in registers, several
+// by way of the command page.
+func (th *thread) Run(commands []stub.Command) (done int, errno unix.Errno, err error) {
+	if len(commands) == 1 {
+		c := &commands[0]
+		regs := arch.Registers{
+			Rip: callAddr, Rax: c.Nr,
+			Rdi: c.Args[0], Rsi: c.Args[1], Rdx: c.Args[2], R10: c.Args[3], R8: c.Args[4], R9: c.Args[5],
+		}
+		if err := th.runStub(&regs); err != nil {
+			return 0, 0, err
+		}
+		if regs.Rax > ^uint64(4095) {
+			return 0, unix.Errno(-regs.Rax), nil
+		}
+		return 1, 0, nil
 	}
-	err := th.runStub(&regs)
-	return regs.Rax, err
-}
-
-// batch makes the host system calls that are in the first n places of the
-// command page, from the first-th on, and returns how many worked. The next
-// one, if there is one, failed with errno.
-func (th *thread) batch(first, n int) (done int, errno unix.Errno, err error) {
-	regs := arch.Registers{
-		Rip: stub.BatchAddr, Rbx: uint64(stub.CommandAddr + first*stub.CommandSize), R12: uint64(n - first),
+	n := min(len(commands), maxCommands)
+	for i := range n {
+		th.proc.putCommand(i, &commands[i])
 	}
+	regs := arch.Registers{Rip: batchAddr, Rbx: stub.CommandAddr, R12: uint64(n)}
 	if err := th.runStub(&regs); err != nil {
 		return 0, 0, err
 	}
 	left := int(regs.R12)
-	if left < 0 || left > n-first {
+	if left < 0 || left > n {
 		return 0, 0, th.gone()
 	}
 	if left > 0 {
 		errno = unix.Errno(-regs.Rax)
 	}
-	return n - first - left, errno, nil
+	return n - left, errno, nil
 }
 
 // place binds the thread to a CPU.

@@ -8,19 +8,20 @@
 // puts a seccomp filter on, and then does three things on request: it clones a
 // stub, takes a descriptor, and closes one.
 //
-// Stubs are forks of the factory: their address space holds a page of code, a
-// command page that only the Sentry writes, and signal stacks, all above
-// UserEnd. All share one table of descriptors with the factory, so that a
-// descriptor need be handed over only once (Factory.Take). A new stub consists of two sleeping threads that nobody
-// traces, with all signals blocked. What a platform does with them is its own business; ptrace attaches
-// to them.
+// Stubs are forks of the factory: their address space holds the code, a
+// command page that only the Sentry writes, and memory for the stub's threads,
+// all above UserEnd. All share one table of descriptors with the factory, so that
+// a descriptor need be handed over only once (Factory.Take). What a new stub
+// does is the platform's: its Program brings code, the handler of signals and
+// the rows of the filter. All signals are blocked at first.
 //
 // Types: Factory makes Processes. Process is one stub: its id, its region of
-// the control file (command page and signal stacks as the Sentry sees them).
+// the control file (command page and threads' memory as the Sentry sees them).
+// Mappings is what a stub has mapped, and what it is still to map.
 //
 // A stub is at the mercy of the application in it, for they share an address
 // space. What must not be forged is therefore kept in registers or in the
-// command page, which the stub maps read-only; what is in the signal stacks is
+// command page, which the stub maps read-only; what is in the threads' memory is
 // the application's word about itself and nothing more.
 //
 // Locks: Factory.mu guards the socket and the regions; it is a leaf.
@@ -60,15 +61,33 @@ type Factory struct {
 	next   int64   // the first region that was never used
 }
 
+// Program is a platform's part of the stub.
+type Program struct {
+	// Rows is what it calls on the host; the factory's own are added. Default
+	// is for all other calls; zero ends the process.
+	Rows    []seccomp.Row
+	Default seccomp.Action
+	// Code is put at PlatformCode, at most CodeBase+CodeSize-PlatformCode bytes.
+	// A new stub starts at its first byte, with the address of a page for
+	// messages in RBX and its region in R12, and writes a reply of three words
+	// to Socket: its process id, the id of another thread or zero, and R12.
+	Code []byte
+	// Handler is the address of the handler of Signals. It runs on the
+	// alternate stack (sigaltstack(2)) with no signal blocked, and what it
+	// returns to is itself.
+	Handler uint64
+	Signals []unix.Signal
+}
+
 // Start makes the factory. It is called before the Sentry gives up what it
 // may do on the host, and with the user id that it will keep: a tracer must
 // have its tracee's ids.
-func Start() (*Factory, error) {
-	filter, err := seccomp.Assemble(&seccomp.Filter{Rows: Rows})
+func Start(prog *Program) (*Factory, error) {
+	filter, err := seccomp.Assemble(&seccomp.Filter{Rows: append(rows[:len(rows):len(rows)], prog.Rows...), Default: prog.Default, Foreign: prog.Default})
 	if err != nil {
 		return nil, err
 	}
-	img, err := buildImage(filter)
+	img, err := buildImage(prog, filter)
 	if err != nil {
 		return nil, err
 	}
@@ -236,12 +255,12 @@ func (f *Factory) Forget(fd int) {
 
 // Process is one stub.
 type Process struct {
-	// Leader is the process id and the id of the first thread, Second that of
-	// the other one. Both sleep.
+	// Leader is the process id and the id of the first thread, Second what the
+	// stub said besides.
 	Leader, Second int
 
 	region int64
-	// commands and stacks are the region as the Sentry maps it.
+	// memory is the region as the Sentry maps it.
 	memory []byte
 }
 
@@ -302,43 +321,8 @@ func (f *Factory) Recycle(p *Process) {
 	f.free = append(f.free, p.region)
 }
 
-// PutCommand writes the i-th command.
-func (p *Process) PutCommand(i int, c Command) {
-	b := p.memory[i*CommandSize : (i+1)*CommandSize]
-	binary.LittleEndian.PutUint64(b, c.Nr)
-	for j, a := range c.Args {
-		binary.LittleEndian.PutUint64(b[8+8*j:], a)
-	}
-}
+// Commands is the command page, which the stub can only read.
+func (p *Process) Commands() []byte { return p.memory[:cmdSize:cmdSize] }
 
-// Command is a host system call that a stub makes.
-type Command struct {
-	Nr   uint64
-	Args [6]uint64
-}
-
-// PutAltStack writes the stack_t at AltStackAddr: the slot's stack.
-func (p *Process) PutAltStack(slot int) {
-	b := p.memory[altStackOff:]
-	binary.LittleEndian.PutUint64(b[0:], slotsBase+uint64(slot)*SlotSize)
-	binary.LittleEndian.PutUint64(b[8:], 0)
-	binary.LittleEndian.PutUint64(b[16:], SlotSize)
-}
-
-// SlotSize is the size of a thread's signal stack. The frame with all vector
-// state up to AVX-512 takes 3.6 KiB.
-const SlotSize = 8192
-
-// MaxSlots is how many threads a stub can have.
-const MaxSlots = slotsSize / SlotSize
-
-// SlotBytes returns length bytes of a slot's stack at the stub's address addr,
-// or nil where they are outside of it.
-func (p *Process) SlotBytes(slot int, addr, length uint64) []byte {
-	base := slotsBase + uint64(slot)*SlotSize
-	if addr < base || addr > base+SlotSize || length > base+SlotSize-addr {
-		return nil
-	}
-	off := cmdSize + addr - slotsBase
-	return p.memory[off : off+length : off+length]
-}
+// Slots is the threads' memory, which the application can write as well.
+func (p *Process) Slots() []byte { return p.memory[cmdSize:] }

@@ -6,32 +6,17 @@ import (
 	"vitrine/pkg/seccomp"
 )
 
-// Rows is what the factory and the stubs may call once they are set up. Calls
-// of the application never get this far: PTRACE_SYSEMU stops them before.
-var Rows = []seccomp.Row{
+// rows is what the factory and new stubs call once they are set up.
+var rows = []seccomp.Row{
 	{Number: unix.SYS_MMAP, Checks: []seccomp.Check{seccomp.Equal(3, unix.MAP_SHARED|unix.MAP_FIXED)},
-		Why: "map the command page, the signal stacks and the application's memory"},
-	{Number: unix.SYS_MMAP, Checks: []seccomp.Check{seccomp.Equal(3, unix.MAP_SHARED|unix.MAP_FIXED|unix.MAP_POPULATE)},
-		Why: "map the application's memory and fill the page tables"},
-	{Number: unix.SYS_MUNMAP, Why: "unmap the application's memory"},
-	{Number: unix.SYS_MPROTECT, Why: "change the access of the application's memory"},
-	{Number: unix.SYS_PAUSE, Why: "threads without a tracer sleep"},
-	{Number: unix.SYS_SIGALTSTACK, Why: "a stack for the frames of faults, for each thread"},
-	{Number: unix.SYS_CLONE, Checks: []seccomp.Check{seccomp.Equal(0, threadFlags)}, Why: "another thread of a stub"},
+		Why: "map the command page, the threads' memory and the application's memory"},
 	{Number: unix.SYS_CLONE, Checks: []seccomp.Check{seccomp.Equal(0, forkFlags)}, Why: "the factory makes a stub"},
 	{Number: unix.SYS_RECVMSG, Checks: []seccomp.Check{seccomp.Equal(0, fdSocket)}, Why: "the factory takes requests and descriptors"},
 	{Number: unix.SYS_SENDTO, Checks: []seccomp.Check{seccomp.Equal(0, fdSocket)}, Why: "the factory and new stubs answer"},
 	{Number: unix.SYS_CLOSE, Why: "the factory drops descriptors"},
 	{Number: unix.SYS_PRCTL, Checks: []seccomp.Check{seccomp.Equal(0, unix.PR_SET_PDEATHSIG)}, Why: "a stub dies with the factory"},
 	{Number: unix.SYS_GETPID, Why: "a new stub says who it is"},
-	{Number: unix.SYS_RESTART_SYSCALL, Why: "pause(2) after a stop"},
-	{Number: unix.SYS_EXIT, Why: "a thread of a stub ends"},
 	{Number: unix.SYS_EXIT_GROUP, Why: "the factory ends, or a new stub fails"},
-	// The host's kernel runs these for code that jumps to the vsyscall page,
-	// where no tracer sees it. The filter makes a signal of it.
-	{Number: unix.SYS_GETTIMEOFDAY, Action: seccomp.Trap, Why: "the vsyscall page at +0"},
-	{Number: unix.SYS_TIME, Action: seccomp.Trap, Why: "the vsyscall page at +0x400"},
-	{Number: unix.SYS_GETCPU, Action: seccomp.Trap, Why: "the vsyscall page at +0x800"},
 }
 
 // HostCalls are the system calls that a Factory makes once the Sentry's jail is

@@ -39,13 +39,6 @@ fail:
 	CMPQ	AX, $0; \
 	JLT	fail
 
-#define ACTION(sig, act) \
-	MOVQ	$sig, DI; \
-	MOVQ	$act, SI; \
-	XORL	DX, DX; \
-	MOVQ	$8, R10; \
-	MUST(13)
-
 // stubFactory gives up all memory but the code area, jails itself and serves
 // requests from the socket until that is closed.
 TEXT ·stubFactory(SB),NOSPLIT|NOFRAME,$0
@@ -72,11 +65,23 @@ TEXT ·stubFactory(SB),NOSPLIT|NOFRAME,$0
 
 	// All signals are blocked since the vfork, and stay so in threads that
 	// nobody traces: a signal from outside can't kill them.
-	ACTION(4, const_addrActHandle)	// SIGILL
-	ACTION(7, const_addrActHandle)	// SIGBUS
-	ACTION(8, const_addrActHandle)	// SIGFPE
-	ACTION(11, const_addrActHandle)	// SIGSEGV
-	ACTION(17, const_addrActIgnore)	// SIGCHLD: stubs are reaped by themselves
+	MOVQ	$const_addrSignals, R12
+handler:
+	MOVBQZX	0(R12), DI
+	TESTQ	DI, DI
+	JEQ	handled
+	MOVQ	$const_addrActHandle, SI
+	XORL	DX, DX
+	MOVQ	$8, R10
+	MUST(13)			// rt_sigaction
+	INCQ	R12
+	JMP	handler
+handled:
+	MOVQ	$17, DI			// SIGCHLD: stubs are reaped by themselves
+	MOVQ	$const_addrActIgnore, SI
+	XORL	DX, DX
+	MOVQ	$8, R10
+	MUST(13)
 
 	MOVQ	$15, DI			// PR_SET_NAME
 	MOVQ	$const_addrName, SI
@@ -185,31 +190,10 @@ child:
 	MOVQ	$3, DX			// PROT_READ|PROT_WRITE
 	LEAQ	const_cmdSize(R12), R9
 	MUST(9)				// mmap
-	MOVQ	$const_threadFlags, DI
-	XORL	SI, SI
-	XORL	DX, DX
-	XORL	R10, R10
-	XORL	R8, R8
-	MOVQ	$56, AX			// clone
-	SYSCALL
-	TESTQ	AX, AX
-	JEQ	idle
-	JLT	fail
-	MOVQ	AX, 8(BX)
-	MUST(39)			// getpid
-	MOVQ	AX, 0(BX)
-	MOVQ	R12, 16(BX)
-	MOVQ	$const_fdSocket, DI
-	MOVQ	BX, SI
-	MOVQ	$const_replySize, DX
-	MOVQ	$0x4000, R10		// MSG_NOSIGNAL
-	XORL	R8, R8
-	XORL	R9, R9
-	MUST(44)			// sendto
-idle:
-	MOVQ	$34, AX			// pause
-	SYSCALL
-	JMP	idle
+	// The platform's code goes on: BX is the page for messages, R12 the
+	// region.
+	MOVQ	$const_childEntry, AX
+	JMP	AX
 
 fail:
 	MOVQ	AX, DI
@@ -219,70 +203,11 @@ fail:
 	INT	$3
 	PIECE_END
 
-// stubHandler is the handler of the signals of exceptions. The syscall stops
-// under PTRACE_SYSEMU; the Sentry finds the frame from RDX.
-TEXT ·stubHandler(SB),NOSPLIT|NOFRAME,$0
-	SYSCALL
-	INT	$3
-	PIECE_END
-
-TEXT ·stubCall(SB),NOSPLIT|NOFRAME,$0
-	SYSCALL
-	INT	$3
-	PIECE_END
-
-// stubBatch keeps everything in registers or reads it from the command page,
-// which the application can't write.
-TEXT ·stubBatch(SB),NOSPLIT|NOFRAME,$0
-again:
-	TESTQ	R12, R12
-	JEQ	done
-	MOVQ	0(BX), AX
-	MOVQ	8(BX), DI
-	MOVQ	16(BX), SI
-	MOVQ	24(BX), DX
-	MOVQ	32(BX), R10
-	MOVQ	40(BX), R8
-	MOVQ	48(BX), R9
-	SYSCALL
-	CMPQ	AX, $-4095
-	JCC	done
-	ADDQ	$const_CommandSize, BX
-	DECQ	R12
-	JMP	again
-done:
-	INT	$3
-	PIECE_END
-
-TEXT ·stubSpawn(SB),NOSPLIT|NOFRAME,$0
-	SYSCALL
-	TESTQ	AX, AX
-	JEQ	idle
-	MOVQ	AX, R13
-	MOVQ	R14, DI
-	XORL	SI, SI
-	MOVQ	$131, AX		// sigaltstack
-	SYSCALL
-	INT	$3
-idle:
-	MOVQ	$34, AX			// pause
-	SYSCALL
-	JMP	idle
-	PIECE_END
-
-// func pieceAddrs(p *[6]uintptr)
+// func pieceAddrs(p *[2]uintptr)
 TEXT ·pieceAddrs(SB),NOSPLIT,$0-8
 	MOVQ	p+0(FP), DI
 	LEAQ	·stubBoot(SB), AX
 	MOVQ	AX, 0(DI)
 	LEAQ	·stubFactory(SB), AX
 	MOVQ	AX, 8(DI)
-	LEAQ	·stubHandler(SB), AX
-	MOVQ	AX, 16(DI)
-	LEAQ	·stubCall(SB), AX
-	MOVQ	AX, 24(DI)
-	LEAQ	·stubBatch(SB), AX
-	MOVQ	AX, 32(DI)
-	LEAQ	·stubSpawn(SB), AX
-	MOVQ	AX, 40(DI)
 	RET

@@ -9,21 +9,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pieceEnd marks the end of a piece of code in image_amd64.s.
-const pieceEnd = 0x5f65636569705f5f
+// PieceEnd marks the end of a piece of code in an assembly file: eight bytes.
+const PieceEnd = 0x5f65636569705f5f
+
+// pieceEnd is for this package's own.
+const pieceEnd = PieceEnd
 
 //go:noescape
-func pieceAddrs(p *[6]uintptr)
+func pieceAddrs(p *[2]uintptr)
 
 //go:noescape
 func vforkExec(socket, image, control uintptr, argv, envp *uintptr, empty *byte) (pid, errno uintptr)
 
-// pieceBytes returns the code at addr, up to its end mark.
-func pieceBytes(addr uintptr) []byte {
+// Piece returns the code at addr, the address of a function in the program's
+// text that ends with PieceEnd, or nil where no mark is near.
+func Piece(addr uintptr) []byte {
 	const longest = 0x800
-	// SAFETY: addr is a function of this package in the program's text, which
-	// lives as long as the program and goes on behind the last piece: the
-	// functions that read it follow.
+	// SAFETY: addr is a function in the program's text, which lives as long as
+	// the program and goes on behind the last piece: the Go code of the packages
+	// that read them is longer than what is looked at.
 	text := unsafe.Slice((*byte)(ptr(addr)), longest)
 	var mark [8]byte
 	binary.LittleEndian.PutUint64(mark[:], pieceEnd)
@@ -67,35 +71,42 @@ func startFactory(socket, image, control int) (int, error) {
 //go:noinline
 func keep([]byte) {}
 
-var errNoPiece = errors.New("stub: a piece of the stub's code has no end mark")
+var errNoPiece = errors.New("stub: a piece of the stub's code has no end mark, or no room")
 
 // buildImage returns the contents of the image file.
-func buildImage(filter []unix.SockFilter) ([]byte, error) {
+func buildImage(prog *Program, filter []unix.SockFilter) ([]byte, error) {
 	img := make([]byte, imageCode+codeSize)
 	code := img[imageCode:]
-	var addrs [6]uintptr
+	var addrs [2]uintptr
 	pieceAddrs(&addrs)
-	offs := [...]int{offBoot, offFactory, offHandler, offCall, offBatch, offSpawn, offActHandler}
+	offs := [...]int{offBoot, offFactory, offActHandler}
 	for i, a := range addrs {
-		b := pieceBytes(a)
+		b := Piece(a)
 		if b == nil || offs[i]+len(b) > offs[i+1] {
 			return nil, errNoPiece
 		}
 		copy(code[offs[i]:], b)
 	}
+	if len(prog.Code) == 0 || len(prog.Code) > codeSize-offPlatform || len(prog.Signals) >= offFilter-offSignals {
+		return nil, errNoPiece
+	}
+	copy(code[offPlatform:], prog.Code)
+	for i, sig := range prog.Signals {
+		code[offSignals+i] = byte(sig)
+	}
 
 	le := binary.LittleEndian
 	// struct kernel_sigaction: handler, flags, restorer, mask. The frame is
 	// never returned from. SA_SIGINFO|SA_ONSTACK|SA_RESTORER|SA_NODEFER.
-	le.PutUint64(code[offActHandler:], HandlerAddr)
+	le.PutUint64(code[offActHandler:], prog.Handler)
 	le.PutUint64(code[offActHandler+8:], 0x4|0x08000000|0x04000000|0x40000000)
-	le.PutUint64(code[offActHandler+16:], HandlerAddr)
+	le.PutUint64(code[offActHandler+16:], prog.Handler)
 	le.PutUint64(code[offActIgnore:], 1) // SIG_IGN
 	le.PutUint32(code[offCapHeader:], unix.LINUX_CAPABILITY_VERSION_3)
 	copy(code[offName:], "vitrine-stub\x00")
 	le.PutUint16(code[offFprog:], uint16(len(filter)))
 	le.PutUint64(code[offFprog+8:], codeBase+offFilter)
-	f := code[offFilter:]
+	f := code[offFilter:offPlatform]
 	if len(filter)*8 > len(f) {
 		return nil, errors.New("stub: the filter is too long")
 	}

@@ -5,7 +5,7 @@ import "vitrine/pkg/usermem"
 // Where things lie in a stub's address space. All of it is above UserEnd, so
 // that everything below belongs to the application.
 //
-//	UserEnd   = slotsBase  signal stacks, one slot a thread (read, write; shared with the Sentry)
+//	UserEnd   = slotsBase  the threads' memory: signal stacks and what else (read, write; shared with the Sentry)
 //	cmdBase                command page (read only here; the Sentry writes it)
 //	codeBase               the image's code (read, execute)
 const (
@@ -15,31 +15,32 @@ const (
 	cmdBase   = 0x7fffff000000
 	cmdSize   = 1 << 16
 	codeBase  = 0x7fffff100000
-	codeSize  = 0x2000
+	codeSize  = 0x8000
 
-	// Places of the pieces of code in the code area.
+	// Places of the factory's code in the code area.
 	offBoot    = 0x000
 	offFactory = 0x200
-	offHandler = 0x800
-	offCall    = 0x880
-	offBatch   = 0x900
-	offSpawn   = 0xa00
-	// Data in the code area.
-	offActHandler = 0xb00 // struct kernel_sigaction
-	offActIgnore  = 0xb40
-	offCapHeader  = 0xb80 // struct __user_cap_header_struct
-	offCapData    = 0xb90
-	offName       = 0xbc0
-	offFprog      = 0xbe0 // struct sock_fprog
-	offFilter     = 0xc00 // its instructions
+	// Its data.
+	offActHandler = 0xa00 // struct kernel_sigaction
+	offActIgnore  = 0xa40
+	offCapHeader  = 0xa80 // struct __user_cap_header_struct
+	offCapData    = 0xa90
+	offName       = 0xac0
+	offFprog      = 0xae0 // struct sock_fprog
+	offSignals    = 0xaf0 // the numbers of the signals with a handler, then zero
+	offFilter     = 0xb00 // the filter's instructions
+	// What the platform brings.
+	offPlatform = 0x2000
 
 	factoryEntry  = codeBase + offFactory
+	childEntry    = codeBase + offPlatform
 	addrActHandle = codeBase + offActHandler
 	addrActIgnore = codeBase + offActIgnore
 	addrCapHeader = codeBase + offCapHeader
 	addrCapData   = codeBase + offCapData
 	addrName      = codeBase + offName
 	addrFprog     = codeBase + offFprog
+	addrSignals   = codeBase + offSignals
 	codeEnd       = codeBase + codeSize
 	aboveCode     = taskSize - codeEnd
 
@@ -70,37 +71,30 @@ const (
 	forkFlags = 0x411
 )
 
-// Addresses that a platform points a stub thread at.
+// What a platform needs to know for its part of the stub.
 const (
-	// HandlerAddr is the handler of SIGSEGV, SIGBUS, SIGFPE and SIGILL: a
-	// syscall instruction, reached with the address of the siginfo_t in RSI
-	// and of the ucontext in RDX.
-	HandlerAddr = codeBase + offHandler
-	// CallAddr makes the system call that is in the registers, then traps.
-	CallAddr = codeBase + offCall
-	// BatchAddr makes R12 system calls, described by the Commands at RBX, then
-	// traps. It stops at the first that fails, with R12 of them left, that one
-	// included, and the error in RAX.
-	BatchAddr = codeBase + offBatch
-	// SpawnAddr makes the clone call that is in the registers, which leaves
-	// the new thread asleep; then sigaltstack(R14, NULL); then it traps with
-	// the new thread's id in R13 and sigaltstack's result in RAX.
-	SpawnAddr = codeBase + offSpawn
+	// CodeBase and CodeSize are the code area, PlatformCode where Program.Code
+	// is in it. CodeBase has to be of the same kind in all stubs.
+	CodeBase     = codeBase
+	CodeSize     = codeSize
+	PlatformCode = codeBase + offPlatform
 
-	// CommandAddr is where a stub sees Process.Commands.
-	CommandAddr = cmdBase
-	// AltStackAddr is where it sees Process.AltStackArg: a stack_t.
-	AltStackAddr = cmdBase + altStackOff
-	altStackOff  = cmdSize - 64
+	// CommandAddr is where a stub sees Process.Commands, which is
+	// CommandBytes long, and can only read it.
+	CommandAddr  = cmdBase
+	CommandBytes = cmdSize
+	// SlotsAddr is where it sees Process.Slots, which is SlotsBytes long.
+	SlotsAddr  = slotsBase
+	SlotsBytes = slotsSize
 
 	// ThreadFlags are the clone(2) flags of a stub thread.
 	ThreadFlags = threadFlags
 
+	// Socket is the stub's descriptor of the line to the Sentry, and ReplySize
+	// what a new stub writes to it.
+	Socket    = fdSocket
+	ReplySize = replySize
+
 	// UserEnd is the end of what applications can map.
 	UserEnd = usermem.Addr(slotsBase)
-
-	// CommandSize is the size of a Command: number and six arguments.
-	CommandSize = 56
-	// MaxCommands is how many fit.
-	MaxCommands = altStackOff / CommandSize
 )

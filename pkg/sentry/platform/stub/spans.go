@@ -1,4 +1,4 @@
-package ptrace
+package stub
 
 import (
 	"github.com/google/btree"
