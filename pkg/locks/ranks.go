@@ -108,6 +108,10 @@ type (
 	AddressSpace struct{ rank }
 	// StubPool is the platform's processes that wait for use.
 	StubPool struct{ rank }
+	// StubThreads is the threads of one of the platform's processes.
+	StubThreads struct{ rank }
+	// StubWatchdog is which contexts the platform watches.
+	StubWatchdog struct{ rank }
 	// StubFactory is the socket on which processes are ordered.
 	StubFactory struct{ rank }
 	// MemoryFile is the memory file's free and used ranges and their owners.
@@ -168,6 +172,8 @@ var order = [...]Rank{
 	MemoryPages{},
 	AddressSpace{},
 	StubPool{},
+	StubThreads{},
+	StubWatchdog{},
 	StubFactory{},
 	MemoryFile{},
 	Waiters{},

@@ -34,8 +34,6 @@ package ptrace
 import (
 	"sync"
 
-	"golang.org/x/sys/unix"
-
 	"vitrine/pkg/locks"
 	"vitrine/pkg/sentry/platform"
 	"vitrine/pkg/sentry/platform/stub"
@@ -76,38 +74,12 @@ func New() (*Platform, error) {
 	p := &Platform{
 		factory:  f,
 		spreader: newSpreader(),
-		user:     usermem.AddrRange{Start: firstAddr(), End: stub.UserEnd},
+		user:     usermem.AddrRange{Start: stub.FirstAddr(), End: stub.UserEnd},
 	}
 	p.mu.Lock()
 	p.refill()
 	p.mu.Unlock()
 	return p, nil
-}
-
-// firstAddr is the lowest address that the host lets a stub map.
-func firstAddr() usermem.Addr {
-	const usual = 0x10000 // the value that distributions set
-	fd, err := unix.Open("/proc/sys/vm/mmap_min_addr", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return usual
-	}
-	defer unix.Close(fd)
-	var b [32]byte
-	n, err := unix.Read(fd, b[:])
-	if err != nil {
-		return usual
-	}
-	var v usermem.Addr
-	for _, c := range b[:n] {
-		if c < '0' || c > '9' {
-			break
-		}
-		v = v*10 + usermem.Addr(c-'0')
-	}
-	if v, ok := v.RoundUp(); ok && v < stub.UserEnd {
-		return max(v, usual)
-	}
-	return usual
 }
 
 // Close ends all stubs. No address space is in use.

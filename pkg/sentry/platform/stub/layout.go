@@ -1,6 +1,10 @@
 package stub
 
-import "vitrine/pkg/usermem"
+import (
+	"golang.org/x/sys/unix"
+
+	"vitrine/pkg/usermem"
+)
 
 // Where things lie in a stub's address space. All of it is above UserEnd, so
 // that everything below belongs to the application.
@@ -10,8 +14,8 @@ import "vitrine/pkg/usermem"
 //	codeBase               the image's code (read, execute)
 const (
 	taskSize  = 0x7ffffffff000
-	slotsBase = 0x7ffffe000000
-	slotsSize = 16 << 20
+	slotsBase = 0x7ffffd000000
+	slotsSize = 32 << 20
 	cmdBase   = 0x7fffff000000
 	cmdSize   = 1 << 16
 	codeBase  = 0x7fffff100000
@@ -98,3 +102,29 @@ const (
 	// UserEnd is the end of what applications can map.
 	UserEnd = usermem.Addr(slotsBase)
 )
+
+// FirstAddr is the lowest address that the host lets a stub map.
+func FirstAddr() usermem.Addr {
+	const usual = 0x10000 // the value that distributions set
+	fd, err := unix.Open("/proc/sys/vm/mmap_min_addr", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return usual
+	}
+	defer unix.Close(fd)
+	var b [32]byte
+	n, err := unix.Read(fd, b[:])
+	if err != nil {
+		return usual
+	}
+	var v usermem.Addr
+	for _, c := range b[:n] {
+		if c < '0' || c > '9' {
+			break
+		}
+		v = v*10 + usermem.Addr(c-'0')
+	}
+	if v, ok := v.RoundUp(); ok && v < UserEnd {
+		return max(v, usual)
+	}
+	return usual
+}

@@ -1,0 +1,158 @@
+package systrap
+
+import (
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"vitrine/pkg/locks"
+	"vitrine/pkg/sentry/platform"
+	"vitrine/pkg/sentry/platform/stub"
+	"vitrine/pkg/usermem"
+)
+
+// addressSpace implements platform.AddressSpace with the address space of a
+// stub. Changes are queued and made in one go by its memory thread.
+type addressSpace struct {
+	platform *Platform
+	proc     *process
+
+	// running counts the contexts in Switch. A Switch adds to running before it
+	// looks at mappings.Queued, Unmap queues before it looks at running: one of
+	// them sees the other.
+	running atomic.Int32
+
+	mu       locks.Mutex[locks.AddressSpace] // guards what follows, and what proc's memory thread is told
+	mappings stub.Mappings
+}
+
+// MapFile implements platform.AddressSpace.
+func (a *addressSpace) MapFile(addr usermem.Addr, f platform.File, offset, length uint64, access usermem.Access, precommit bool) error {
+	r, err := stub.CheckMap(a.platform.user, addr, offset, length)
+	if err != nil {
+		return err
+	}
+	fd, err := a.platform.factory.Take(f.FD())
+	if err != nil {
+		return err
+	}
+	flags := uint64(unix.MAP_SHARED | unix.MAP_FIXED)
+	if precommit {
+		flags |= unix.MAP_POPULATE
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	full, err := a.mappings.Map(r, access, flags, fd, offset)
+	if full {
+		a.flush()
+	}
+	return err
+}
+
+// Unmap implements platform.AddressSpace.
+func (a *addressSpace) Unmap(r usermem.AddrRange) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.mappings.Unmap(r)
+	if a.running.Load() > 0 {
+		a.flush()
+	}
+}
+
+// Protect implements platform.AddressSpace.
+func (a *addressSpace) Protect(r usermem.AddrRange, access usermem.Access) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.mappings.Protect(r, access)
+	if a.running.Load() > 0 {
+		a.flush()
+	}
+}
+
+// Flush implements platform.AddressSpace.
+func (a *addressSpace) Flush() {
+	if !a.mappings.Queued() {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.flush()
+}
+
+// flush makes the queued changes. Caller holds a.mu.
+func (a *addressSpace) flush() error {
+	if !a.mappings.Queued() {
+		return nil
+	}
+	err := a.mappings.Run(a.proc)
+	if err != nil {
+		a.lose()
+	}
+	return err
+}
+
+// lose gives the stub up: what is mapped in it must not stay. Caller holds a.mu.
+func (a *addressSpace) lose() {
+	a.proc.kill()
+	a.mappings.Drop()
+}
+
+// take returns a thread without a context: th if it is one of them, else the
+// one that became free last, else a new one.
+func (a *addressSpace) take(th *thread) (*thread, error) {
+	p := a.proc
+	p.mu.Lock()
+	n := len(p.free)
+	for i := n - 1; i >= 0; i-- {
+		if p.free[i] == th || i == 0 && n > 0 {
+			if p.free[i] != th {
+				i = n - 1
+			}
+			got := p.free[i]
+			p.free = append(p.free[:i], p.free[i+1:]...)
+			p.mu.Unlock()
+			return got, nil
+		}
+	}
+	p.mu.Unlock()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if p.lost.Load() {
+		return nil, errLost
+	}
+	th, err := p.spawn()
+	if err != nil && err != errFull {
+		a.lose()
+	}
+	return th, err
+}
+
+// giveBack makes a thread free.
+func (p *process) giveBack(th *thread) {
+	th.rest()
+	p.mu.Lock()
+	p.free = append(p.free, th)
+	p.mu.Unlock()
+}
+
+// Release implements platform.AddressSpace. The stub isn't used again, even
+// after everything is unmapped: the application may have left something behind
+// in its threads' registers.
+func (a *addressSpace) Release() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.mappings.Empty() && !a.proc.lost.Load() {
+		a.mappings.UnmapAll()
+		a.flush()
+	}
+	p := a.proc
+	a.proc = deadProcess
+	a.platform.destroy(p)
+}
+
+// deadProcess stands in for the stub of an address space that was released.
+var deadProcess = func() *process {
+	p := &process{pidfd: -1}
+	p.lost.Store(true)
+	return p
+}()

@@ -1,0 +1,402 @@
+package systrap
+
+import (
+	"encoding/binary"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"vitrine/pkg/sentry/arch"
+	"vitrine/pkg/sentry/platform"
+	"vitrine/pkg/usermem"
+)
+
+// context implements platform.Context.
+type context struct {
+	platform *Platform
+
+	// pending says that Interrupt was called and no Switch has returned for
+	// it; running is the thread that executes application code. Interrupt
+	// sets pending before it looks at running, Switch sets running before it
+	// looks at pending: one of them sees the other.
+	pending atomic.Bool
+	running atomic.Pointer[thread]
+	// asked is when a signal was sent to the running thread, or zero.
+	asked atomic.Int64
+
+	active bool    // counted in platform.active
+	thread *thread // that the context has taken, or nil
+	last   *thread // the last one
+	// fpAt is where the state is whose vector registers the thread loads or
+	// has, or nil if they must be loaded. fpPulled says that state.FP is as
+	// current.
+	fpAt     *byte
+	fpPulled bool
+}
+
+// Switch implements platform.Context.
+func (c *context) Switch(as platform.AddressSpace, state *arch.State) (platform.Event, error) {
+	a := as.(*addressSpace)
+	if c.pending.Load() && c.pending.Swap(false) {
+		return platform.Event{Kind: platform.EventInterrupted}, nil
+	}
+	if !c.active {
+		c.active = true
+		c.platform.active.Add(1)
+	}
+	a.running.Add(1)
+	defer a.running.Add(-1)
+	th := c.held()
+	if th == nil || th.proc != a.proc {
+		var err error
+		if th, err = c.takeThread(a, state); err == errFull {
+			// Somebody else's will become free.
+			time.Sleep(time.Millisecond)
+			return platform.Event{Kind: platform.EventInterrupted}, nil
+		} else if err != nil {
+			return platform.Event{}, err
+		}
+	}
+	if a.mappings.Queued() {
+		a.mu.Lock()
+		err := a.flush()
+		a.mu.Unlock()
+		if err != nil {
+			return platform.Event{}, err
+		}
+	}
+	if c.fpAt != &state.FP[0] || th.fpOwner != c {
+		c.loadFP(th, state)
+	}
+	c.fpPulled = false
+	state.Regs.Sanitize()
+	if rip := state.Regs.Rip; rip >= taskEnd && rip < kernelStart {
+		return generalProtection(), nil
+	}
+	th.setRegs(&state.Regs)
+
+	c.running.Store(th)
+	defer func() {
+		c.running.Store(nil)
+		c.asked.Store(0)
+		th.interrupted.Store(false)
+	}()
+	for {
+		if c.pending.Load() && c.pending.Swap(false) {
+			return platform.Event{Kind: platform.EventInterrupted}, nil
+		}
+		ours, theirs := c.platform.patience()
+		th.shared.spin = theirs
+		th.resume()
+		if err := th.await(ours); err != nil {
+			return platform.Event{}, err
+		}
+		ev, again, err := c.event(th, state)
+		if err != nil {
+			th.proc.kill()
+			return platform.Event{}, err
+		}
+		if !again {
+			return ev, nil
+		}
+		th.setRegs(&state.Regs)
+	}
+}
+
+// takeThread finds a thread for c in a.
+func (c *context) takeThread(a *addressSpace, state *arch.State) (*thread, error) {
+	if c.held() != nil {
+		// Vector state that is still in the other thread is lost unless it is
+		// fetched now, for the one state that it belongs to.
+		c.pullFP(state)
+		c.drop()
+	}
+	th, err := a.take(c.last)
+	if err != nil {
+		return nil, err
+	}
+	if th != c.last {
+		c.fpAt = nil
+	}
+	c.thread, c.last = th, th
+	return th, nil
+}
+
+// held returns the context's thread, or nil where it has none, or none any more:
+// its address space was released.
+func (c *context) held() *thread {
+	if c.thread != nil && c.thread.proc.released.Load() {
+		c.thread, c.last = nil, nil
+	}
+	return c.thread
+}
+
+// drop gives the thread back.
+func (c *context) drop() {
+	th := c.thread
+	c.thread = nil
+	th.proc.giveBack(th)
+}
+
+// Addresses between these aren't canonical, or nobody's.
+const (
+	taskEnd     = 0x800000000000
+	kernelStart = 0xffff800000000000
+)
+
+// setRegs writes the registers to load.
+func (th *thread) setRegs(r *arch.Registers) {
+	s := th.shared
+	s.regs = [22]uint64{
+		r.R8, r.R9, r.R10, r.R11, r.R12, r.R13, r.R14, r.R15, r.Rdi, r.Rsi, r.Rbp, r.Rbx,
+		r.Rdx, r.Rax, r.Rcx, r.Rsp, r.Rip, r.Eflags, r.Cs, r.Ss, r.FsBase, r.GsBase,
+	}
+	load := uint32(0)
+	if r.FsBase != th.fsBase {
+		load |= loadFS
+		th.fsBase = r.FsBase
+	}
+	if r.GsBase != th.gsBase {
+		load |= loadGS
+		th.gsBase = r.GsBase
+	}
+	s.load = load
+}
+
+// event makes an event of what th has posted. It reports again where the thread
+// is to be resumed as it is.
+func (c *context) event(th *thread, state *arch.State) (ev platform.Event, again bool, err error) {
+	switch th.shared.kind {
+	case kindSignal:
+		return c.signal(th, state)
+	case kindInterrupted:
+		if c.pending.Swap(false) {
+			return platform.Event{Kind: platform.EventInterrupted}, false, nil
+		}
+		return ev, true, nil // a late one
+	case kindRefused:
+		return generalProtection(), false, nil
+	}
+	return ev, false, errLost
+}
+
+// Values of si_code, exception vectors, and bits of a page fault's error code.
+const (
+	codeKernel   = 0x80 // SI_KERNEL
+	codeTrace    = 2    // TRAP_TRACE
+	codeMapErr   = 1    // SEGV_MAPERR
+	codeAccErr   = 2    // SEGV_ACCERR
+	codeSeccomp  = 1    // SYS_SECCOMP
+	codeDispatch = 2    // SYS_USER_DISPATCH
+
+	trapDebug             = 1
+	trapBreakpoint        = 3
+	trapGeneralProtection = 13
+	trapPageFault         = 14
+
+	pfWrite = 1 << 1
+	pfUser  = 1 << 2
+	pfFetch = 1 << 4
+
+	auditArchX86_64 = 0xc000003e
+
+	vsyscallStart = 0xffffffffff600000
+	vsyscallEnd   = vsyscallStart + 0x1000
+)
+
+func generalProtection() platform.Event {
+	return platform.Event{Kind: platform.EventFault, Signo: int32(unix.SIGSEGV), Code: codeKernel, TrapNo: trapGeneralProtection}
+}
+
+func vsyscallFault(rip uint64) platform.Event {
+	return platform.Event{
+		Kind: platform.EventFault, Signo: int32(unix.SIGSEGV), Code: codeMapErr,
+		Addr: usermem.Addr(rip), Access: usermem.Execute,
+		TrapNo: trapPageFault, ErrorCode: pfUser | pfFetch,
+	}
+}
+
+// Places in struct ucontext (asm/ucontext.h), in 8-byte words from struct
+// sigcontext on (asm/sigcontext.h), and in siginfo_t.
+const (
+	ucMcontext = 40
+	ucSize     = ucMcontext + 24*8
+
+	scRip, scEflags, scCsGsFsSs = 16, 17, 18
+	scErr, scTrapno             = 19, 20
+
+	infoSize = 32
+)
+
+// signal makes an event of a signal frame. The application may have written
+// anything into it.
+func (c *context) signal(th *thread, state *arch.State) (ev platform.Event, again bool, err error) {
+	s := th.shared
+	frame := th.inStack(s.frame, ucSize)
+	info := th.inStack(s.info, infoSize)
+	fp := th.inStack(s.fp, uint64(len(state.FP)))
+	if frame == nil || info == nil || fp == nil {
+		return ev, false, errLost
+	}
+	le := binary.LittleEndian
+	var w [21]uint64
+	for i := range w {
+		w[i] = le.Uint64(frame[ucMcontext+8*i:])
+	}
+	r := &state.Regs
+	r.R8, r.R9, r.R10, r.R11 = w[0], w[1], w[2], w[3]
+	r.R12, r.R13, r.R14, r.R15 = w[4], w[5], w[6], w[7]
+	r.Rdi, r.Rsi, r.Rbp, r.Rbx = w[8], w[9], w[10], w[11]
+	r.Rdx, r.Rax, r.Rcx, r.Rsp = w[12], w[13], w[14], w[15]
+	r.Rip, r.Eflags = w[scRip], w[scEflags]
+	r.Cs, r.Ss = w[scCsGsFsSs]&0xffff, w[scCsGsFsSs]>>48
+	r.OrigRax = ^uint64(0)
+	r.FsBase, r.GsBase = s.fsBase, s.gsBase
+	th.fsBase, th.gsBase = r.FsBase, r.GsBase
+	th.fp = fp
+
+	signo, code, addr := int32(s.signo), int32(le.Uint32(info[8:])), le.Uint64(info[16:])
+	switch unix.Signal(signo) {
+	case unix.SIGSYS:
+		ev, err = syscallEvent(r, code, addr, int32(le.Uint32(info[24:])), le.Uint32(info[28:]))
+		return ev, false, err
+	case unix.SIGSEGV, unix.SIGBUS, unix.SIGFPE, unix.SIGILL, unix.SIGTRAP:
+		if code <= 0 {
+			return ev, true, nil // sent from outside
+		}
+		return faultEvent(r, signo, code, addr, w[scTrapno], w[scErr]), false, nil
+	case interruptSignal:
+		if c.pending.Swap(false) {
+			return platform.Event{Kind: platform.EventInterrupted}, false, nil
+		}
+		return ev, true, nil // a late one
+	}
+	return ev, false, errLost
+}
+
+// syscallEvent is for a system call that the host didn't make. The kernel has put
+// the number back into rax.
+func syscallEvent(r *arch.Registers, code int32, addr uint64, number int32, abi uint32) (platform.Event, error) {
+	switch {
+	case code != codeSeccomp && code != codeDispatch:
+		return platform.Event{}, errLost
+	case addr >= vsyscallStart && addr < vsyscallEnd:
+		// The kernel has made the return of a call into the vsyscall page.
+		r.Rip = addr
+		r.Rsp -= 8
+		return vsyscallFault(addr), nil
+	case abi != auditArchX86_64:
+		// A kernel without the 32-bit calls has no gate at vector 0x80: #GP with
+		// the vector's index in the error code.
+		r.Rip -= 2
+		ev := generalProtection()
+		ev.ErrorCode = 0x80<<3 | 2
+		return ev, nil
+	}
+	r.Rip = addr
+	switch number {
+	case -512, -513, -514, -516:
+		// A number that looks like a call to be restarted: the kernel has
+		// treated it as one before it made the frame.
+		r.Rax = uint64(int64(number))
+	}
+	r.OrigRax = r.Rax
+	return platform.Event{Kind: platform.EventSyscall}, nil
+}
+
+func faultEvent(r *arch.Registers, signo, code int32, addr, trap, errorCode uint64) platform.Event {
+	ev := platform.Event{
+		Kind: platform.EventFault, Signo: signo, Code: code,
+		Addr: usermem.Addr(addr), TrapNo: trap, ErrorCode: errorCode,
+	}
+	switch {
+	case r.Rip >= vsyscallStart && r.Rip < vsyscallEnd && signo == int32(unix.SIGSEGV):
+		return vsyscallFault(r.Rip)
+	case signo == int32(unix.SIGTRAP):
+		// The rest of what a frame would say follows from si_code.
+		ev.TrapNo, ev.ErrorCode = trapBreakpoint, 0
+		if code == codeKernel {
+			ev.Addr = 0
+		} else {
+			ev.TrapNo = trapDebug
+		}
+	case signo == int32(unix.SIGSEGV) && (code == codeMapErr || code == codeAccErr) || trap == trapPageFault:
+		switch {
+		case errorCode&pfFetch != 0:
+			ev.Access = usermem.Execute
+		case errorCode&pfWrite != 0:
+			ev.Access = usermem.Write
+		default:
+			ev.Access = usermem.Read
+		}
+	}
+	return ev
+}
+
+// loadFP has the thread load state.FP.
+func (c *context) loadFP(th *thread, state *arch.State) {
+	arch.SanitizeFP(state.FP)
+	at := stackSize + ctxFPArea
+	th.fp = th.slot[at : at+len(state.FP)]
+	copy(th.fp, state.FP)
+	th.shared.fp = th.base + uint64(at)
+	th.fpOwner = c
+	c.fpAt = &state.FP[0]
+	c.fpPulled = true
+}
+
+// pullFP makes state.FP current.
+func (c *context) pullFP(state *arch.State) {
+	th := c.held()
+	if c.fpPulled || th == nil || c.fpAt == nil || c.fpAt != &state.FP[0] || th.fpOwner != c {
+		return
+	}
+	copy(state.FP, th.fp)
+	clear(state.FP[464:512]) // the frame's own notes
+	arch.SanitizeFP(state.FP)
+	c.fpPulled = true
+}
+
+// PullFP implements platform.Context.
+func (c *context) PullFP(state *arch.State) {
+	c.pullFP(state)
+	c.fpAt = nil
+}
+
+// Park implements platform.Context.
+func (c *context) Park(state *arch.State) {
+	if c.active {
+		c.active = false
+		c.platform.active.Add(-1)
+	}
+	if c.held() != nil {
+		c.pullFP(state)
+		c.drop()
+	}
+}
+
+// Interrupt implements platform.Context.
+func (c *context) Interrupt() {
+	c.pending.Store(true)
+	th := c.running.Load()
+	if th == nil || th.interrupted.Swap(true) {
+		return
+	}
+	c.asked.CompareAndSwap(0, time.Now().UnixNano())
+	c.platform.watchdog.arm()
+	tgkill(th.proc.Leader, th.tid, interruptSignal)
+}
+
+// Release implements platform.Context.
+func (c *context) Release() {
+	if c.active {
+		c.active = false
+		c.platform.active.Add(-1)
+	}
+	if c.held() != nil {
+		c.drop()
+	}
+	c.last = nil
+	c.platform.watchdog.drop(c)
+}

@@ -1,0 +1,134 @@
+package systrap
+
+import (
+	"sync/atomic"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// The pieces of program_amd64.s: pieceAddrs stores their addresses, in the order
+// of their places.
+//
+//go:noescape
+func pieceAddrs(p *[6]uintptr)
+
+// spin looks at word until it is want, which it reports, or n times.
+//
+//go:noescape
+func spin(word *uint32, want uint32, n int) bool
+
+// shared is the page that a thread for application code shares with the
+// Sentry. The application can write it at any time: nothing in it is believed,
+// and each word is read once. Places are those of the constants in layout.go.
+type shared struct {
+	// command is written by the Sentry: the number of the command to resume, in
+	// the low half, and in the high half whether the thread should sleep until
+	// then rather than spin.
+	command atomic.Uint64
+	spin    uint32 // how often to look before sleeping
+	load    uint32 // which segment bases to load
+	_       [0x30]byte
+
+	// Written by the thread, event after the others: the number of the command
+	// that ended with it.
+	event          atomic.Uint32
+	kind           uint32
+	seen           uint32
+	signo          uint32
+	frame, info    uint64 // addresses of ucontext and siginfo_t
+	fp             uint64 // address of the XSAVE image to load, or zero
+	fsBase, gsBase uint64
+	sp             uint64
+	stubSleeps     atomic.Uint32
+	_              [60]byte
+	sentrySleeps   atomic.Uint32
+	_              [60]byte
+	interrupt      uint32
+	tid            uint32
+	_              [56]byte
+	// regs are those to load, in the order of struct sigcontext
+	// (asm/sigcontext.h) up to eflags, then cs, ss and the segment bases.
+	regs [22]uint64
+}
+
+// sharedAt overlays b, the page of a slot.
+func sharedAt(b []byte) *shared {
+	// SAFETY: b is a page of a mapping, aligned, larger than shared, outlives
+	// every use of the thread, and holds no pointers.
+	return (*shared)(unsafe.Pointer(&b[0]))
+}
+
+// wordAt overlays the first four bytes of b.
+func wordAt(b []byte) *atomic.Uint32 {
+	// SAFETY: as in sharedAt; b is aligned to four bytes.
+	return (*atomic.Uint32)(unsafe.Pointer(&b[0]))
+}
+
+// spinOn waits for word to be want by looking n times.
+func spinOn(word *atomic.Uint32, want uint32, n int) bool {
+	// SAFETY: an atomic.Uint32 has the layout of a uint32.
+	return spin((*uint32)(unsafe.Pointer(word)), want, n)
+}
+
+// Operations of futex(2) on shared memory.
+const (
+	futexWaitOp = 0
+	futexWakeOp = 1
+)
+
+// futexWait sleeps while word is v, or for no reason.
+func futexWait(word *atomic.Uint32, v uint32) {
+	// SAFETY: word is in a mapping, which lives until the call returns.
+	unix.Syscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(word)), futexWaitOp, uintptr(v), 0, 0, 0)
+}
+
+// futexWake wakes a thread that sleeps on word.
+func futexWake(word *atomic.Uint32) {
+	// SAFETY: as in futexWait.
+	unix.RawSyscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(word)), futexWakeOp, 1, 0, 0, 0)
+}
+
+// lowHalf is the half of a word that a futex is for.
+func lowHalf(w *atomic.Uint64) *atomic.Uint32 {
+	// SAFETY: the low half of a little-endian word comes first; both are four-byte aligned.
+	return (*atomic.Uint32)(unsafe.Pointer(w))
+}
+
+// highHalf is the other one.
+func highHalf(w *atomic.Uint64) *atomic.Uint32 {
+	// SAFETY: as in lowHalf; the address stays inside the word.
+	return (*atomic.Uint32)(unsafe.Add(unsafe.Pointer(w), 4))
+}
+
+func tgkill(tgid, tid int, sig unix.Signal) unix.Errno {
+	_, _, e := unix.RawSyscall(unix.SYS_TGKILL, uintptr(tgid), uintptr(tid), uintptr(sig))
+	return e
+}
+
+// cpuSet is a mask of CPUs as in sched_setaffinity(2).
+type cpuSet [16]uint64
+
+func setAffinity(tid int, s *cpuSet) {
+	// SAFETY: s lives until the call returns. Failing is harmless: the thread
+	// stays where it may run.
+	unix.RawSyscall(unix.SYS_SCHED_SETAFFINITY, uintptr(tid), unsafe.Sizeof(*s), uintptr(unsafe.Pointer(s)))
+}
+
+func getCPU() int {
+	var cpu uint32
+	// SAFETY: cpu lives until the call returns.
+	unix.RawSyscall(unix.SYS_GETCPU, uintptr(unsafe.Pointer(&cpu)), 0, 0)
+	return int(cpu)
+}
+
+// epollWait waits until there is an event.
+func epollWait(epoll int, events []unix.EpollEvent) (int, unix.Errno) {
+	// SAFETY: events lives until the call returns, which writes no more than
+	// its length; no signal mask is given.
+	n, _, e := unix.Syscall6(unix.SYS_EPOLL_PWAIT, uintptr(epoll), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), ^uintptr(0), 0, 0)
+	if e != 0 {
+		return 0, e
+	}
+	return int(n), 0
+}

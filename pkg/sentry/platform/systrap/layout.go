@@ -1,0 +1,126 @@
+package systrap
+
+import "vitrine/pkg/sentry/platform/stub"
+
+// The command page, which only the Sentry writes: the number of the list of
+// commands, how many there are, the stub's descriptor of the eventfd that the
+// memory thread reports to, the stack_t of the next thread, and the commands.
+const (
+	cmdNumber = 0
+	cmdCount  = 8
+	cmdEvent  = 16
+	cmdStack  = 24
+	cmdList   = 64
+
+	cmdNumberAddr = stub.CommandAddr + cmdNumber
+	cmdCountAddr  = stub.CommandAddr + cmdCount
+	cmdEventAddr  = stub.CommandAddr + cmdEvent
+	cmdStackAddr  = stub.CommandAddr + cmdStack
+	cmdListAddr   = stub.CommandAddr + cmdList
+
+	// commandSize is the size of a command: number and six arguments.
+	commandSize = 56
+	maxCommands = 256
+	// spawnCommand as a command's number makes a thread for application code;
+	// the first argument is the address of its shared page.
+	spawnCommand = -1
+
+	// What the memory thread adds to the eventfd: after each list reportDone,
+	// with the errno of the command that failed in the bits from reportErrno
+	// on; before that, if one failed, how many were left, that one included, in
+	// the bits from reportLeft on. The Sentry itself adds reportLost.
+	reportDone  = 1
+	reportLeft  = 16
+	reportErrno = 32
+	reportLost  = 1 << 48
+)
+
+// A slot is the memory of one thread for application code: its signal stack,
+// and the page that it shares with the Sentry. The largest frame, with all of
+// AVX-512, takes 3.6 KiB; up to three are on the stack at a time.
+const (
+	slotSize  = 16384
+	stackSize = slotSize - 4096
+	maxSlots  = stub.SlotsBytes / slotSize
+
+	// Places in the shared page: see shared.
+	ctxGo           = 0x00
+	ctxSpin         = 0x08
+	ctxLoad         = 0x0c
+	ctxEvent        = 0x40
+	ctxKind         = 0x44
+	ctxSeen         = 0x48
+	ctxSigno        = 0x4c
+	ctxFrame        = 0x50
+	ctxInfo         = 0x58
+	ctxFP           = 0x60
+	ctxFSBase       = 0x68
+	ctxGSBase       = 0x70
+	ctxSP           = 0x78
+	ctxStubSleeps   = 0x80
+	ctxSentrySleeps = 0xc0
+	ctxInterrupt    = 0x100
+	ctxTID          = 0x104
+	ctxRegs         = 0x140
+	ctxRegFS        = ctxRegs + 20*8
+	ctxRegGS        = ctxRegs + 21*8
+	ctxFPArea       = 0x400
+
+	// Bits of shared.load.
+	loadFS = 1
+	loadGS = 2
+)
+
+// What a thread for application code has to say.
+const (
+	// kindReady: it has started.
+	kindReady = 1 + iota
+	// kindSignal: a signal; shared.frame and shared.info tell more.
+	kindSignal
+	// kindInterrupted: the Sentry has interrupted it before it went to the
+	// application.
+	kindInterrupted
+	// kindRefused: the processor doesn't go where the registers say.
+	kindRefused
+)
+
+// Where things are in the platform's part of the code area.
+const (
+	offChild       = 0x000
+	offStart       = 0x200
+	offPost        = 0x300
+	offResume      = 0x400
+	offInterrupted = 0x540
+	offHandler     = 0x580
+	offNoSignals   = 0x680
+	offFprog       = 0x690
+	offFilter      = 0x700
+	offLeftTable   = 0x1000
+	offErrnoTable  = 0x1900
+	offEnd         = 0x2100
+
+	startAddr       = stub.PlatformCode + offStart
+	postAddr        = stub.PlatformCode + offPost
+	resumeAddr      = stub.PlatformCode + offResume
+	interruptedAddr = stub.PlatformCode + offInterrupted
+	handlerAddr     = stub.PlatformCode + offHandler
+	noSignalsAddr   = stub.PlatformCode + offNoSignals
+	fprogAddr       = stub.PlatformCode + offFprog
+	filterAddr      = stub.PlatformCode + offFilter
+	leftTableAddr   = stub.PlatformCode + offLeftTable
+	errnoTableAddr  = stub.PlatformCode + offErrnoTable
+
+	resumeOff  = resumeAddr - stub.CodeBase
+	resumeSize = offInterrupted - offResume
+
+	// interruptSignal has a thread leave application code.
+	interruptSignal = 23 // SIGURG
+
+	// For the assembly.
+	codeBase    = stub.CodeBase
+	codeSize    = stub.CodeSize
+	threadFlags = stub.ThreadFlags
+	socket      = stub.Socket
+	replySize   = stub.ReplySize
+	pieceEnd    = stub.PieceEnd
+)

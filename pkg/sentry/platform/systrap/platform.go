@@ -1,0 +1,215 @@
+// Package systrap runs application code in stub processes whose threads have a
+// seccomp filter that turns each system call into SIGSYS. A handler in the stub
+// tells the Sentry by way of shared memory; faults travel the same way. While a
+// CPU is free for it both sides look for each other's word rather than sleep,
+// so that handing over costs no system call.
+//
+// A stub has one memory thread, which maps and unmaps what the Sentry says in a
+// page that the stub can only read, and threads for application code, as many
+// as contexts run in the address space at a time. The latter have a second
+// filter: of all that the host offers they can wait on a word, wake a thread of
+// their own stub, and return from a signal. The memory thread keeps everything
+// in registers and reports to an eventfd that only it may write. So the
+// application, though it shares memory with both, can't map what it likes, nor
+// have the Sentry believe that something was unmapped.
+//
+// What threads for application code say is the application's own word: each
+// field of the shared page and of the signal frame is read once and checked. A
+// thread that lies about its registers lies to its application. One that says
+// nothing is killed with its stub when it doesn't answer an interruption for a
+// while (watchdog). The end of a stub is seen through a pidfd (watcher).
+//
+// A signal frame holds the vector state; it stays there, to be loaded again
+// from the same place, unless the Sentry asks for it (PullFP) or another context
+// takes the thread. The stub goes to the application with iretq, not with
+// rt_sigreturn(2), which spares a system call.
+//
+// Types: Platform, addressSpace, context, process (a stub), thread (of a stub, for
+// application code), shared (the page of such a thread).
+//
+// Locks: addressSpace.mu, then Platform.mu, then process.mu, then the factory's own.
+package systrap
+
+import (
+	"errors"
+	"runtime"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"vitrine/pkg/locks"
+	"vitrine/pkg/sentry/arch"
+	"vitrine/pkg/sentry/platform"
+	"vitrine/pkg/sentry/platform/stub"
+	"vitrine/pkg/usermem"
+)
+
+// poolSize is how many empty stubs are kept ready.
+const poolSize = 4
+
+// Platform implements platform.Platform.
+type Platform struct {
+	factory  *stub.Factory
+	user     usermem.AddrRange
+	watcher  *watcher
+	watchdog *watchdog
+	cpus     int
+
+	// active counts the contexts that run or are about to.
+	active atomic.Int32
+
+	mu      locks.Mutex[locks.StubPool]
+	pool    []*process
+	filling bool
+}
+
+// New starts the platform. It is called before the Sentry's jail is up: see
+// stub.Start.
+func New() (*Platform, error) {
+	if err := supported(); err != nil {
+		return nil, err
+	}
+	prog, err := program()
+	if err != nil {
+		return nil, err
+	}
+	w, err := newWatcher()
+	if err != nil {
+		return nil, err
+	}
+	f, err := stub.Start(prog)
+	if err != nil {
+		unix.Close(w.epoll)
+		return nil, err
+	}
+	p := &Platform{
+		factory:  f,
+		user:     usermem.AddrRange{Start: stub.FirstAddr(), End: stub.UserEnd},
+		watcher:  w,
+		watchdog: newWatchdog(),
+		cpus:     runtime.NumCPU(),
+	}
+	go w.run(p.ended)
+	p.mu.Lock()
+	p.refill()
+	p.mu.Unlock()
+	return p, nil
+}
+
+// supported reports why the platform can't work on this host.
+func supported() error {
+	if !haveBaseInstructions() {
+		return errors.New("systrap: the processor or the host's kernel (before Linux 5.9) has no wrfsbase instruction")
+	}
+	if arch.FPSize() > slotSize-stackSize-ctxFPArea {
+		return errors.New("systrap: the processor's vector state is too large")
+	}
+	return nil
+}
+
+// haveBaseInstructions reports whether programs may use rdfsbase and its like
+// (Documentation/arch/x86/x86_64/fsgs.rst).
+func haveBaseInstructions() bool {
+	const atHwcap2, fsgsbase = 26, 1 << 1
+	auxv, err := unix.Auxv()
+	if err != nil {
+		return false
+	}
+	for _, v := range auxv {
+		if v[0] == atHwcap2 {
+			return v[1]&fsgsbase != 0
+		}
+	}
+	return false
+}
+
+// Close ends all stubs. No address space is in use.
+func (p *Platform) Close() {
+	p.watcher.close()
+	p.factory.Close()
+}
+
+// Name implements platform.Platform.
+func (p *Platform) Name() string { return "systrap" }
+
+// UserRange implements platform.Platform.
+func (p *Platform) UserRange() usermem.AddrRange { return p.user }
+
+// Forget implements platform.Platform.
+func (p *Platform) Forget(fd int) { p.factory.Forget(fd) }
+
+// NewContext implements platform.Platform.
+func (p *Platform) NewContext() platform.Context {
+	c := &context{platform: p}
+	p.watchdog.add(c)
+	return c
+}
+
+// NewAddressSpace implements platform.Platform.
+func (p *Platform) NewAddressSpace() (platform.AddressSpace, error) {
+	for {
+		p.mu.Lock()
+		var proc *process
+		if n := len(p.pool); n > 0 {
+			proc = p.pool[n-1]
+			p.pool = p.pool[:n-1]
+		}
+		p.refill()
+		p.mu.Unlock()
+		if proc == nil {
+			var err error
+			if proc, err = p.newProcess(); err != nil {
+				return nil, err
+			}
+		}
+		if proc.lost.Load() {
+			p.destroy(proc)
+			continue
+		}
+		return &addressSpace{platform: p, proc: proc, mappings: stub.NewMappings()}, nil
+	}
+}
+
+// refill has the pool filled up in the background. Caller holds p.mu.
+func (p *Platform) refill() {
+	if p.filling || len(p.pool) >= poolSize/2 {
+		return
+	}
+	p.filling = true
+	go func() {
+		for {
+			proc, err := p.newProcess()
+			p.mu.Lock()
+			if err == nil {
+				p.pool = append(p.pool, proc)
+			}
+			if err != nil || len(p.pool) >= poolSize {
+				p.filling = false
+				p.mu.Unlock()
+				return
+			}
+			p.mu.Unlock()
+		}
+	}()
+}
+
+// reclaim frees what is left of a stub that has ended and that nobody uses.
+func (p *Platform) reclaim(proc *process) {
+	unix.Close(proc.pidfd)
+	p.factory.Forget(proc.event)
+	unix.Close(proc.event)
+	p.factory.Recycle(proc.Process)
+}
+
+// patience is how often a Switch looks before it sleeps, and how often the stub
+// does when it has an event for the Sentry: only while there is a CPU for each
+// side of every active context.
+func (p *Platform) patience() (ours int, theirs uint32) {
+	if 2*int(p.active.Load()) > p.cpus {
+		return 0, 0
+	}
+	return looks, looks
+}
+
+// looks is about 20 us.
+const looks = 1000

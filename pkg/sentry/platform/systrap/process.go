@@ -1,0 +1,277 @@
+package systrap
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"vitrine/pkg/locks"
+	"vitrine/pkg/sentry/platform/stub"
+)
+
+// errLost says that a stub's process is gone, or does what a stub never does.
+var errLost = errors.New("systrap: the stub process is lost")
+
+// errFull says that a stub has as many threads as it can.
+var errFull = errors.New("systrap: too many threads in a stub")
+
+// process is a stub. What the memory thread is told is guarded by
+// addressSpace.mu, or belongs to the goroutine that makes the process.
+type process struct {
+	*stub.Process
+	// event is the eventfd that the memory thread reports to.
+	event int
+	pidfd int
+	// memoryCPU is the only CPU that the memory thread runs on, or -1.
+	memoryCPU int
+	slots     int // how many threads were made
+
+	lost atomic.Bool
+	// released: nobody uses it, and what the Sentry sees of it may go.
+	released atomic.Bool
+
+	mu      locks.Mutex[locks.StubThreads]
+	free    []*thread // those without a context
+	threads []*thread // all
+	gone    bool      // the process has ended
+}
+
+// newProcess makes a stub with one thread for application code.
+func (p *Platform) newProcess() (*process, error) {
+	event, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("an eventfd for a stub: %w", err)
+	}
+	there, err := p.factory.Take(event)
+	if err != nil {
+		unix.Close(event)
+		return nil, err
+	}
+	s, err := p.factory.NewProcess()
+	if err != nil {
+		p.factory.Forget(event)
+		unix.Close(event)
+		return nil, err
+	}
+	proc := &process{Process: s, event: event, pidfd: -1, memoryCPU: -1}
+	binary.LittleEndian.PutUint64(s.Commands()[cmdEvent:], uint64(there))
+	if proc.pidfd, err = unix.PidfdOpen(s.Leader, 0); err != nil {
+		// Nobody would hear of its end.
+		unix.Kill(s.Leader, unix.SIGKILL)
+		p.factory.Forget(event)
+		unix.Close(event)
+		return nil, fmt.Errorf("watching a stub: %w", err)
+	}
+	if err := p.watcher.add(proc); err != nil {
+		p.destroy(proc)
+		return nil, err
+	}
+	th, err := proc.spawn()
+	if err != nil {
+		p.destroy(proc)
+		return nil, err
+	}
+	proc.free = append(proc.free, th)
+	return proc, nil
+}
+
+// destroy ends a stub that nobody uses.
+func (p *Platform) destroy(proc *process) {
+	proc.kill()
+	proc.mu.Lock()
+	proc.released.Store(true)
+	gone := proc.gone
+	proc.mu.Unlock()
+	if gone {
+		p.reclaim(proc)
+	}
+}
+
+// kill ends the process. The watcher hears of it.
+func (p *process) kill() {
+	p.lost.Store(true)
+	// A pidfd never means another process.
+	unix.PidfdSendSignal(p.pidfd, unix.SIGKILL, nil, 0)
+}
+
+// ended is called by the watcher when the process is gone.
+func (p *Platform) ended(proc *process) {
+	proc.lost.Store(true)
+	proc.wake()
+	proc.mu.Lock()
+	proc.gone = true
+	released := proc.released.Load()
+	proc.mu.Unlock()
+	if released {
+		p.reclaim(proc)
+	}
+}
+
+// wake has everybody who waits for the process look again.
+func (p *process) wake() {
+	var b [8]byte
+	binary.LittleEndian.PutUint64(b[:], reportLost)
+	unix.Write(p.event, b[:])
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, th := range p.threads {
+		futexWake(&th.shared.event)
+	}
+}
+
+// Run implements stub.Runner. Caller holds addressSpace.mu.
+func (p *process) Run(commands []stub.Command) (done int, errno unix.Errno, err error) {
+	if p.lost.Load() {
+		return 0, 0, errLost
+	}
+	n := min(len(commands), maxCommands)
+	page := p.Commands()
+	le := binary.LittleEndian
+	for i := range n {
+		b := page[cmdList+i*commandSize:][:commandSize]
+		le.PutUint64(b, commands[i].Nr)
+		for j, a := range commands[i].Args {
+			le.PutUint64(b[8+8*j:], a)
+		}
+	}
+	le.PutUint64(page[cmdCount:], uint64(n))
+	// On this CPU, which is free as soon as the report is waited for: waking a
+	// thread on another costs several times more.
+	if cpu := getCPU(); cpu != p.memoryCPU {
+		p.memoryCPU = cpu
+		setAffinity(p.Leader, oneCPU(cpu))
+	}
+	number := wordAt(page[cmdNumber:])
+	number.Add(1)
+	futexWake(number)
+
+	var report uint64
+	for report&reportDone == 0 {
+		var b [8]byte
+		if _, err := unix.Read(p.event, b[:]); err == unix.EINTR {
+			continue
+		} else if err != nil {
+			return 0, 0, errLost
+		}
+		report += le.Uint64(b[:])
+		if report >= reportLost {
+			return 0, 0, errLost
+		}
+	}
+	left := int(report >> reportLeft & 0xffff)
+	if left > n {
+		return 0, 0, errLost
+	}
+	return n - left, unix.Errno(report >> reportErrno & 0xff), nil
+}
+
+// thread is a stub's thread for application code. It belongs to the context
+// that has taken it, but for the atomic fields.
+type thread struct {
+	proc   *process
+	slot   []byte // stack and shared page
+	shared *shared
+	base   uint64 // of the slot in the stub
+	tid    int
+
+	number uint32 // of the last command
+	// fp is where in slot the vector state is that the thread loads next;
+	// fpOwner the context that it belongs to.
+	fp      []byte
+	fpOwner *context
+	// fsBase and gsBase are those that the thread has.
+	fsBase, gsBase uint64
+	// interrupted says that a signal was sent since the last command.
+	interrupted atomic.Bool
+}
+
+// spawn makes a thread. Caller holds addressSpace.mu or has made p.
+func (p *process) spawn() (*thread, error) {
+	i := p.slots
+	if i == maxSlots {
+		return nil, errFull
+	}
+	p.slots++
+	th := &thread{proc: p, base: stub.SlotsAddr + uint64(i)*slotSize, number: 1}
+	th.slot = p.Slots()[i*slotSize : (i+1)*slotSize]
+	th.shared = sharedAt(th.slot[stackSize:])
+	th.shared.command.Store(uint64(th.number)) // the one that its start ends
+	p.mu.Lock()
+	p.threads = append(p.threads, th)
+	p.mu.Unlock()
+	// stack_t: the address, no flags, the size.
+	le := binary.LittleEndian
+	stack := p.Commands()[cmdStack:]
+	le.PutUint64(stack[0:], th.base)
+	le.PutUint64(stack[8:], 0)
+	le.PutUint64(stack[16:], stackSize)
+	_, errno, err := p.Run([]stub.Command{{Nr: ^uint64(0), Args: [6]uint64{th.base + stackSize}}})
+	if err != nil {
+		return nil, err
+	}
+	if errno != 0 {
+		return nil, fmt.Errorf("a thread in a stub: %w", errno)
+	}
+	if err := th.await(0); err != nil {
+		return nil, err
+	}
+	th.tid = int(th.shared.tid)
+	// It may lie: but then it is another one of its stub.
+	if e := tgkill(p.Leader, th.tid, 0); e != 0 {
+		p.kill()
+		return nil, errLost
+	}
+	return th, nil
+}
+
+// resume has the thread carry out a new command.
+func (th *thread) resume() {
+	th.number++
+	th.shared.command.Swap(uint64(th.number))
+	if th.shared.stubSleeps.Load() != 0 {
+		futexWake(lowHalf(&th.shared.command))
+	}
+}
+
+// await waits for the event that ends the command, at first by looking n times.
+func (th *thread) await(n int) error {
+	s := th.shared
+	if spinOn(&s.event, th.number, n) {
+		return nil
+	}
+	for {
+		s.sentrySleeps.Swap(1)
+		v := s.event.Load()
+		if v == th.number || th.proc.lost.Load() {
+			break
+		}
+		futexWait(&s.event, v)
+	}
+	s.sentrySleeps.Store(0)
+	if s.event.Load() != th.number {
+		return errLost
+	}
+	return nil
+}
+
+// rest has the thread sleep until its next command.
+func (th *thread) rest() { highHalf(&th.shared.command).Store(1) }
+
+// inStack returns length bytes at the stub's address addr, or nil where they
+// aren't on the thread's signal stack.
+func (th *thread) inStack(addr, length uint64) []byte {
+	off := addr - th.base
+	if off > stackSize || length > stackSize-off {
+		return nil
+	}
+	return th.slot[off : off+length : off+length]
+}
+
+func oneCPU(cpu int) *cpuSet {
+	var set cpuSet
+	set[cpu/64%len(set)] = 1 << (cpu % 64)
+	return &set
+}

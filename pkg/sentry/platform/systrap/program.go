@@ -1,0 +1,87 @@
+package systrap
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"vitrine/pkg/seccomp"
+	"vitrine/pkg/sentry/platform/stub"
+)
+
+// rows is what a stub calls on the host. Only the memory thread may make all of
+// these: it alone has no filter but this one.
+var rows = []seccomp.Row{
+	{Number: unix.SYS_MMAP, Checks: []seccomp.Check{seccomp.Equal(3, unix.MAP_SHARED|unix.MAP_FIXED|unix.MAP_POPULATE)},
+		Why: "map the application's memory and fill the page tables"},
+	{Number: unix.SYS_MUNMAP, Why: "unmap the application's memory"},
+	{Number: unix.SYS_MPROTECT, Why: "change the access of the application's memory"},
+	{Number: unix.SYS_CLONE, Checks: []seccomp.Check{seccomp.Equal(0, stub.ThreadFlags)}, Why: "a thread for application code"},
+	{Number: unix.SYS_WRITE, Checks: []seccomp.Check{seccomp.Equal(2, 8)}, Why: "report that commands were carried out"},
+	{Number: unix.SYS_FUTEX, Why: "wait for the Sentry, and wake it"},
+	{Number: unix.SYS_SIGALTSTACK, Why: "a stack for the signals of each thread"},
+	{Number: unix.SYS_RT_SIGPROCMASK, Why: "threads for application code take signals"},
+	{Number: unix.SYS_RT_SIGRETURN, Why: "go on with the stub's own code after an interruption"},
+	{Number: unix.SYS_GETTID, Why: "a new thread says who it is"},
+	{Number: unix.SYS_PRCTL, Checks: []seccomp.Check{seccomp.Equal(0, 59), seccomp.Equal(1, 1), seccomp.Equal(2, codeBase), seccomp.Equal(3, codeSize), seccomp.Equal(4, 0)},
+		Why: "threads for application code have all system calls from elsewhere become signals (PR_SET_SYSCALL_USER_DISPATCH)"},
+	{Number: unix.SYS_SECCOMP, Checks: []seccomp.Check{seccomp.Equal(0, 1), seccomp.Equal(1, 0), seccomp.Equal(2, fprogAddr)},
+		Why: "threads for application code confine themselves further"},
+}
+
+// threadRows is what threads for application code call on the host, from the
+// stub's own code. The application can jump there, and can therefore wait for
+// and wake threads of its own stub, and set its own signal mask.
+var threadRows = []seccomp.Row{
+	{Number: unix.SYS_FUTEX, Checks: []seccomp.Check{
+		seccomp.CallerAtLeast(postAddr), seccomp.CallerBelow(resumeAddr),
+		seccomp.OneOf(1, 0, 1), seccomp.AtLeast(0, stub.SlotsAddr), seccomp.AtMost(0, stub.SlotsAddr+stub.SlotsBytes-4),
+	}, Why: "wait for the Sentry, and wake it"},
+	{Number: unix.SYS_RT_SIGRETURN, Checks: []seccomp.Check{
+		seccomp.CallerAtLeast(handlerAddr), seccomp.CallerBelow(noSignalsAddr),
+	}, Why: "go on with the stub's own code after an interruption"},
+}
+
+// program is the platform's part of the stub.
+func program() (*stub.Program, error) {
+	code := make([]byte, offEnd)
+	var addrs [6]uintptr
+	pieceAddrs(&addrs)
+	offs := [...]int{offChild, offStart, offPost, offResume, offInterrupted, offHandler, offNoSignals}
+	for i, a := range addrs {
+		b := stub.Piece(a)
+		if b == nil || offs[i]+len(b) > offs[i+1] {
+			return nil, fmt.Errorf("systrap: piece %d of the stub's code doesn't fit", i)
+		}
+		copy(code[offs[i]:], b)
+	}
+	filter, err := seccomp.Assemble(&seccomp.Filter{Rows: threadRows, Default: seccomp.Trap, Foreign: seccomp.Trap})
+	if err != nil {
+		return nil, err
+	}
+	if len(filter)*8 > offLeftTable-offFilter {
+		return nil, fmt.Errorf("systrap: the filter of threads is too long")
+	}
+	le := binary.LittleEndian
+	le.PutUint16(code[offFprog:], uint16(len(filter)))
+	le.PutUint64(code[offFprog+8:], filterAddr)
+	for i, ins := range filter {
+		f := code[offFilter+8*i:]
+		le.PutUint16(f, ins.Code)
+		f[2], f[3] = ins.Jt, ins.Jf
+		le.PutUint32(f[4:], ins.K)
+	}
+	for i := range maxCommands + 1 {
+		le.PutUint64(code[offLeftTable+8*i:], uint64(i)<<reportLeft)
+	}
+	for i := range 256 {
+		le.PutUint64(code[offErrnoTable+8*i:], uint64(i)<<reportErrno|reportDone)
+	}
+	return &stub.Program{
+		Rows: rows, Default: seccomp.Trap, Code: code, Handler: handlerAddr,
+		Signals: []unix.Signal{
+			unix.SIGSYS, unix.SIGSEGV, unix.SIGBUS, unix.SIGFPE, unix.SIGILL, unix.SIGTRAP, interruptSignal,
+		},
+	}, nil
+}

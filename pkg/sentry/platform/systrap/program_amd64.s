@@ -1,0 +1,360 @@
+// The platform's code in a stub. None of it runs in the Sentry: program.go
+// copies the bytes out and puts each piece at its place. The pieces use no Go
+// runtime, and the stack of the slot only to return to the application. Each
+// ends with the eight bytes of pieceEnd.
+//
+// In the threads that run application code R15 is the address of the slot's
+// shared page, except where registers of the application are being loaded.
+//
+// SAFETY: none of these is ever called from Go; they are read as bytes.
+
+#include "go_asm.h"
+#include "textflag.h"
+
+#define PIECE_END QUAD $const_pieceEnd
+
+#define MUST(nr) \
+	MOVQ	$nr, AX; \
+	SYSCALL; \
+	CMPQ	AX, $0; \
+	JLT	fail
+
+#define FUTEX_CALL \
+	MOVL	$202, AX; \
+	SYSCALL
+
+#define GOTO(addr) \
+	MOVQ	$addr, R11; \
+	JMP	R11
+
+// stubChild is where a new stub starts: BX is a page for messages, R12 the
+// region. It says who it is and becomes the memory thread, which makes the
+// commands in the command page whenever their number changes (R13 is the last
+// one) and adds the result to an eventfd.
+TEXT ·stubChild(SB),NOSPLIT|NOFRAME,$0
+	MUST(39)			// getpid
+	MOVQ	AX, 0(BX)
+	MOVQ	$0, 8(BX)
+	MOVQ	R12, 16(BX)
+	MOVQ	$const_socket, DI
+	MOVQ	BX, SI
+	MOVQ	$const_replySize, DX
+	MOVQ	$0x4000, R10		// MSG_NOSIGNAL
+	XORL	R8, R8
+	XORL	R9, R9
+	MUST(44)			// sendto
+	XORL	R13, R13
+
+idle:
+	MOVQ	$const_cmdNumberAddr, DI
+	MOVL	0(DI), AX
+	CMPL	AX, R13
+	JNE	work
+	XORL	SI, SI			// FUTEX_WAIT
+	MOVL	R13, DX
+	XORL	R10, R10
+	FUTEX_CALL
+	JMP	idle
+
+work:
+	MOVL	AX, R13
+	MOVQ	$const_cmdCountAddr, DI
+	MOVQ	0(DI), R12
+	MOVQ	$const_cmdListAddr, BX
+again:
+	TESTQ	R12, R12
+	JEQ	done
+	MOVQ	0(BX), AX
+	CMPQ	AX, $const_spawnCommand
+	JEQ	spawn
+	MOVQ	8(BX), DI
+	MOVQ	16(BX), SI
+	MOVQ	24(BX), DX
+	MOVQ	32(BX), R10
+	MOVQ	40(BX), R8
+	MOVQ	48(BX), R9
+	SYSCALL
+	CMPQ	AX, $-4095
+	JCC	failed
+next:
+	ADDQ	$const_commandSize, BX
+	DECQ	R12
+	JMP	again
+
+spawn:
+	MOVQ	8(BX), R15
+	MOVQ	$const_threadFlags, DI
+	XORL	SI, SI
+	XORL	DX, DX
+	XORL	R10, R10
+	XORL	R8, R8
+	MOVL	$56, AX			// clone
+	SYSCALL
+	TESTQ	AX, AX
+	JEQ	thread
+	CMPQ	AX, $-4095
+	JCS	next
+
+failed:
+	NEGQ	AX
+	ANDL	$255, AX
+	MOVQ	AX, R14
+	MOVQ	$const_leftTableAddr, SI
+	LEAQ	(SI)(R12*8), SI
+	MOVQ	$const_cmdEventAddr, DI
+	MOVQ	0(DI), DI
+	MOVL	$8, DX
+	MOVL	$1, AX			// write
+	SYSCALL
+	MOVQ	$const_errnoTableAddr, SI
+	LEAQ	(SI)(R14*8), SI
+	JMP	report
+done:
+	MOVQ	$const_errnoTableAddr, SI
+report:
+	MOVQ	$const_cmdEventAddr, DI
+	MOVQ	0(DI), DI
+	MOVL	$8, DX
+	MOVL	$1, AX			// write
+	SYSCALL
+	JMP	idle
+
+thread:
+	GOTO(const_startAddr)
+
+fail:
+	MOVL	$1, DI
+	MOVL	$231, AX		// exit_group
+	SYSCALL
+	INT	$3
+	PIECE_END
+
+// stubStart is where a thread for application code starts.
+TEXT ·stubStart(SB),NOSPLIT|NOFRAME,$0
+	LEAQ	-64(R15), SP
+	MOVQ	$const_cmdStackAddr, DI
+	XORL	SI, SI
+	MUST(131)			// sigaltstack
+	MOVL	$2, DI			// SIG_SETMASK
+	MOVQ	$const_noSignalsAddr, SI
+	XORL	DX, DX
+	MOVL	$8, R10
+	MUST(14)			// rt_sigprocmask
+	MUST(186)			// gettid
+	MOVL	AX, const_ctxTID(R15)
+	// The kernel lets some calls pass by filters: uretprobe and uprobe. They are
+	// caught where there is Syscall User Dispatch (Linux 5.11).
+	MOVL	$59, DI			// PR_SET_SYSCALL_USER_DISPATCH
+	MOVL	$1, SI			// PR_SYS_DISPATCH_ON
+	MOVQ	$const_codeBase, DX
+	MOVQ	$const_codeSize, R10
+	XORL	R8, R8
+	MOVL	$157, AX		// prctl
+	SYSCALL
+	MOVL	$1, DI			// SECCOMP_SET_MODE_FILTER
+	XORL	SI, SI
+	MOVQ	$const_fprogAddr, DX
+	MUST(317)			// seccomp
+	MOVQ	SP, const_ctxSP(R15)
+	MOVL	$1, const_ctxSeen(R15)
+	MOVL	$const_kindReady, const_ctxKind(R15)
+	GOTO(const_postAddr)
+fail:
+	MOVL	$1, DI
+	MOVL	$231, AX		// exit_group
+	SYSCALL
+	INT	$3
+	PIECE_END
+
+// stubPost tells the Sentry of an event and waits for what to do next. All host
+// calls of application threads but rt_sigreturn are in here.
+TEXT ·stubPost(SB),NOSPLIT|NOFRAME,$0
+	MOVL	const_ctxSeen(R15), R14
+	MOVL	R14, AX
+	XCHGL	AX, const_ctxEvent(R15)
+	CMPL	const_ctxSentrySleeps(R15), $0
+	JEQ	wait
+	LEAQ	const_ctxEvent(R15), DI
+	MOVL	$1, SI			// FUTEX_WAKE
+	MOVL	$1, DX
+	FUTEX_CALL
+wait:
+	MOVL	const_ctxSpin(R15), CX
+spin:
+	MOVQ	const_ctxGo(R15), AX
+	CMPL	AX, R14
+	JNE	gone
+	SHRQ	$32, AX
+	JNE	sleep
+	SUBL	$1, CX
+	JLE	sleep
+	PAUSE
+	JMP	spin
+sleep:
+	MOVL	$1, AX
+	XCHGL	AX, const_ctxStubSleeps(R15)
+	MOVL	const_ctxGo(R15), AX
+	CMPL	AX, R14
+	JNE	awake
+	LEAQ	const_ctxGo(R15), DI
+	XORL	SI, SI			// FUTEX_WAIT
+	MOVL	R14, DX
+	XORL	R10, R10
+	FUTEX_CALL
+awake:
+	MOVL	$0, const_ctxStubSleeps(R15)
+	MOVL	const_ctxGo(R15), AX
+	CMPL	AX, R14
+	JEQ	sleep
+gone:
+	MOVL	AX, const_ctxSeen(R15)
+	GOTO(const_resumeAddr)
+	PIECE_END
+
+// stubResume goes to the application. Nothing of what it reads is changed, so it
+// can be given up at any instruction and begun anew.
+TEXT ·stubResume(SB),NOSPLIT|NOFRAME,$0
+	CMPL	const_ctxInterrupt(R15), $0
+	JNE	interrupted
+	MOVQ	const_ctxFP(R15), DI
+	TESTQ	DI, DI
+	JEQ	haveFP
+	MOVL	$-1, AX
+	MOVL	$-1, DX
+	BYTE	$0x48; BYTE $0x0f; BYTE $0xae; BYTE $0x2f	// XRSTOR64 (DI)
+haveFP:
+	MOVL	const_ctxLoad(R15), CX
+	TESTL	$const_loadFS, CX
+	JEQ	haveFS
+	MOVQ	const_ctxRegFS(R15), AX
+	WRFSBASEQ	AX
+haveFS:
+	TESTL	$const_loadGS, CX
+	JEQ	haveGS
+	MOVQ	const_ctxRegGS(R15), AX
+	WRGSBASEQ	AX
+haveGS:
+	// Below the frame that the vector state may have come from.
+	MOVQ	const_ctxSP(R15), SP
+	PUSHQ	(const_ctxRegs+19*8)(R15)	// ss
+	PUSHQ	(const_ctxRegs+15*8)(R15)	// rsp
+	PUSHQ	(const_ctxRegs+17*8)(R15)	// eflags
+	PUSHQ	(const_ctxRegs+18*8)(R15)	// cs
+	PUSHQ	(const_ctxRegs+16*8)(R15)	// rip
+	MOVQ	(const_ctxRegs+0*8)(R15), R8
+	MOVQ	(const_ctxRegs+1*8)(R15), R9
+	MOVQ	(const_ctxRegs+2*8)(R15), R10
+	MOVQ	(const_ctxRegs+3*8)(R15), R11
+	MOVQ	(const_ctxRegs+4*8)(R15), R12
+	MOVQ	(const_ctxRegs+5*8)(R15), R13
+	MOVQ	(const_ctxRegs+6*8)(R15), R14
+	MOVQ	(const_ctxRegs+8*8)(R15), DI
+	MOVQ	(const_ctxRegs+9*8)(R15), SI
+	MOVQ	(const_ctxRegs+10*8)(R15), AX
+	XCHGQ	BP, AX
+	MOVQ	(const_ctxRegs+11*8)(R15), BX
+	MOVQ	(const_ctxRegs+12*8)(R15), DX
+	MOVQ	(const_ctxRegs+13*8)(R15), AX
+	MOVQ	(const_ctxRegs+14*8)(R15), CX
+	MOVQ	(const_ctxRegs+7*8)(R15), R15
+	IRETQ
+interrupted:
+	GOTO(const_interruptedAddr)
+	PIECE_END
+
+// stubInterrupted tells that application code hasn't run since the last event.
+TEXT ·stubInterrupted(SB),NOSPLIT|NOFRAME,$0
+	MOVL	$0, const_ctxInterrupt(R15)
+	MOVL	$const_kindInterrupted, const_ctxKind(R15)
+	MOVQ	const_ctxSP(R15), SP
+	GOTO(const_postAddr)
+	PIECE_END
+
+// stubHandler is the handler of all signals: DI is the number, SI the address
+// of the siginfo_t, DX that of the ucontext, and SP that of the frame.
+TEXT ·stubHandler(SB),NOSPLIT|NOFRAME,$0
+	MOVQ	SP, R15
+	ANDQ	$-const_slotSize, R15
+	ADDQ	$const_stackSize, R15
+	TESTL	$0x4000, (40+17*8)(DX)	// eflags: NT, with which iretq faults
+	JEQ	canReturn
+	PUSHQ	$2
+	POPFQ
+canReturn:
+	MOVQ	(40+16*8)(DX), AX	// rip
+	MOVQ	$const_codeBase, CX
+	SUBQ	CX, AX
+	CMPQ	AX, $const_codeSize
+	JCS	inside
+event:
+	MOVL	DI, const_ctxSigno(R15)
+	MOVQ	DX, const_ctxFrame(R15)
+	MOVQ	SI, const_ctxInfo(R15)
+	MOVQ	(40+23*8)(DX), AX	// fpstate
+	MOVQ	AX, const_ctxFP(R15)
+	RDFSBASEQ	AX
+	MOVQ	AX, const_ctxFSBase(R15)
+	RDGSBASEQ	AX
+	MOVQ	AX, const_ctxGSBase(R15)
+	MOVQ	SP, const_ctxSP(R15)
+	MOVL	$const_kindSignal, const_ctxKind(R15)
+	GOTO(const_postAddr)
+
+inside:
+	// In the stub's own code.
+	SUBQ	$const_resumeOff, AX
+	CMPL	DI, $const_interruptSignal
+	JNE	fault
+	CMPQ	AX, $const_resumeSize
+	JCC	remember
+	GOTO(const_interruptedAddr)
+remember:
+	MOVL	$1, const_ctxInterrupt(R15)
+	ADDQ	$8, SP
+	MOVL	$15, AX			// rt_sigreturn
+	SYSCALL
+	INT	$3
+fault:
+	CMPQ	AX, $const_resumeSize
+	JCC	event			// the application has jumped here
+	// The processor refuses to go where the registers say.
+	MOVL	$const_kindRefused, const_ctxKind(R15)
+	MOVQ	const_ctxSP(R15), SP
+	GOTO(const_postAddr)
+	PIECE_END
+
+// func pieceAddrs(p *[6]uintptr)
+TEXT ·pieceAddrs(SB),NOSPLIT,$0-8
+	MOVQ	p+0(FP), DI
+	LEAQ	·stubChild(SB), AX
+	MOVQ	AX, 0(DI)
+	LEAQ	·stubStart(SB), AX
+	MOVQ	AX, 8(DI)
+	LEAQ	·stubPost(SB), AX
+	MOVQ	AX, 16(DI)
+	LEAQ	·stubResume(SB), AX
+	MOVQ	AX, 24(DI)
+	LEAQ	·stubInterrupted(SB), AX
+	MOVQ	AX, 32(DI)
+	LEAQ	·stubHandler(SB), AX
+	MOVQ	AX, 40(DI)
+	RET
+
+// func spin(word *uint32, want uint32, n int) bool
+TEXT ·spin(SB),NOSPLIT,$0-25
+	MOVQ	word+0(FP), DI
+	MOVL	want+8(FP), AX
+	MOVQ	n+16(FP), CX
+look:
+	CMPL	0(DI), AX
+	JEQ	yes
+	SUBQ	$1, CX
+	JLT	no
+	PAUSE
+	JMP	look
+yes:
+	MOVB	$1, ret+24(FP)
+	RET
+no:
+	MOVB	$0, ret+24(FP)
+	RET
