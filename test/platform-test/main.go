@@ -19,11 +19,13 @@ import (
 	"vitrine/pkg/sentry/platform"
 	"vitrine/pkg/sentry/platform/platformtest"
 	"vitrine/pkg/sentry/platform/ptrace"
+	"vitrine/pkg/sentry/platform/systrap"
 )
 
 // platforms makes each platform by its name.
 var platforms = map[string]func() (platform.Platform, error){
-	"ptrace": func() (platform.Platform, error) { return ptrace.New() },
+	"ptrace":  func() (platform.Platform, error) { return ptrace.New() },
+	"systrap": func() (platform.Platform, error) { return systrap.New() },
 }
 
 func main() {

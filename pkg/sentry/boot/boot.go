@@ -36,6 +36,7 @@ import (
 	"vitrine/pkg/sentry/pagestore"
 	"vitrine/pkg/sentry/platform"
 	"vitrine/pkg/sentry/platform/ptrace"
+	"vitrine/pkg/sentry/platform/systrap"
 	unixsocket "vitrine/pkg/sentry/socket/unix"
 	"vitrine/pkg/sentry/syscalls"
 	"vitrine/pkg/sentry/vdso"
@@ -44,7 +45,7 @@ import (
 
 // Options says how the Sentry is to be.
 type Options struct {
-	Platform    string // "ptrace" or "auto"
+	Platform    string // "systrap", "ptrace" or "auto"
 	TotalMemory uint64 // bytes; 0 for what the host has
 	CPUs        int    // 0 for what the process may use
 	MaxTasks    int    // processes and threads in the sandbox; 0 for as many as there are pids
@@ -160,6 +161,12 @@ func limitTasks(k *kernel.Kernel, limit int) {
 // host.
 func newPlatform(name string) (platform.Platform, []seccomp.Row, error) {
 	switch name {
+	case "systrap":
+		p, err := systrap.New()
+		if err != nil {
+			return nil, nil, fmt.Errorf("platform systrap: %w", err)
+		}
+		return p, systrap.HostCalls, nil
 	case "ptrace", "auto":
 		p, err := ptrace.New()
 		if err != nil {
@@ -167,7 +174,7 @@ func newPlatform(name string) (platform.Platform, []seccomp.Row, error) {
 		}
 		return p, ptrace.HostCalls, nil
 	}
-	return nil, nil, fmt.Errorf("platform %q isn't one of: ptrace", name)
+	return nil, nil, fmt.Errorf("platform %q isn't one of: systrap, ptrace", name)
 }
 
 func installVDSO(k *clock.Keeper, mf *memfile.File, acct *memfile.Account) (*loader.VDSO, error) {
