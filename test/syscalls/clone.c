@@ -129,8 +129,8 @@ TEST(parent_flag_and_exit_signal)
 	int status = 0;
 	CHECK_EQ(waitpid(child, &status, __WCLONE), child);
 	CHECK_EQ(WEXITSTATUS(status), 3);
-	child = clone(set_value, stack[1], SIGUSR2, (void *)9);
 	signal(SIGUSR2, SIG_IGN);
+	child = clone(set_value, stack[1], SIGUSR2, (void *)9);
 	CHECK_EQ(waitpid(child, &status, __WALL), child);
 }
 
