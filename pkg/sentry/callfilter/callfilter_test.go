@@ -54,7 +54,7 @@ func TestFilterPrograms(t *testing.T) {
 			}
 			var data Data
 			binary.LittleEndian.PutUint32(data[:], c.nr)
-			if got := run(c.program, &data); got != c.want {
+			if got, _ := run(c.program, &data, dataSize); got != c.want {
 				t.Errorf("answer %#x, want %#x", got, c.want)
 			}
 		})
@@ -71,7 +71,7 @@ func FuzzFilter(f *testing.F) {
 			p = append(p, Instruction{binary.LittleEndian.Uint16(raw), raw[2], raw[3], binary.LittleEndian.Uint32(raw[4:])})
 		}
 		if Check(p) == nil {
-			run(p, &Data{})
+			run(p, &Data{}, dataSize)
 		}
 	})
 }
@@ -141,5 +141,31 @@ func TestChainsAreBounded(t *testing.T) {
 	}
 	if _, err := (*Chain)(nil).Add(append(long, ret(Allow))); err != unix.EINVAL {
 		t.Errorf("a program that is too long: %v, want EINVAL", err)
+	}
+}
+
+// What a chain remembers as always allowed is what each of its programs allows
+// without a look at anything but the number.
+func TestAlwaysAllowed(t *testing.T) {
+	load := func(k uint32) Instruction { return Instruction{Code: bpfLd | bpfAbs, K: k} }
+	// 2 is allowed if its first argument is 0, 3 is an error, 4 is logged, the rest is
+	// allowed; the second program allows all but 5, and what has a high number.
+	var none *Chain
+	first, err := none.Add([]Instruction{load(0),
+		{Code: bpfJmp | bpfJeq, K: 2, JT: 3}, {Code: bpfJmp | bpfJeq, K: 3, JT: 5}, {Code: bpfJmp | bpfJeq, K: 4, JT: 5}, ret(Allow),
+		load(16), {Code: bpfJmp | bpfJeq, K: 0, JF: 1}, ret(Allow), ret(Errno), ret(Log)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := first.Add([]Instruction{load(4), {Code: bpfJmp | bpfJeq, K: AuditArch, JF: 3}, load(0),
+		{Code: bpfJmp | bpfJeq, K: 5, JT: 1}, {Code: bpfJmp | bpfJge, K: 500, JF: 1}, ret(Trap), ret(Allow)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for no, want := range map[uint64][3]bool{0: {true, true, true}, 1: {true, true, true}, 2: {true}, 3: {true}, 4: {true}, 5: {true, true}, 499: {true, true, true},
+		500: {true, true}, 511: {true, true}, 512: {true}, 1 << 32: {true}, ^uint64(0): {true}} {
+		if got := [3]bool{none.Allows(no), first.Allows(no), second.Allows(no)}; got != want {
+			t.Errorf("call %d: %v, want %v", no, got, want)
+		}
 	}
 }

@@ -95,8 +95,9 @@ func Check(p []Instruction) error {
 	return nil
 }
 
-// run returns what program p, which Check took, answers to data.
-func run(p []Instruction, data *Data) uint32 {
+// run returns what program p, which Check took, answers to data, of which the first
+// known bytes are known; ok is false if it looks at others.
+func run(p []Instruction, data *Data, known uint32) (answer uint32, ok bool) {
 	var a, x uint32
 	var mem [16]uint32
 	for i := 0; i < len(p); i++ {
@@ -107,6 +108,9 @@ func run(p []Instruction, data *Data) uint32 {
 		}
 		switch in.Code &^ bpfX {
 		case bpfLd | bpfAbs:
+			if in.K >= known {
+				return 0, false
+			}
 			a = binary.LittleEndian.Uint32(data[in.K:])
 		case bpfLd | bpfLen:
 			a = dataSize
@@ -129,9 +133,9 @@ func run(p []Instruction, data *Data) uint32 {
 		case bpfMisc | bpfTxa:
 			a = x
 		case bpfRet:
-			return in.K
+			return in.K, true
 		case bpfRet | bpfA:
-			return a
+			return a, true
 		case bpfAlu | bpfAdd:
 			a += operand
 		case bpfAlu | bpfSub:
@@ -140,7 +144,7 @@ func run(p []Instruction, data *Data) uint32 {
 			a *= operand
 		case bpfAlu | bpfDiv:
 			if operand == 0 {
-				return KillThread
+				return KillThread, true
 			}
 			a /= operand
 		case bpfAlu | bpfOr:
@@ -176,5 +180,5 @@ func run(p []Instruction, data *Data) uint32 {
 			}
 		}
 	}
-	return KillThread
+	return KillThread, true
 }
