@@ -3,6 +3,8 @@ package control
 import (
 	"encoding/binary"
 	"errors"
+
+	"golang.org/x/sys/unix"
 )
 
 // A coder writes values to buf, or reads them from it: one description of each
@@ -183,6 +185,12 @@ func (a *CreateArgs) code(c *coder) {
 	slice(c, &a.UIDMap, func(m *IDMap) { m.code(c) })
 	slice(c, &a.GIDMap, func(m *IDMap) { m.code(c) })
 	a.Resources.code(c)
+	slice(c, &a.Seccomp, func(f *unix.SockFilter) {
+		integer(c, &f.Code)
+		integer(c, &f.Jt)
+		integer(c, &f.Jf)
+		integer(c, &f.K)
+	})
 	stringMap(c, &a.Annotations)
 	a.Init.code(c)
 }
@@ -191,10 +199,12 @@ func (a *ExecArgs) code(c *coder) {
 	c.str(&a.ID)
 	a.Process.code(c)
 	c.bool(&a.KeepExit)
+	c.bool(&a.BeforeStart)
 }
 
 func (p *Process) code(c *coder) {
 	slice(c, &p.Args, c.str)
+	c.str(&p.Path)
 	slice(c, &p.Env, c.str)
 	c.str(&p.Cwd)
 	integer(c, &p.User.UID)

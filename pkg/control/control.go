@@ -37,6 +37,8 @@ package control
 import (
 	"context"
 	"os"
+
+	"golang.org/x/sys/unix"
 )
 
 // Sandbox is one sentry with its containers.
@@ -134,6 +136,10 @@ type CreateArgs struct {
 
 	Resources Resources
 
+	// Seccomp is the filter that Init and all processes of Exec run under
+	// (seccomp(2)); none if it is empty. It sets no no_new_privs.
+	Seccomp []unix.SockFilter
+
 	// Annotations of the spec, for debugging only.
 	Annotations map[string]string
 
@@ -148,6 +154,9 @@ type ExecArgs struct {
 	// KeepExit keeps the exit status for a later Wait. Without it the status
 	// of a process nobody waits for at its end is forgotten.
 	KeepExit bool
+	// BeforeStart says that the container is created and not started, in place of
+	// running: for what is to happen in it before its init process runs.
+	BeforeStart bool
 }
 
 // Process describes a process to start.
@@ -155,6 +164,8 @@ type Process struct {
 	// Args has at least one element. Args[0] is looked up in PATH of Env as
 	// execvp(3) does, inside the container, if it has no slash.
 	Args []string
+	// Path is the program, if that isn't Args[0].
+	Path string
 	Env  []string
 	// Cwd is absolute. Where it is missing it is made, with the process's ids
 	// as its owner, as runc does.

@@ -117,8 +117,8 @@ func execCommand() *command {
 			f.StringVar(&e.internalPIDFile, "internal-pid-file", "", "file to write the pid in the sandbox to")
 			f.StringVar(&e.consoleSocket, "console-socket", "", "unix socket to send the master of the terminal to")
 			f.IntVar(&e.preserveFDs, "preserve-fds", 0, "how many descriptors from 3 on the process gets too")
-			f.StringVar(&e.label, "process-label", "", "accepted if empty")
-			f.StringVar(&e.profile, "apparmor", "", "accepted and not used")
+			f.StringVar(&e.label, "process-label", "", "SELinux label; for hosts that have SELinux, and not used")
+			f.StringVar(&e.profile, "apparmor", "", "AppArmor profile; for hosts that have AppArmor, and not used")
 			return func(c *Context, args []string) error { return e.run(c, args[0], args[1:]) }
 		},
 	}
@@ -170,15 +170,18 @@ func (e *execution) run(ctx *Context, id string, args []string) error {
 	if c.State.Process == nil {
 		return fmt.Errorf("cannot exec in container %q: it is being created", id)
 	}
-	if e.label != "" {
-		return errors.New("--process-label is not supported")
-	}
 	process, err := e.spec(c, args)
 	if err != nil {
 		return err
 	}
 	if e.profile != "" {
 		process.ApparmorProfile = e.profile
+	}
+	if e.label != "" {
+		process.SelinuxLabel = e.label
+	}
+	if err := spec.ValidateProcess(process); err != nil {
+		return err
 	}
 	client, err := c.Dial()
 	if control.ErrorKind(err) == control.KindGone {

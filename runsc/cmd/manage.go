@@ -19,6 +19,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	"vitrine/pkg/control"
+	"vitrine/pkg/seccomp/profile"
 	"vitrine/runsc/container"
 	"vitrine/runsc/spec"
 )
@@ -392,6 +393,7 @@ func eventsCommand() *command {
 func featuresCommand() *command {
 	return simple("features", "", "print what this runtime can do, as the OCI spec has it", 0, 0, func(*Context, []string) error {
 		type object = map[string]any
+		actions, operators, archs, knownFlags, flags := profile.Features()
 		return printJSON(object{
 			"ociVersionMin": "1.0.0", "ociVersionMax": specs.Version,
 			"hooks":        []string{"prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"},
@@ -400,7 +402,7 @@ func featuresCommand() *command {
 				"namespaces":      []string{"cgroup", "ipc", "mount", "network", "pid", "user", "uts"},
 				"capabilities":    spec.CapabilityNames(),
 				"cgroup":          object{"v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": false},
-				"seccomp":         object{"enabled": false},
+				"seccomp":         object{"enabled": true, "actions": actions, "operators": operators, "archs": archs, "knownFlags": knownFlags, "supportedFlags": flags},
 				"apparmor":        object{"enabled": false},
 				"selinux":         object{"enabled": false},
 				"intelRdt":        object{"enabled": false},

@@ -19,7 +19,7 @@ import (
 // A cgroup is the directories of one container in the host's hierarchies, by
 // controller for version 1 and "" for version 2 (cgroups(7)).
 type cgroup struct {
-	dirs map[string]string
+	mounts, dirs map[string]string
 	// made are the directories that did not exist, parents first.
 	made []string
 }
@@ -52,9 +52,9 @@ func cgroupMounts() (map[string]string, error) {
 	return mounts, nil
 }
 
-// makeCgroup makes the directories for a path of the spec's cgroupsPath, in
-// version 2 alone or in all hierarchies of version 1.
-func makeCgroup(path string) (*cgroup, error) {
+// planCgroup finds the directories for a path of the spec's cgroupsPath, in version 2
+// alone or in all hierarchies of version 1. None is made yet.
+func planCgroup(path string) (*cgroup, error) {
 	if strings.Count(path, ":") == 2 {
 		return nil, fmt.Errorf("linux.cgroupsPath %q is one for systemd, which is not supported", path)
 	}
@@ -68,16 +68,33 @@ func makeCgroup(path string) (*cgroup, error) {
 	if len(mounts) > 1 {
 		delete(mounts, "") // an empty version 2 beside version 1
 	}
-	g := &cgroup{dirs: map[string]string{}}
+	g := &cgroup{mounts: mounts, dirs: map[string]string{}}
 	for controller, mount := range mounts {
-		dir := filepath.Join(mount, filepath.Clean("/"+path))
-		if err := g.mkdir(controller, mount, dir); err != nil {
-			g.remove()
-			return nil, fmt.Errorf("cgroups: %w", err)
-		}
-		g.dirs[controller] = dir
+		g.dirs[controller] = filepath.Join(mount, filepath.Clean("/"+path))
 	}
 	return g, nil
+}
+
+// missing are the directories that make would make, but for parents.
+func (g *cgroup) missing() []string {
+	var dirs []string
+	for _, dir := range g.dirs {
+		if !exists(dir) {
+			dirs = append(dirs, dir)
+		}
+	}
+	return dirs
+}
+
+// make makes the directories.
+func (g *cgroup) make() error {
+	for controller, mount := range g.mounts {
+		if err := g.mkdir(controller, mount, g.dirs[controller]); err != nil {
+			g.remove()
+			return fmt.Errorf("cgroups: %w", err)
+		}
+	}
+	return nil
 }
 
 func (g *cgroup) mkdir(controller, mount, dir string) error {

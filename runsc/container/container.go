@@ -149,9 +149,17 @@ func (c *Container) start(e *entry) error {
 	}
 	defer client.Close()
 	hooks := c.State.Hooks
-	if hooks != nil {
-		if err := runHooks("startContainer", hooks.StartContainer, &c.State, c.PID(), control.StatusCreated); err != nil {
-			client.Destroy(c.State.ID)
+	if hooks != nil && len(hooks.StartContainer) > 0 {
+		pid, err := c.initPID(client)
+		if err == nil {
+			r := hookRun{"startContainer", hooks.StartContainer, c.State.OCI(pid, control.StatusCreated), c.inSandbox(client)}
+			err = r.untilFailure()
+		}
+		if err != nil {
+			// As the spec has it, that is the end of the container.
+			if destroyErr := c.destroy(e); destroyErr != nil {
+				return fmt.Errorf("%w; %w", err, destroyErr)
+			}
 			return err
 		}
 	}
@@ -160,9 +168,8 @@ func (c *Container) start(e *entry) error {
 	}
 	if hooks != nil {
 		// The container runs already: as the spec has it, a failure is logged.
-		if err := runHooks("poststart", hooks.Poststart, &c.State, c.PID(), control.StatusRunning); err != nil {
-			return &HookWarning{err}
-		}
+		r := hookRun{"poststart", hooks.Poststart, c.State.OCI(c.PID(), control.StatusRunning), onHost}
+		return r.all()
 	}
 	return nil
 }
@@ -227,17 +234,11 @@ func (c *Container) destroy(e *entry) error {
 			return err
 		}
 	}
-	var hookErr error
-	if c.State.Hooks != nil {
-		hookErr = runHooks("poststop", c.State.Hooks.Poststop, &c.State, 0, control.StatusStopped)
-	}
+	hookErr := c.State.poststop()
 	if err := e.remove(); err != nil {
 		return fmt.Errorf("removing the state of container %q: %w", c.State.ID, err)
 	}
-	if hookErr != nil {
-		return &HookWarning{hookErr}
-	}
-	return nil
+	return hookErr
 }
 
 // kill kills the process and waits until it is gone or a zombie.

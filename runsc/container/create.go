@@ -82,6 +82,10 @@ type creation struct {
 	sentry      *os.Process
 	gofer       *os.Process
 	goferReport *os.File
+
+	// hooksFailed is set when a hook has ended the creation: then those of the
+	// end of a container run.
+	hooksFailed bool
 }
 
 func (k *creation) run() (*Created, error) {
@@ -127,7 +131,12 @@ func (k *creation) run() (*Created, error) {
 	}
 	if h := k.state.Hooks; h != nil {
 		for _, stage := range spec.HookStages(h)[:3] {
-			if err := runHooks(stage.Name, stage.Hooks, &k.state, k.state.Sentry.PID, control.StatusCreating); err != nil {
+			r := hookRun{stage.Name, stage.Hooks, k.state.OCI(k.state.Sentry.PID, control.StatusCreating), onHost}
+			if stage.Name == "createContainer" {
+				r.run = inNamespaces(hookNamespaces(o.Spec.Linux, k.state.Sentry.PID))
+			}
+			if err := r.untilFailure(); err != nil {
+				k.hooksFailed = true
 				return nil, k.cause(err)
 			}
 		}
@@ -175,6 +184,11 @@ func (k *creation) undo() {
 		}
 		k.cgroup.remove()
 	}
+	if k.hooksFailed {
+		if err := k.state.poststop(); err != nil {
+			k.o.Warn(err.Error())
+		}
+	}
 	k.entry.remove()
 }
 
@@ -189,8 +203,18 @@ func (k *creation) makeCgroup() error {
 	if path == "" {
 		path = "/vitrine/" + k.o.ID
 	}
-	g, err := makeCgroup(path)
+	g, err := planCgroup(path)
+	if err == nil {
+		// Written down first: who is killed now leaves nothing that delete doesn't know of.
+		if k.state.Cgroups = g.missing(); len(k.state.Cgroups) > 0 {
+			err = k.entry.save(&k.state)
+		}
+	}
+	if err == nil {
+		err = g.make()
+	}
 	if err != nil {
+		k.state.Cgroups = nil
 		if !limitsAsked(l.Resources) && !strings.Contains(err.Error(), "systemd") {
 			k.o.Warn(err.Error())
 			return nil
@@ -467,6 +491,11 @@ func (k *creation) cause(err error) error {
 		k.goferReport.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
 		if b, _ := io.ReadAll(io.LimitReader(k.goferReport, 4096)); len(b) > 0 {
 			return fmt.Errorf("gofer: %s", strings.TrimSpace(string(b)))
+		}
+	}
+	if k.gofer != nil && !k.state.Gofer.Alive() {
+		if state, waitErr := k.gofer.Wait(); waitErr == nil && !state.Success() { // it ends well when its connections close
+			return fmt.Errorf("the gofer ended while the container was created (%s): %w", state, err)
 		}
 	}
 	if control.ErrorKind(err) != control.KindGone || k.sentry == nil {

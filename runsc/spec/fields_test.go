@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -16,6 +17,11 @@ const (
 	refused = "refused by name, where it asks for something"
 	warned  = "accepted with a warning"
 	told    = "no request: for people and engines"
+	// labelled: the host's security module confines processes of the host, which no
+	// application is here: where the host has one, engines send a label with each
+	// container, and it has nothing to act upon. Where it has none, who asks for a
+	// label asks for what isn't there, and is told so as by runc.
+	labelled = "refused by name where the host hasn't the security module, accepted with a warning where it has"
 )
 
 var fields = map[string]string{
@@ -28,7 +34,7 @@ var fields = map[string]string{
 	"process.capabilities": done, "process.capabilities.bounding": done, "process.capabilities.effective": done,
 	"process.capabilities.inheritable": done, "process.capabilities.permitted": done, "process.capabilities.ambient": done,
 	"process.rlimits": done, "process.rlimits.type": done, "process.rlimits.hard": done, "process.rlimits.soft": done,
-	"process.noNewPrivileges": done, "process.apparmorProfile": warned, "process.oomScoreAdj": done, "process.selinuxLabel": refused,
+	"process.noNewPrivileges": done, "process.apparmorProfile": labelled, "process.oomScoreAdj": done, "process.selinuxLabel": labelled,
 	"process.scheduler": done, "process.scheduler.policy": done, "process.scheduler.nice": done, "process.scheduler.priority": done,
 	"process.scheduler.flags": done, "process.scheduler.runtime": refused, "process.scheduler.deadline": refused, "process.scheduler.period": refused,
 	"process.ioPriority": done, "process.ioPriority.class": done, "process.ioPriority.priority": done, "process.execCPUAffinity": refused,
@@ -40,8 +46,12 @@ var fields = map[string]string{
 	"linux.uidMappings": done, "linux.gidMappings": done, "linux.sysctl": done, "linux.resources": done, "linux.cgroupsPath": done,
 	"linux.namespaces": done, "linux.namespaces.type": done, "linux.namespaces.path": done,
 	"linux.devices": done, "linux.devices.path": done, "linux.devices.type": done, "linux.devices.major": done, "linux.devices.minor": done,
-	"linux.devices.fileMode": done, "linux.devices.uid": done, "linux.devices.gid": done, "linux.seccomp": warned,
-	"linux.rootfsPropagation": refused, "linux.maskedPaths": done, "linux.readonlyPaths": done, "linux.mountLabel": refused, "linux.intelRdt": refused,
+	"linux.devices.fileMode": done, "linux.devices.uid": done, "linux.devices.gid": done, "linux.seccomp": done,
+	"linux.seccomp.defaultAction": done, "linux.seccomp.defaultErrnoRet": done, "linux.seccomp.architectures": told, "linux.seccomp.flags": done,
+	"linux.seccomp.listenerPath": refused, "linux.seccomp.listenerMetadata": refused, "linux.seccomp.syscalls": done,
+	"linux.seccomp.syscalls.names": done, "linux.seccomp.syscalls.action": done, "linux.seccomp.syscalls.errnoRet": done, "linux.seccomp.syscalls.args": done,
+	"linux.seccomp.syscalls.args.index": done, "linux.seccomp.syscalls.args.value": done, "linux.seccomp.syscalls.args.valueTwo": done, "linux.seccomp.syscalls.args.op": done,
+	"linux.rootfsPropagation": refused, "linux.maskedPaths": done, "linux.readonlyPaths": done, "linux.mountLabel": labelled, "linux.intelRdt": refused,
 	"linux.personality": refused, "linux.personality.domain": refused, "linux.personality.flags": refused, "linux.timeOffsets": refused,
 
 	"linux.resources.devices": warned, "linux.resources.memory": done, "linux.resources.cpu": done, "linux.resources.pids": done,
@@ -58,7 +68,7 @@ var fields = map[string]string{
 // whole are the fields whose parts follow from what becomes of them, or that have
 // the same parts everywhere.
 var whole = []string{
-	"hooks", "solaris", "windows", "vm", "zos", "linux.uidMappings", "linux.gidMappings", "linux.seccomp", "linux.intelRdt", "linux.timeOffsets",
+	"hooks", "solaris", "windows", "vm", "zos", "linux.uidMappings", "linux.gidMappings", "linux.intelRdt", "linux.timeOffsets",
 	"mounts.uidMappings", "mounts.gidMappings", "linux.resources.devices", "linux.resources.blockIO", "linux.resources.hugepageLimits",
 	"linux.resources.network", "linux.resources.rdma", "process.user.umask",
 }
@@ -91,8 +101,45 @@ func TestEveryFieldIsDecidedUpon(t *testing.T) {
 	}
 }
 
+// Labels are for the security module of a host that has it.
+func TestLabels(t *testing.T) {
+	config := `{"ociVersion":"1.0.2","root":{"path":"r"},"process":{"args":["a"],"cwd":"/","apparmorProfile":"docker-default","selinuxLabel":"system_u:s"},"linux":{"mountLabel":"system_u:m"}}`
+	withModules(t, "Y", true)
+	s, err := Parse([]byte(config))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, warnings := Process(s.Process); len(warnings) != 2 {
+		t.Errorf("warnings: %q", warnings)
+	}
+	for _, unconfined := range []string{"", "unconfined"} {
+		withModules(t, "N", false)
+		if _, err := Parse([]byte(strings.NewReplacer("docker-default", unconfined, "system_u:s", "", "system_u:m", "").Replace(config))); err != nil {
+			t.Errorf("%q: %v", unconfined, err)
+		}
+	}
+}
+
+// withModules makes the host one with or without AppArmor and SELinux.
+func withModules(t *testing.T, apparmor string, selinux bool) {
+	t.Helper()
+	dir := t.TempDir()
+	before := []string{appArmorEnabled, seLinuxMount}
+	t.Cleanup(func() { appArmorEnabled, seLinuxMount = before[0], before[1] })
+	appArmorEnabled, seLinuxMount = dir+"/apparmor", dir+"/selinux"
+	if err := os.WriteFile(appArmorEnabled, []byte(apparmor+"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if selinux {
+		if err := os.WriteFile(seLinuxMount, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // Fields that are refused, each with a value that asks for something.
 func TestRefusals(t *testing.T) {
+	withModules(t, "N", false)
 	for _, test := range []struct{ field, process, root, linux string }{
 		{field: "solaris", root: `"solaris":{}`}, {field: "windows", root: `"windows":{"layerFolders":[]}`}, {field: "vm", root: `"vm":{"kernel":{"path":"/k"}}`}, {field: "zos", root: `"zos":{}`},
 		{field: "process.user.username", process: `"user":{"uid":0,"gid":0,"username":"x"}`}, {field: "process.commandLine", process: `"commandLine":"x"`},
@@ -102,6 +149,10 @@ func TestRefusals(t *testing.T) {
 		{field: "process.scheduler.nice", process: `"scheduler":{"policy":"SCHED_OTHER","nice":20}`},
 		{field: "process.scheduler.priority", process: `"scheduler":{"policy":"SCHED_OTHER","priority":1}`},
 		{field: "process.ioPriority.class", process: `"ioPriority":{"class":"x","priority":0}`},
+		{field: "process.apparmorProfile", process: `"apparmorProfile":"docker-default"`},
+		{field: "linux.seccomp.defaultAction", linux: `"seccomp":{}`}, {field: "linux.seccomp.listenerPath", linux: `"seccomp":{"defaultAction":"SCMP_ACT_ALLOW","listenerPath":"/s"}`},
+		{field: "linux.seccomp.flags[0]", linux: `"seccomp":{"defaultAction":"SCMP_ACT_ALLOW","flags":["SECCOMP_FILTER_FLAG_LOG"]}`},
+		{field: "linux.seccomp.syscalls[0].action", linux: `"seccomp":{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["read"],"action":"SCMP_ACT_NOTIFY"}]}`},
 		{field: "linux.rootfsPropagation", linux: `"rootfsPropagation":"unbindable"`}, {field: "linux.mountLabel", linux: `"mountLabel":"x"`},
 		{field: "linux.intelRdt", linux: `"intelRdt":{}`}, {field: "linux.personality", linux: `"personality":{"domain":"LINUX32"}`},
 		{field: "linux.timeOffsets", linux: `"timeOffsets":{"monotonic":{"secs":1}}`},

@@ -30,6 +30,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	"vitrine/pkg/control"
+	"vitrine/pkg/seccomp/profile"
 )
 
 // maxConfig is the largest config.json read, in bytes.
@@ -89,6 +90,9 @@ func ParseProcess(b []byte) (*specs.Process, error) {
 	}
 	return p, nil
 }
+
+// ValidateProcess is what ParseProcess does with a process that it has decoded.
+func ValidateProcess(p *specs.Process) error { return validateProcess("", p) }
 
 // decode makes the errors of encoding/json sentences for people.
 func decode(b []byte, v any) error {
@@ -236,8 +240,8 @@ func validateProcess(prefix string, p *specs.Process) error {
 	if p.OOMScoreAdj != nil && (*p.OOMScoreAdj < -1000 || *p.OOMScoreAdj > 1000) {
 		return fmt.Errorf("%soomScoreAdj %d is not between -1000 and 1000", prefix, *p.OOMScoreAdj)
 	}
-	if p.SelinuxLabel != "" {
-		return fmt.Errorf("%sselinuxLabel is not supported", prefix)
+	if err := validateLabels(prefix, p); err != nil {
+		return err
 	}
 	if _, err := scheduler(p.Scheduler); err != nil {
 		return fmt.Errorf("%sscheduler%w", prefix, err)
@@ -353,13 +357,18 @@ func validateLinux(l *specs.Linux) error {
 		field string
 	}{
 		{l.IntelRdt != nil, "intelRdt"},
-		{l.MountLabel != "", "mountLabel"},
+		{l.MountLabel != "" && !hasSELinux(), "mountLabel"},
 		{l.Personality != nil && l.Personality.Domain != specs.PerLinux, "personality.domain other than LINUX"},
 		{l.Personality != nil && len(l.Personality.Flags) > 0, "personality.flags"},
 		{len(l.TimeOffsets) > 0, "timeOffsets"},
 	} {
 		if x.there {
 			return fmt.Errorf("linux.%s is not supported", x.field)
+		}
+	}
+	if l.Seccomp != nil {
+		if _, err := profile.Translate(l.Seccomp); err != nil {
+			return fmt.Errorf("linux.seccomp%w", err)
 		}
 	}
 	for name := range l.Sysctl {
@@ -463,9 +472,7 @@ func Process(p *specs.Process) (control.Process, []string) {
 	for _, r := range p.Rlimits {
 		out.Rlimits = append(out.Rlimits, control.Rlimit{Resource: rlimits[r.Type], Soft: r.Soft, Hard: r.Hard})
 	}
-	if p.ApparmorProfile != "" && p.ApparmorProfile != "unconfined" {
-		warnings = append(warnings, "process.apparmorProfile: the profile confines no application here; the sandbox does")
-	}
+	warnings = append(warnings, labelWarnings(p)...)
 	if c := p.ConsoleSize; c != nil {
 		out.ConsoleRows, out.ConsoleCols = uint16(min(c.Height, 65535)), uint16(min(c.Width, 65535))
 	}

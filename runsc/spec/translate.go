@@ -10,6 +10,8 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	"vitrine/pkg/control"
+	"vitrine/pkg/seccomp"
+	"vitrine/pkg/seccomp/profile"
 )
 
 // OverlayMode says where a container's writes to host trees go.
@@ -63,10 +65,9 @@ type Options struct {
 // Accepted with a warning, because engines send them always and they speak of
 // the host kernel's defences, which the application doesn't meet, or of the
 // host's mounts, whose later changes are not followed (rslave):
-// linux.seccomp (no host call is the application's; the profile is not
-// applied to the sandbox's own calls), process.apparmorProfile, device rules
-// of linux.resources (there are no devices of the host), and namespaces
-// given by the path of a host namespace that is no container's of this sandbox.
+// process.apparmorProfile, process.selinuxLabel and linux.mountLabel on hosts
+// that have the security module, device rules of linux.resources (there are
+// no devices of the host), and namespaces given by the path of a host namespace that is no container's of this sandbox.
 func Translate(s *specs.Spec, o Options) (*Plan, error) {
 	p := &Plan{Args: &control.CreateArgs{
 		ID:           o.ID,
@@ -317,11 +318,30 @@ func (p *Plan) addLinux(l *specs.Linux, o Options) error {
 	if l.Resources != nil && len(l.Resources.Devices) > 0 {
 		p.Warnings = append(p.Warnings, "linux.resources.devices: there are no devices of the host to allow or deny")
 	}
+	if l.MountLabel != "" {
+		p.Warnings = append(p.Warnings, "linux.mountLabel: the mounts are the sandbox's, and have no labels")
+	}
 	if l.Seccomp != nil {
-		p.Warnings = append(p.Warnings, "linux.seccomp: the profile is not applied; no system call of the application reaches the host")
+		var err error
+		if a.Seccomp, err = filterProgram(l.Seccomp); err != nil {
+			return fmt.Errorf("linux.seccomp%w", err)
+		}
 	}
 	Limits(&a.Resources, l.Resources)
 	return nil
+}
+
+// filterProgram is the program that the container's processes run under.
+func filterProgram(p *specs.LinuxSeccomp) ([]unix.SockFilter, error) {
+	f, err := profile.Translate(p)
+	if err != nil {
+		return nil, err
+	}
+	program, err := seccomp.Assemble(f)
+	if err != nil {
+		return nil, fmt.Errorf(": %w", err)
+	}
+	return program, nil
 }
 
 // Limits puts what r says into limits, and leaves what it doesn't speak of; -1 is

@@ -12,6 +12,7 @@ import (
 
 	"vitrine/pkg/control"
 	"vitrine/pkg/sentry/auth"
+	"vitrine/pkg/sentry/callfilter"
 	"vitrine/pkg/sentry/kernel"
 	"vitrine/pkg/sentry/memfile"
 	"vitrine/pkg/sentry/signals"
@@ -30,6 +31,7 @@ type container struct {
 	ns      *kernel.Namespaces
 	root    vfs.Path
 	args    *control.CreateArgs
+	filter  []callfilter.Instruction // of all processes that are started from outside; may be empty
 
 	// resources are the limits as last set, read without a lock, in the middle of
 	// reads of files too.
@@ -97,6 +99,9 @@ func (c *container) create() error {
 	}
 	if err := c.mountAll(); err != nil {
 		return err
+	}
+	for _, f := range c.args.Seccomp {
+		c.filter = append(c.filter, callfilter.Instruction{Code: f.Code, JT: f.Jt, JF: f.Jf, K: f.K})
 	}
 	t, err := c.newTask(&c.args.Init)
 	if err != nil {
@@ -217,8 +222,12 @@ func (s *Sandbox) Exec(args *control.ExecArgs) (int32, error) {
 	s.mu.Lock()
 	status := c.status
 	s.mu.Unlock()
-	if status != control.StatusRunning {
-		return 0, failf(control.KindState, "container %s is %s, not running", args.ID, status)
+	wanted := control.StatusRunning
+	if args.BeforeStart {
+		wanted = control.StatusCreated
+	}
+	if status != wanted {
+		return 0, failf(control.KindState, "container %s is %s, not %s", args.ID, status, wanted)
 	}
 	t, err := c.newTask(&args.Process)
 	if err != nil {
@@ -309,7 +318,7 @@ func (s *Sandbox) Signal(id string, pid int32, signo int, all bool) error {
 		}
 		groups = []*kernel.ThreadGroup{tg}
 	}
-	if status == control.StatusCreated {
+	if status == control.StatusCreated && (all || pid == 0) {
 		// Nothing runs that could take a signal: one whose default is to end
 		// the process does so.
 		if sig := signals.Signal(signo); sig.Valid() && endsByDefault(sig) {

@@ -1,6 +1,7 @@
 package boot
 
 import (
+	"cmp"
 	"os"
 	"path"
 	"slices"
@@ -96,7 +97,15 @@ func (c *container) newTask(p *control.Process) (_ *kernel.Task, err error) {
 			s.IOPriority = int(*p.IOPriority)
 		}
 	})
-	if err := c.exec(t, p); err != nil {
+	// As runc, whose processes have privileges when they install theirs: the filter
+	// comes without no_new_privs, unless the spec asks for that too.
+	if len(c.filter) > 0 {
+		err = t.InstallFilter(c.filter)
+	}
+	if err == nil {
+		err = c.exec(t, p)
+	}
+	if err != nil {
 		// The task ends without ever having run the application.
 		t.ThreadGroup().Kill(kernel.ExitStatus{Signal: sigKill})
 		t.Start()
@@ -219,7 +228,7 @@ func (c *container) workingDirectory(p *control.Process, cred *auth.Credentials)
 
 // exec loads the program, looked for in PATH as execvp(3) does.
 func (c *container) exec(t *kernel.Task, p *control.Process) error {
-	name := p.Args[0]
+	name := cmp.Or(p.Path, p.Args[0])
 	candidates := []string{name}
 	if !strings.Contains(name, "/") {
 		candidates = nil

@@ -166,7 +166,7 @@ func (k *kernel) Exec(a *control.ExecArgs) (int32, error) {
 	if err != nil {
 		return 0, err
 	}
-	if b.status != control.StatusRunning {
+	if wanted := map[bool]control.Status{false: control.StatusRunning, true: control.StatusCreated}[a.BeforeStart]; b.status != wanted {
 		return 0, failed(control.KindState, "container %q is %s", a.ID, b.status)
 	}
 	g, err := k.load(&a.Process)
