@@ -48,6 +48,7 @@ ROWS = [
         "pkg/sentry/kernbuf",
         "pkg/sentry/ktime",
         "pkg/sentry/limits",
+        "pkg/sentry/namespaces",
         "pkg/sentry/signals",
         "pkg/sentry/socket/...",
         "pkg/sentry/timers",

@@ -9,6 +9,7 @@ import (
 	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/sentry/fs/proc"
 	"vitrine/pkg/sentry/kernel"
+	"vitrine/pkg/sentry/namespaces"
 )
 
 // namespace returns what the container asks of namespaces of a type, or nil where
@@ -56,18 +57,18 @@ func (c *container) makeNamespaces() (err error) {
 		}
 	}
 	ns := &kernel.Namespaces{}
-	if ns.UTS, err = choose(c, control.NamespaceUTS, own.UTS, func(o *container) *kernel.UTSNamespace { return o.ns.UTS }, func() (*kernel.UTSNamespace, error) {
+	if ns.UTS, err = choose(c, control.NamespaceUTS, own.UTS, func(o *container) *namespaces.UTS { return o.ns.UTS }, func() (*namespaces.UTS, error) {
 		host, domain := own.UTS.Names()
 		return k.NewUTSNamespace(c.user, host, domain), nil
 	}); err != nil {
 		return err
 	}
-	if ns.IPC, err = choose(c, control.NamespaceIPC, own.IPC, func(o *container) *kernel.IPCNamespace { return o.ns.IPC }, func() (*kernel.IPCNamespace, error) {
+	if ns.IPC, err = choose(c, control.NamespaceIPC, own.IPC, func(o *container) *namespaces.IPC { return o.ns.IPC }, func() (*namespaces.IPC, error) {
 		return k.NewIPCNamespace(c.user), nil
 	}); err != nil {
 		return err
 	}
-	if ns.Net, err = choose(c, control.NamespaceNetwork, own.Net, func(o *container) *kernel.NetNamespace { return o.ns.Net }, func() (*kernel.NetNamespace, error) {
+	if ns.Net, err = choose(c, control.NamespaceNetwork, own.Net, func(o *container) *namespaces.Net { return o.ns.Net }, func() (*namespaces.Net, error) {
 		return k.NewNetNamespace(c.user, nil), nil
 	}); err != nil {
 		return err

@@ -63,7 +63,7 @@ func (c *container) newTask(p *control.Process) (_ *kernel.Task, err error) {
 		return nil, err
 	}
 	t, err := k.NewProcess(&kernel.ProcessArgs{
-		Creds: cred, Namespaces: c.ns, FS: kernel.NewFSContext(c.root, cwd, umask), FDs: fds, Limits: lim, Container: c.kc,
+		Creds: cred, Namespaces: c.ns, FS: vfs.NewFSContext(c.root, cwd, umask), FDs: fds, Limits: lim, Container: c.kc,
 	}, memory)
 	if err != nil {
 		memory.DecUsers()

@@ -206,7 +206,7 @@ func (k *Kernel) cloneNamespaces(old *Namespaces, pidNS *PIDNamespace, flags uin
 	return &n, move, nil
 }
 
-// Unshare does unshare(2) for namespaces, file tables and FSContext.
+// Unshare does unshare(2) for namespaces, file tables and vfs.FSContext.
 func (t *Task) Unshare(flags uint64) error {
 	const known = unix.CLONE_THREAD | unix.CLONE_SIGHAND | unix.CLONE_VM | unix.CLONE_FILES | unix.CLONE_FS | unix.CLONE_SYSVSEM |
 		unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNET
@@ -339,7 +339,7 @@ func (k *Kernel) adopt(child, parent *Task, a *CloneArgs, lim *limits.Set) error
 			child.setSeccomp(s)
 		}
 	}
-	child.namespaces.IPC.enter()
+	child.namespaces.IPC.Enter()
 	child.rememberIDs()
 	k.tasks.Add(1)
 	k.forks.Add(1)
@@ -351,7 +351,7 @@ func (k *Kernel) adopt(child, parent *Task, a *CloneArgs, lim *limits.Set) error
 type ProcessArgs struct {
 	Creds      *auth.Credentials
 	Namespaces *Namespaces // PIDForChildren is the namespace it is in
-	FS         *FSContext
+	FS         *vfs.FSContext
 	FDs        *vfs.FDTable
 	Limits     *limits.Set
 	Container  *Container

@@ -13,7 +13,7 @@
 //   - ThreadGroup.signals.mu: pending signals, masks, job-control state of one
 //     thread group; two are never held together.
 //   - leaves: Task.mu (what other tasks may read: name, credentials,
-//     file tables), FSContext.mu, UTSNamespace.mu.
+//     file tables), vfs.FSContext.mu, namespaces.UTS.mu.
 //
 // Memory-manager and VFS locks are taken with none of these held, but for the
 // leaves of the VFS. Those of the VFS, and futex buckets, may be held when these

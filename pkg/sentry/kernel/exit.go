@@ -46,7 +46,7 @@ func (t *Task) exit() {
 	t.mu.Unlock()
 	t.releaseVfork()
 	closeAll(vfs.KernelContext(t.Credentials()), fds, fds.DecRef())
-	ns.IPC.leave()
+	ns.IPC.Leave()
 	peak := uint64(0)
 	if memory.Users() == 1 {
 		peak = memory.PeakRSS()

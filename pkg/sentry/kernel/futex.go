@@ -150,75 +150,12 @@ func (t *Task) FutexRequeuePI(addr usermem.Addr, private bool, move int, addr2 u
 	return t.k.Futexes.RequeuePI(k, to, move, t.mm, addr, addr2, val, t.piOwner)
 }
 
-// Robust futexes (Documentation/robust-futex-ABI.txt): the list's head has the
-// first entry, the offset of the word from an entry, and an entry that is about
-// to be added or removed.
-const (
-	robustLimit    = 2048
-	futexWaiters   = 0x80000000
-	futexOwnerDied = 0x40000000
-	futexTIDMask   = 0x3fffffff
-)
-
-// robustExit marks the robust futexes that the task held as ownerless. Memory
-// that can't be read ends the walk.
+// robustExit marks the robust futexes that the task held as ownerless, and wakes
+// one of those who wait for each.
 func (t *Task) robustExit() {
 	head := t.robustList
-	if head == 0 {
-		return
-	}
 	t.robustList = 0
-	entry, err := usermem.CopyInUint64(t.mm, head)
-	if err != nil {
-		return
-	}
-	offset, err := usermem.CopyInUint64(t.mm, head+8)
-	if err != nil {
-		return
-	}
-	pending, err := usermem.CopyInUint64(t.mm, head+16)
-	if err != nil {
-		return
-	}
-	for n := 0; usermem.Addr(entry&^1) != head && n < robustLimit; n++ {
-		next, err := usermem.CopyInUint64(t.mm, usermem.Addr(entry&^1))
-		if entry != pending {
-			if !t.robustDeath(usermem.Addr((entry&^1)+offset), entry&1 != 0) {
-				return
-			}
-		}
-		if err != nil {
-			return
-		}
-		entry = next
-	}
-	if pending != 0 {
-		t.robustDeath(usermem.Addr((pending&^1)+offset), pending&1 != 0)
-	}
-}
-
-func (t *Task) robustDeath(addr usermem.Addr, pi bool) bool {
-	if addr&3 != 0 {
-		return false
-	}
-	tid := uint32(t.ids.in(t.ids.ns))
-	for {
-		v, err := t.mm.LoadUint32(addr)
-		if err != nil {
-			return false
-		}
-		if v&futexTIDMask != tid {
-			return true
-		}
-		seen, err := t.mm.CompareAndSwapUint32(addr, v, v&futexWaiters|futexOwnerDied)
-		if err != nil {
-			return false
-		}
-		if seen == v {
-			if v&futexWaiters != 0 && !pi {
-				t.FutexWake(addr, false, 1, futex.MatchAny)
-			}
-			return true
-		}
+	if head != 0 {
+		futex.EndRobustList(t.mm, head, uint32(t.ids.in(t.ids.ns)), func(a usermem.Addr) { t.FutexWake(a, false, 1, futex.MatchAny) })
 	}
 }

@@ -4,11 +4,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vitrine/pkg/sentry/auth"
+	"vitrine/pkg/sentry/namespaces"
 	"vitrine/pkg/sentry/vfs"
 )
 
 // NamespaceFile is what a file of /proc/PID/ns is: its open file, or its inode.
-// Namespace returns a *UTSNamespace, *IPCNamespace, *NetNamespace,
+// Namespace returns a *namespaces.UTS, *namespaces.IPC, *namespaces.Net,
 // *PIDNamespace, *vfs.MountNamespace or *auth.UserNamespace, or nil for the one
 // cgroup namespace there is.
 type NamespaceFile interface{ Namespace() any }
@@ -16,92 +17,69 @@ type NamespaceFile interface{ Namespace() any }
 // SetNamespace does setns(2): the task enters ns, of a type that NamespaceFile
 // returns. kind is the CLONE_NEW* flag it must be, or zero.
 func (t *Task) SetNamespace(ns any, kind uint64) error {
-	is := func(flag uint64) bool { return kind == 0 || kind == flag }
-	n := *t.namespaces
-	// admin: the caller needs CAP_SYS_ADMIN in the namespace's owner, and in
-	// its own user namespace.
-	admin := func(owner *auth.UserNamespace) bool {
-		c := t.Credentials()
-		if owner == nil {
-			owner = t.k.RootUserNS
-		}
-		return c.HasCap(unix.CAP_SYS_ADMIN) && c.HasCapIn(unix.CAP_SYS_ADMIN, owner)
-	}
+	// What it is, whose capabilities count, and what entering it is.
+	var is uint64
+	var owner *auth.UserNamespace
+	var enter func(n *Namespaces) error
 	switch ns := ns.(type) {
-	case *UTSNamespace:
-		if !is(unix.CLONE_NEWUTS) {
-			return unix.EINVAL
-		}
-		if !admin(ns.UserNS) {
-			return unix.EPERM
-		}
-		n.UTS = ns
-	case *IPCNamespace:
-		if !is(unix.CLONE_NEWIPC) {
-			return unix.EINVAL
-		}
-		if !admin(ns.UserNS) {
-			return unix.EPERM
-		}
-		n.IPC = ns
-	case *NetNamespace:
-		if !is(unix.CLONE_NEWNET) {
-			return unix.EINVAL
-		}
-		if !admin(ns.UserNS) {
-			return unix.EPERM
-		}
-		n.Net = ns
+	case *namespaces.UTS:
+		is, owner, enter = unix.CLONE_NEWUTS, ns.UserNS, func(n *Namespaces) error { n.UTS = ns; return nil }
+	case *namespaces.IPC:
+		is, owner, enter = unix.CLONE_NEWIPC, ns.UserNS, func(n *Namespaces) error { n.IPC = ns; return nil }
+	case *namespaces.Net:
+		is, owner, enter = unix.CLONE_NEWNET, ns.UserNS, func(n *Namespaces) error { n.Net = ns; return nil }
 	case *PIDNamespace:
-		if !is(unix.CLONE_NEWPID) {
-			return unix.EINVAL
-		}
-		if !admin(ns.UserNS) {
-			return unix.EPERM
-		}
-		// Downwards only: children don't get out of their namespace.
-		if !t.ids.ns.Contains(ns) {
-			return unix.EINVAL
-		}
-		n.PIDForChildren = ns
+		is, owner, enter = unix.CLONE_NEWPID, ns.UserNS, func(n *Namespaces) error { return t.enterPID(n, ns) }
 	case *vfs.MountNamespace:
-		if !is(unix.CLONE_NEWNS) {
-			return unix.EINVAL
-		}
-		return t.setMountNamespace(ns, admin)
+		is, owner, enter = unix.CLONE_NEWNS, ns.Owner, func(n *Namespaces) error { return t.enterMount(n, ns) }
 	case *auth.UserNamespace:
-		if !is(unix.CLONE_NEWUSER) {
+		if kind != 0 && kind != unix.CLONE_NEWUSER {
 			return unix.EINVAL
 		}
 		return t.setUserNamespace(ns)
 	case nil:
-		if !is(unix.CLONE_NEWCGROUP) {
-			return unix.EINVAL
-		}
-		if !admin(t.k.RootUserNS) {
-			return unix.EPERM
-		}
-		return nil
+		is, enter = unix.CLONE_NEWCGROUP, func(*Namespaces) error { return nil }
 	default:
 		return unix.EINVAL
+	}
+	if kind != 0 && kind != is {
+		return unix.EINVAL
+	}
+	if owner == nil {
+		owner = t.k.RootUserNS
+	}
+	if c := t.Credentials(); !c.HasCap(unix.CAP_SYS_ADMIN) || !c.HasCapIn(unix.CAP_SYS_ADMIN, owner) {
+		return unix.EPERM
+	}
+	n := *t.namespaces
+	if err := enter(&n); err != nil {
+		return err
 	}
 	t.SetNamespaces(&n)
 	return nil
 }
 
-func (t *Task) setMountNamespace(ns *vfs.MountNamespace, admin func(*auth.UserNamespace) bool) error {
-	if !admin(ns.Owner) || !t.Credentials().HasCap(unix.CAP_SYS_CHROOT) {
+// enterPID makes ns the one of children that are still to be born: downwards
+// only, for they don't get out of their namespace.
+func (t *Task) enterPID(n *Namespaces, ns *PIDNamespace) error {
+	if !t.ids.ns.Contains(ns) {
+		return unix.EINVAL
+	}
+	n.PIDForChildren = ns
+	return nil
+}
+
+func (t *Task) enterMount(n *Namespaces, ns *vfs.MountNamespace) error {
+	if !t.Credentials().HasCap(unix.CAP_SYS_CHROOT) {
 		return unix.EPERM
 	}
 	if t.sharesFS() {
 		return unix.EINVAL
 	}
-	n := *t.namespaces
 	n.Mount = ns
 	root := ns.Root()
 	t.fs.SetRoot(root)
 	t.fs.SetCwd(root)
-	t.SetNamespaces(&n)
 	return nil
 }
 

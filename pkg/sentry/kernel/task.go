@@ -37,7 +37,7 @@ type Task struct {
 	mu         locks.Mutex[locks.Leaf]
 	mm         *mm.MemoryManager
 	fds        *vfs.FDTable
-	fs         *FSContext
+	fs         *vfs.FSContext
 	namespaces *Namespaces
 	name       string
 	creds      atomic.Pointer[auth.Credentials]
@@ -193,7 +193,7 @@ func (t *Task) FDs() *vfs.FDTable {
 }
 
 // FS returns the root and working directory; nil once the task has ended.
-func (t *Task) FS() *FSContext {
+func (t *Task) FS() *vfs.FSContext {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.fs
@@ -208,17 +208,17 @@ func (t *Task) Namespaces() *Namespaces {
 
 // SetNamespaces puts others in place; only the task itself does.
 func (t *Task) SetNamespaces(n *Namespaces) {
-	n.IPC.enter()
+	n.IPC.Enter()
 	t.mu.Lock()
 	old := t.namespaces
 	t.namespaces = n
 	t.mu.Unlock()
-	old.IPC.leave()
+	old.IPC.Leave()
 }
 
 // SetFDs and SetFS replace what was shared by a copy (unshare(2)).
-func (t *Task) SetFDs(f *vfs.FDTable) { t.mu.Lock(); t.fds = f; t.mu.Unlock() }
-func (t *Task) SetFS(f *FSContext)    { t.mu.Lock(); t.fs = f; t.mu.Unlock() }
+func (t *Task) SetFDs(f *vfs.FDTable)  { t.mu.Lock(); t.fds = f; t.mu.Unlock() }
+func (t *Task) SetFS(f *vfs.FSContext) { t.mu.Lock(); t.fs = f; t.mu.Unlock() }
 
 // Name returns the thread's name (comm).
 func (t *Task) Name() string {

@@ -118,7 +118,7 @@ func newMachine(t *testing.T, opts Options) *machine {
 		Creds: auth.NewRoot(user),
 		Namespaces: &kernel.Namespaces{UTS: k.NewUTSNamespace(user, "glass", "(none)"), IPC: k.NewIPCNamespace(user),
 			Net: k.NewNetNamespace(user, nil), Mount: m.NS, PIDForChildren: k.RootPIDNS},
-		Container: &kernel.Container{ID: "test"}, FS: kernel.NewFSContext(root, root, 0o022), FDs: vfs.NewFDTable(), Limits: limits.NewSet(),
+		Container: &kernel.Container{ID: "test"}, FS: vfs.NewFSContext(root, root, 0o022), FDs: vfs.NewFDTable(), Limits: limits.NewSet(),
 	}, space)
 	if err != nil {
 		t.Fatal(err)

@@ -9,7 +9,7 @@ import (
 	"vitrine/pkg/sentry/vfs"
 )
 
-// NetReporter is what a kernel.NetNamespace's Stack implements that has something
+// NetReporter is what a namespaces.Net's Stack implements that has something
 // to show in /proc/net. ReportNet appends to b what follows the header of the
 // file called name ("tcp", "dev", ...), in Linux's format, and reports whether it
 // knows the file.

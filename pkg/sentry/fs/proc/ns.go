@@ -21,7 +21,7 @@ type Namespace struct {
 	// Flag is the CLONE_NEW* constant of its type.
 	Flag uint64
 	// Object is an *auth.UserNamespace, *kernel.PIDNamespace,
-	// *kernel.UTSNamespace, *kernel.IPCNamespace, *kernel.NetNamespace or
+	// *namespaces.UTS, *namespaces.IPC, *namespaces.Net or
 	// *vfs.MountNamespace; nil for the one cgroup namespace there is.
 	Object any
 }

@@ -11,6 +11,7 @@ import (
 	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/sentry/ipc"
 	"vitrine/pkg/sentry/kernel"
+	"vitrine/pkg/sentry/namespaces"
 	"vitrine/pkg/sentry/vfs"
 )
 
@@ -47,7 +48,7 @@ func (k NamespaceKind) owner(n *kernel.Namespaces) (*auth.UserNamespace, int) {
 }
 
 // name is a name of the machine; it is cut to 64 bytes, as Linux does.
-func name(path string, get func(host, domain string) string, put func(ns *kernel.UTSNamespace, name string)) sysctl {
+func name(path string, get func(host, domain string) string, put func(ns *namespaces.UTS, name string)) sysctl {
 	return sysctl{path: path, kind: UTSNamespace,
 		show: func(n *kernel.Namespaces) string { return get(n.UTS.Names()) },
 		put: func(n *kernel.Namespaces, v string) error {
@@ -99,8 +100,8 @@ func limit(path string, numbers func(l *ipc.Limits) []any) sysctl {
 
 // sysctls are the settings that namespaces have (namespaces(7), sysctl(8)).
 var sysctls = []sysctl{
-	name("kernel/hostname", func(host, _ string) string { return host }, (*kernel.UTSNamespace).SetHost),
-	name("kernel/domainname", func(_, domain string) string { return domain }, (*kernel.UTSNamespace).SetDomain),
+	name("kernel/hostname", func(host, _ string) string { return host }, (*namespaces.UTS).SetHost),
+	name("kernel/domainname", func(_, domain string) string { return domain }, (*namespaces.UTS).SetDomain),
 	limit("kernel/shmmax", func(l *ipc.Limits) []any { return []any{&l.SegmentSize} }),
 	limit("kernel/shmall", func(l *ipc.Limits) []any { return []any{&l.SegmentPages} }),
 	limit("kernel/shmmni", func(l *ipc.Limits) []any { return []any{&l.Segments} }),
