@@ -88,12 +88,8 @@ func Dial(socket int, msize uint32, want Extensions) (*Client, error) {
 }
 
 func (c *Client) version(want Extensions) error {
-	cl := c.start(typeTversion)
-	defer c.done(cl)
-	m := Tversion{Msize: c.msize, Version: versionString(want)}
-	m.wire(&cl.out)
 	var r Rversion
-	if err := c.ask(cl, &r); err != nil {
+	if err := c.ask(typeTversion, &Tversion{Msize: c.msize, Version: versionString(want)}, &r); err != nil {
 		return err
 	}
 	got, ok := parseVersion(r.Version)
@@ -161,8 +157,11 @@ func (c *Client) done(cl *call) {
 	callPool.Put(cl)
 }
 
-// ask sends the call's message and decodes its answer into r.
-func (c *Client) ask(cl *call, r message) error {
+// ask sends m, of type kind, and decodes its answer into r.
+func (c *Client) ask(kind uint8, m, r message) error {
+	cl := c.start(kind)
+	defer c.done(cl)
+	m.wire(&cl.out)
 	in, err := c.exchange(cl)
 	if err != nil {
 		return err

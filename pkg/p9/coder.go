@@ -44,23 +44,27 @@ func (c *coder) u16(p *uint16) {
 	}
 }
 
-func (c *coder) u32(p *uint32) {
-	if !c.dec {
-		c.buf = binary.LittleEndian.AppendUint32(c.buf, *p)
-	} else if b := c.take(4); b != nil {
-		*p = binary.LittleEndian.Uint32(b)
-	} else {
-		*p = 0
+func (c *coder) u32(ps ...*uint32) {
+	for _, p := range ps {
+		if !c.dec {
+			c.buf = binary.LittleEndian.AppendUint32(c.buf, *p)
+		} else if b := c.take(4); b != nil {
+			*p = binary.LittleEndian.Uint32(b)
+		} else {
+			*p = 0
+		}
 	}
 }
 
-func (c *coder) u64(p *uint64) {
-	if !c.dec {
-		c.buf = binary.LittleEndian.AppendUint64(c.buf, *p)
-	} else if b := c.take(8); b != nil {
-		*p = binary.LittleEndian.Uint64(b)
-	} else {
-		*p = 0
+func (c *coder) u64(ps ...*uint64) {
+	for _, p := range ps {
+		if !c.dec {
+			c.buf = binary.LittleEndian.AppendUint64(c.buf, *p)
+		} else if b := c.take(8); b != nil {
+			*p = binary.LittleEndian.Uint64(b)
+		} else {
+			*p = 0
+		}
 	}
 }
 
@@ -136,8 +140,7 @@ func (c *coder) qid(q *Qid) {
 }
 
 func (c *coder) time(t *Time) {
-	c.u64(&t.Sec)
-	c.u64(&t.Nsec)
+	c.u64(&t.Sec, &t.Nsec)
 }
 
 // attrSize is what attr writes.
@@ -145,19 +148,12 @@ const attrSize = 13 + 3*4 + 5*8 + 3*16 + 2*8
 
 func (c *coder) attr(a *Attr) {
 	c.qid(&a.Qid)
-	c.u32(&a.Mode)
-	c.u32(&a.UID)
-	c.u32(&a.GID)
-	c.u64(&a.Nlink)
-	c.u64(&a.Rdev)
-	c.u64(&a.Size)
-	c.u64(&a.BlockSize)
-	c.u64(&a.Blocks)
+	c.u32(&a.Mode, &a.UID, &a.GID)
+	c.u64(&a.Nlink, &a.Rdev, &a.Size, &a.BlockSize, &a.Blocks)
 	c.time(&a.Atime)
 	c.time(&a.Mtime)
 	c.time(&a.Ctime)
-	c.u64(&a.Dev)
-	c.u64(&a.Ino)
+	c.u64(&a.Dev, &a.Ino)
 }
 
 // dirent is an entry as Treaddir (or, with plus, Treaddirplus) carries it.

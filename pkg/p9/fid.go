@@ -33,12 +33,8 @@ func (c *Client) Attach(uname string, uid uint32, aname string) (*Fid, Qid, erro
 	if err != nil {
 		return nil, Qid{}, err
 	}
-	cl := c.start(typeTattach)
-	defer c.done(cl)
-	m := Tattach{Fid: f.id, AFid: NoFid, Uname: uname, Aname: aname, NUname: uid}
-	m.wire(&cl.out)
 	var r Rattach
-	if err := c.ask(cl, &r); err != nil {
+	if err := c.ask(typeTattach, &Tattach{Fid: f.id, AFid: NoFid, Uname: uname, Aname: aname, NUname: uid}, &r); err != nil {
 		f.drop(err)
 		return nil, Qid{}, err
 	}
@@ -53,12 +49,8 @@ func (f *Fid) Walk(names ...string) (*Fid, []Qid, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	cl := c.start(typeTwalk)
-	defer c.done(cl)
-	m := Twalk{Fid: f.id, NewFid: to.id, Names: names}
-	m.wire(&cl.out)
 	var r Rwalk
-	if err := c.ask(cl, &r); err != nil {
+	if err := c.ask(typeTwalk, &Twalk{Fid: f.id, NewFid: to.id, Names: names}, &r); err != nil {
 		to.drop(err)
 		return nil, nil, err
 	}
@@ -235,23 +227,15 @@ func (f *Fid) OpenFile(flags uint32) (file int, a Attr, err error) {
 
 // Open prepares f for Read, Write and Readdir through the server.
 func (f *Fid) Open(flags uint32) (Qid, error) {
-	cl := f.c.start(typeTlopen)
-	defer f.c.done(cl)
-	m := Tlopen{Fid: f.id, Flags: flags}
-	m.wire(&cl.out)
 	var r Rlopen
-	err := f.c.ask(cl, &r)
+	err := f.c.ask(typeTlopen, &Tlopen{Fid: f.id, Flags: flags}, &r)
 	return r.Qid, err
 }
 
 // Create makes a regular file in the directory f and opens it; f then is that file.
 func (f *Fid) Create(name string, flags, mode, gid uint32) (Qid, error) {
-	cl := f.c.start(typeTlcreate)
-	defer f.c.done(cl)
-	m := Tlcreate{Fid: f.id, Name: name, Flags: flags, Mode: mode, GID: gid}
-	m.wire(&cl.out)
 	var r Rlcreate
-	err := f.c.ask(cl, &r)
+	err := f.c.ask(typeTlcreate, &Tlcreate{Fid: f.id, Name: name, Flags: flags, Mode: mode, GID: gid}, &r)
 	return r.Qid, err
 }
 
@@ -412,9 +396,11 @@ func (f *Fid) Getattr() (Attr, error) {
 	return r.Attr, in.end()
 }
 
-// do sends a message whose answer is empty.
-func (c *Client) do(cl *call) error {
+// tell sends a message whose answer is empty.
+func (c *Client) tell(kind uint8, m message) error {
+	cl := c.start(kind)
 	defer c.done(cl)
+	m.wire(&cl.out)
 	in, err := c.exchange(cl)
 	if err != nil {
 		return err
@@ -424,10 +410,7 @@ func (c *Client) do(cl *call) error {
 
 // Setattr changes attributes.
 func (f *Fid) Setattr(s *SetAttr) error {
-	cl := f.c.start(typeTsetattr)
-	m := Tsetattr{Fid: f.id, Set: *s}
-	m.wire(&cl.out)
-	return f.c.do(cl)
+	return f.c.tell(typeTsetattr, &Tsetattr{Fid: f.id, Set: *s})
 }
 
 // Readdir appends entries behind offset (0: the beginning) to list, as many as fit one message. No entries
@@ -527,111 +510,74 @@ func (f *Fid) List(names []string) (r ListResult, err error) {
 
 // Symlink makes a symbolic link in the directory f.
 func (f *Fid) Symlink(name, target string, gid uint32) (Qid, error) {
-	cl := f.c.start(typeTsymlink)
-	defer f.c.done(cl)
-	m := Tsymlink{DirFid: f.id, Name: name, Target: target, GID: gid}
-	m.wire(&cl.out)
 	var r Rsymlink
-	err := f.c.ask(cl, &r)
+	err := f.c.ask(typeTsymlink, &Tsymlink{DirFid: f.id, Name: name, Target: target, GID: gid}, &r)
 	return r.Qid, err
 }
 
 // Mknod makes a file of any type in the directory f.
 func (f *Fid) Mknod(name string, mode, major, minor, gid uint32) (Qid, error) {
-	cl := f.c.start(typeTmknod)
-	defer f.c.done(cl)
-	m := Tmknod{DirFid: f.id, Name: name, Mode: mode, Major: major, Minor: minor, GID: gid}
-	m.wire(&cl.out)
 	var r Rmknod
-	err := f.c.ask(cl, &r)
+	err := f.c.ask(typeTmknod, &Tmknod{DirFid: f.id, Name: name, Mode: mode, Major: major, Minor: minor, GID: gid}, &r)
 	return r.Qid, err
 }
 
 // Mkdir makes a directory in the directory f.
 func (f *Fid) Mkdir(name string, mode, gid uint32) (Qid, error) {
-	cl := f.c.start(typeTmkdir)
-	defer f.c.done(cl)
-	m := Tmkdir{DirFid: f.id, Name: name, Mode: mode, GID: gid}
-	m.wire(&cl.out)
 	var r Rmkdir
-	err := f.c.ask(cl, &r)
+	err := f.c.ask(typeTmkdir, &Tmkdir{DirFid: f.id, Name: name, Mode: mode, GID: gid}, &r)
 	return r.Qid, err
 }
 
 // Link gives the file another name, in the directory f.
 func (f *Fid) Link(file *Fid, name string) error {
-	cl := f.c.start(typeTlink)
-	m := Tlink{DirFid: f.id, Fid: file.id, Name: name}
-	m.wire(&cl.out)
-	return f.c.do(cl)
+	return f.c.tell(typeTlink, &Tlink{DirFid: f.id, Fid: file.id, Name: name})
 }
 
 // RenameAt moves a name from the directory f to the directory to.
 func (f *Fid) RenameAt(name string, to *Fid, newName string) error {
-	cl := f.c.start(typeTrenameat)
-	m := Trenameat{OldDirFid: f.id, OldName: name, NewDirFid: to.id, NewName: newName}
-	m.wire(&cl.out)
-	return f.c.do(cl)
+	return f.c.tell(typeTrenameat, &Trenameat{OldDirFid: f.id, OldName: name, NewDirFid: to.id, NewName: newName})
 }
 
 // Rename moves f's file. Servers answer EOPNOTSUPP in sessions with extensions: use RenameAt.
 func (f *Fid) Rename(to *Fid, newName string) error {
-	cl := f.c.start(typeTrename)
-	m := Trename{Fid: f.id, DirFid: to.id, Name: newName}
-	m.wire(&cl.out)
-	return f.c.do(cl)
+	return f.c.tell(typeTrename, &Trename{Fid: f.id, DirFid: to.id, Name: newName})
 }
 
 // UnlinkAt removes a name from the directory f; flags is 0 or AT_REMOVEDIR.
 func (f *Fid) UnlinkAt(name string, flags uint32) error {
-	cl := f.c.start(typeTunlinkat)
-	m := Tunlinkat{DirFid: f.id, Name: name, Flags: flags}
-	m.wire(&cl.out)
-	return f.c.do(cl)
+	return f.c.tell(typeTunlinkat, &Tunlinkat{DirFid: f.id, Name: name, Flags: flags})
 }
 
 // Remove removes f's file and, whether that works or not, f. Servers answer EOPNOTSUPP in sessions with
 // extensions: use UnlinkAt.
 func (f *Fid) Remove() error {
-	cl := f.c.start(typeTremove)
-	m := Tremove{Fid: f.id}
-	m.wire(&cl.out)
-	err := f.c.do(cl)
+	err := f.c.tell(typeTremove, &Tremove{Fid: f.id})
 	f.drop(err)
 	return err
 }
 
 // Readlink reads a symbolic link.
 func (f *Fid) Readlink() (string, error) {
-	cl := f.c.start(typeTreadlink)
-	defer f.c.done(cl)
-	m := Treadlink{Fid: f.id}
-	m.wire(&cl.out)
 	var r Rreadlink
-	err := f.c.ask(cl, &r)
+	err := f.c.ask(typeTreadlink, &Treadlink{Fid: f.id}, &r)
 	return r.Target, err
 }
 
 // Statfs brings the numbers of f's file system.
 func (f *Fid) Statfs() (Statfs, error) {
-	cl := f.c.start(typeTstatfs)
-	defer f.c.done(cl)
-	m := Tstatfs{Fid: f.id}
-	m.wire(&cl.out)
 	var r Rstatfs
-	err := f.c.ask(cl, &r)
+	err := f.c.ask(typeTstatfs, &Tstatfs{Fid: f.id}, &r)
 	return r.Statfs, err
 }
 
 // Fsync brings f's data, and unless dataOnly all its attributes, to stable storage.
 func (f *Fid) Fsync(dataOnly bool) error {
-	cl := f.c.start(typeTfsync)
 	m := Tfsync{Fid: f.id}
 	if dataOnly {
 		m.DataOnly = 1
 	}
-	m.wire(&cl.out)
-	return f.c.do(cl)
+	return f.c.tell(typeTfsync, &m)
 }
 
 // xattr reads what Txattrwalk leads to.
@@ -640,13 +586,8 @@ func (f *Fid) xattr(name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	cl := f.c.start(typeTxattrwalk)
-	m := Txattrwalk{Fid: f.id, NewFid: to.id, Name: name}
-	m.wire(&cl.out)
 	var r Rxattrwalk
-	err = f.c.ask(cl, &r)
-	f.c.done(cl)
-	if err != nil {
+	if err := f.c.ask(typeTxattrwalk, &Txattrwalk{Fid: f.id, NewFid: to.id, Name: name}, &r); err != nil {
 		to.drop(err)
 		return nil, err
 	}
@@ -704,29 +645,21 @@ func (f *Fid) setXattr(name string, value []byte, flags uint32) error {
 	if err != nil {
 		return err
 	}
-	cl := f.c.start(typeTxattrcreate)
-	m := Txattrcreate{Fid: to.id, Name: name, Size: uint64(len(value)), Flags: flags}
-	m.wire(&cl.out)
-	if err := f.c.do(cl); err != nil {
-		to.Clunk()
-		return err
+	err = f.c.tell(typeTxattrcreate, &Txattrcreate{Fid: to.id, Name: name, Size: uint64(len(value)), Flags: flags})
+	if err == nil {
+		_, err = to.Write(value, 0)
 	}
-	if _, err := to.Write(value, 0); err != nil {
-		to.Clunk()
-		return err
+	if clunked := to.Clunk(); err == nil {
+		err = clunked
 	}
-	return to.Clunk()
+	return err
 }
 
 // Lock sets or drops a record lock and does not wait: a conflict is EAGAIN. f must be open. The lock is the
 // open fid's, and gone when it is clunked.
 func (f *Fid) Lock(l *FileLock) error {
-	cl := f.c.start(typeTlock)
-	defer f.c.done(cl)
-	m := Tlock{Fid: f.id, Type: l.Type, Start: l.Start, Length: l.Length, PID: l.PID, ClientID: l.ClientID}
-	m.wire(&cl.out)
 	var r Rlock
-	if err := f.c.ask(cl, &r); err != nil {
+	if err := f.c.ask(typeTlock, &Tlock{Fid: f.id, Type: l.Type, Start: l.Start, Length: l.Length, PID: l.PID, ClientID: l.ClientID}, &r); err != nil {
 		return err
 	}
 	switch r.Status {
@@ -740,22 +673,15 @@ func (f *Fid) Lock(l *FileLock) error {
 
 // GetLock brings a lock that would be in l's way; its Type is LockUnlock if there is none.
 func (f *Fid) GetLock(l *FileLock) (FileLock, error) {
-	cl := f.c.start(typeTgetlock)
-	defer f.c.done(cl)
-	m := Tgetlock{Fid: f.id, Type: l.Type, Start: l.Start, Length: l.Length, PID: l.PID, ClientID: l.ClientID}
-	m.wire(&cl.out)
 	var r Rgetlock
-	err := f.c.ask(cl, &r)
+	err := f.c.ask(typeTgetlock, &Tgetlock{Fid: f.id, Type: l.Type, Start: l.Start, Length: l.Length, PID: l.PID, ClientID: l.ClientID}, &r)
 	return FileLock{Type: r.Type, Start: r.Start, Length: r.Length, PID: r.PID, ClientID: r.ClientID}, err
 }
 
 // Clunk drops f. Its number is free again even if the server complains, as it does if an extended attribute
 // could not be set.
 func (f *Fid) Clunk() error {
-	cl := f.c.start(typeTclunk)
-	m := Tclunk{Fid: f.id}
-	m.wire(&cl.out)
-	err := f.c.do(cl)
+	err := f.c.tell(typeTclunk, &Tclunk{Fid: f.id})
 	f.drop(err)
 	return err
 }
@@ -777,13 +703,11 @@ func (c *Client) Clunk(fids ...*Fid) error {
 	for len(fids) > 0 {
 		some := fids[:min(len(fids), maxClunks)]
 		fids = fids[len(some):]
-		cl := c.start(typeTclunks)
 		m := Tclunks{Fids: make([]uint32, len(some))}
 		for i, f := range some {
 			m.Fids[i] = f.id
 		}
-		m.wire(&cl.out)
-		err := c.do(cl)
+		err := c.tell(typeTclunks, &m)
 		keep(err)
 		for _, f := range some {
 			f.drop(err)

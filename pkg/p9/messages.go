@@ -74,6 +74,8 @@ const (
 	typeRauth        = 103
 )
 
+// The answers that say nothing but that it is done (Rclunk, Rlink, ...) have no type.
+
 // message is what every message can do: go over the wire, in the direction the coder says.
 type message interface{ wire(c *coder) }
 
@@ -111,8 +113,7 @@ type Tlopen struct {
 }
 
 func (m *Tlopen) wire(c *coder) {
-	c.u32(&m.Fid)
-	c.u32(&m.Flags)
+	c.u32(&m.Fid, &m.Flags)
 }
 
 // Rlopen is the answer to Tlopen.
@@ -138,21 +139,11 @@ type Tlcreate struct {
 func (m *Tlcreate) wire(c *coder) {
 	c.u32(&m.Fid)
 	c.str(&m.Name, MaxName)
-	c.u32(&m.Flags)
-	c.u32(&m.Mode)
-	c.u32(&m.GID)
+	c.u32(&m.Flags, &m.Mode, &m.GID)
 }
 
 // Rlcreate is the answer to Tlcreate.
-type Rlcreate struct {
-	Qid    Qid
-	IOUnit uint32
-}
-
-func (m *Rlcreate) wire(c *coder) {
-	c.qid(&m.Qid)
-	c.u32(&m.IOUnit)
-}
+type Rlcreate = Rlopen
 
 // Tsymlink makes a symbolic link.
 type Tsymlink struct {
@@ -191,20 +182,11 @@ type Tmknod struct {
 func (m *Tmknod) wire(c *coder) {
 	c.u32(&m.DirFid)
 	c.str(&m.Name, MaxName)
-	c.u32(&m.Mode)
-	c.u32(&m.Major)
-	c.u32(&m.Minor)
-	c.u32(&m.GID)
+	c.u32(&m.Mode, &m.Major, &m.Minor, &m.GID)
 }
 
 // Rmknod is the answer to Tmknod.
-type Rmknod struct {
-	Qid Qid
-}
-
-func (m *Rmknod) wire(c *coder) {
-	c.qid(&m.Qid)
-}
+type Rmknod = Rsymlink
 
 // Trename moves the file of a fid.
 type Trename struct {
@@ -214,15 +196,9 @@ type Trename struct {
 }
 
 func (m *Trename) wire(c *coder) {
-	c.u32(&m.Fid)
-	c.u32(&m.DirFid)
+	c.u32(&m.Fid, &m.DirFid)
 	c.str(&m.Name, MaxName)
 }
-
-// Rrename is the answer to Trename.
-type Rrename struct{}
-
-func (*Rrename) wire(*coder) {}
 
 // Treadlink reads a symbolic link.
 type Treadlink struct {
@@ -275,11 +251,6 @@ func (m *Tsetattr) wire(c *coder) {
 	c.setattr(&m.Set)
 }
 
-// Rsetattr is the answer to Tsetattr.
-type Rsetattr struct{}
-
-func (*Rsetattr) wire(*coder) {}
-
 // Txattrwalk makes a fid from which an extended attribute, or with no name the list of them, is read.
 type Txattrwalk struct {
 	Fid    uint32
@@ -288,8 +259,7 @@ type Txattrwalk struct {
 }
 
 func (m *Txattrwalk) wire(c *coder) {
-	c.u32(&m.Fid)
-	c.u32(&m.NewFid)
+	c.u32(&m.Fid, &m.NewFid)
 	c.str(&m.Name, MaxName)
 }
 
@@ -317,12 +287,7 @@ func (m *Txattrcreate) wire(c *coder) {
 	c.u32(&m.Flags)
 }
 
-// Rxattrcreate is the answer to Txattrcreate.
-type Rxattrcreate struct{}
-
-func (*Rxattrcreate) wire(*coder) {}
-
-// Treaddir reads directory entries.
+// Treaddir reads directory entries, and so does the message typeTreaddirplus, with attributes.
 type Treaddir struct {
 	Fid    uint32
 	Offset uint64
@@ -355,11 +320,6 @@ func (m *Tfsync) wire(c *coder) {
 	c.tail32(&m.DataOnly)
 }
 
-// Rfsync is the answer to Tfsync.
-type Rfsync struct{}
-
-func (*Rfsync) wire(*coder) {}
-
 // Tlock sets or drops a record lock.
 type Tlock struct {
 	Fid      uint32
@@ -375,8 +335,7 @@ func (m *Tlock) wire(c *coder) {
 	c.u32(&m.Fid)
 	c.u8(&m.Type)
 	c.u32(&m.Flags)
-	c.u64(&m.Start)
-	c.u64(&m.Length)
+	c.u64(&m.Start, &m.Length)
 	c.u32(&m.PID)
 	c.str(&m.ClientID, MaxName)
 }
@@ -403,8 +362,7 @@ type Tgetlock struct {
 func (m *Tgetlock) wire(c *coder) {
 	c.u32(&m.Fid)
 	c.u8(&m.Type)
-	c.u64(&m.Start)
-	c.u64(&m.Length)
+	c.u64(&m.Start, &m.Length)
 	c.u32(&m.PID)
 	c.str(&m.ClientID, MaxName)
 }
@@ -420,8 +378,7 @@ type Rgetlock struct {
 
 func (m *Rgetlock) wire(c *coder) {
 	c.u8(&m.Type)
-	c.u64(&m.Start)
-	c.u64(&m.Length)
+	c.u64(&m.Start, &m.Length)
 	c.u32(&m.PID)
 	c.str(&m.ClientID, MaxName)
 }
@@ -434,15 +391,9 @@ type Tlink struct {
 }
 
 func (m *Tlink) wire(c *coder) {
-	c.u32(&m.DirFid)
-	c.u32(&m.Fid)
+	c.u32(&m.DirFid, &m.Fid)
 	c.str(&m.Name, MaxName)
 }
-
-// Rlink is the answer to Tlink.
-type Rlink struct{}
-
-func (*Rlink) wire(*coder) {}
 
 // Tmkdir makes a directory.
 type Tmkdir struct {
@@ -455,18 +406,11 @@ type Tmkdir struct {
 func (m *Tmkdir) wire(c *coder) {
 	c.u32(&m.DirFid)
 	c.str(&m.Name, MaxName)
-	c.u32(&m.Mode)
-	c.u32(&m.GID)
+	c.u32(&m.Mode, &m.GID)
 }
 
 // Rmkdir is the answer to Tmkdir.
-type Rmkdir struct {
-	Qid Qid
-}
-
-func (m *Rmkdir) wire(c *coder) {
-	c.qid(&m.Qid)
-}
+type Rmkdir = Rsymlink
 
 // Trenameat moves a name.
 type Trenameat struct {
@@ -483,11 +427,6 @@ func (m *Trenameat) wire(c *coder) {
 	c.str(&m.NewName, MaxName)
 }
 
-// Rrenameat is the answer to Trenameat.
-type Rrenameat struct{}
-
-func (*Rrenameat) wire(*coder) {}
-
 // Tunlinkat removes a name.
 type Tunlinkat struct {
 	DirFid uint32
@@ -501,11 +440,6 @@ func (m *Tunlinkat) wire(c *coder) {
 	c.u32(&m.Flags)
 }
 
-// Runlinkat is the answer to Tunlinkat.
-type Runlinkat struct{}
-
-func (*Runlinkat) wire(*coder) {}
-
 // Tversion begins a session.
 type Tversion struct {
 	Msize   uint32
@@ -518,15 +452,7 @@ func (m *Tversion) wire(c *coder) {
 }
 
 // Rversion is the answer to Tversion.
-type Rversion struct {
-	Msize   uint32
-	Version string
-}
-
-func (m *Rversion) wire(c *coder) {
-	c.u32(&m.Msize)
-	c.str(&m.Version, MaxName)
-}
+type Rversion = Tversion
 
 // Tauth would begin an authentication.
 type Tauth struct {
@@ -553,21 +479,14 @@ type Tattach struct {
 }
 
 func (m *Tattach) wire(c *coder) {
-	c.u32(&m.Fid)
-	c.u32(&m.AFid)
+	c.u32(&m.Fid, &m.AFid)
 	c.str(&m.Uname, MaxName)
 	c.str(&m.Aname, MaxPath)
 	c.u32(&m.NUname)
 }
 
 // Rattach is the answer to Tattach.
-type Rattach struct {
-	Qid Qid
-}
-
-func (m *Rattach) wire(c *coder) {
-	c.qid(&m.Qid)
-}
+type Rattach = Rsymlink
 
 // Tflush asks that the answer to OldTag be given now or never.
 type Tflush struct {
@@ -578,11 +497,6 @@ func (m *Tflush) wire(c *coder) {
 	c.u16(&m.OldTag)
 }
 
-// Rflush is the answer to Tflush.
-type Rflush struct{}
-
-func (*Rflush) wire(*coder) {}
-
 // Twalk makes a fid for a descendant.
 type Twalk struct {
 	Fid    uint32
@@ -591,8 +505,7 @@ type Twalk struct {
 }
 
 func (m *Twalk) wire(c *coder) {
-	c.u32(&m.Fid)
-	c.u32(&m.NewFid)
+	c.u32(&m.Fid, &m.NewFid)
 	c.names(&m.Names)
 }
 
@@ -658,11 +571,6 @@ func (m *Tclunk) wire(c *coder) {
 	c.u32(&m.Fid)
 }
 
-// Rclunk is the answer to Tclunk.
-type Rclunk struct{}
-
-func (*Rclunk) wire(*coder) {}
-
 // Tremove removes the file of a fid and drops the fid.
 type Tremove struct {
 	Fid uint32
@@ -671,11 +579,6 @@ type Tremove struct {
 func (m *Tremove) wire(c *coder) {
 	c.u32(&m.Fid)
 }
-
-// Rremove is the answer to Tremove.
-type Rremove struct{}
-
-func (*Rremove) wire(*coder) {}
 
 // Twalkgetattr walks, with attributes of everything met on the way and maybe a descriptor of the end.
 type Twalkgetattr struct {
@@ -687,8 +590,7 @@ type Twalkgetattr struct {
 }
 
 func (m *Twalkgetattr) wire(c *coder) {
-	c.u32(&m.Fid)
-	c.u32(&m.NewFid)
+	c.u32(&m.Fid, &m.NewFid)
 	c.u8(&m.How)
 	c.u32(&m.OpenFlags)
 	c.names(&m.Names)
@@ -714,8 +616,7 @@ type Topenfd struct {
 }
 
 func (m *Topenfd) wire(c *coder) {
-	c.u32(&m.Fid)
-	c.u32(&m.Flags)
+	c.u32(&m.Fid, &m.Flags)
 }
 
 // Ropenfd is the answer to Topenfd.
@@ -744,15 +645,13 @@ type Tmake struct {
 }
 
 func (m *Tmake) wire(c *coder) {
-	c.u32(&m.DirFid)
-	c.u32(&m.NewFid)
+	c.u32(&m.DirFid, &m.NewFid)
 	c.u8(&m.How)
 	c.u32(&m.OpenFlags)
 	c.str(&m.Name, MaxName)
 	c.u32(&m.Mode)
 	c.u64(&m.Rdev)
-	c.u32(&m.UID)
-	c.u32(&m.GID)
+	c.u32(&m.UID, &m.GID)
 	c.str(&m.Target, MaxPath)
 }
 
@@ -769,28 +668,6 @@ func (m *Rmake) wire(c *coder) {
 	c.flag(&m.HasFD)
 }
 
-// Treaddirplus reads directory entries with attributes.
-type Treaddirplus struct {
-	Fid    uint32
-	Offset uint64
-	Count  uint32
-}
-
-func (m *Treaddirplus) wire(c *coder) {
-	c.u32(&m.Fid)
-	c.u64(&m.Offset)
-	c.u32(&m.Count)
-}
-
-// Rreaddirplus is the answer to Treaddirplus.
-type Rreaddirplus struct {
-	Data []byte
-}
-
-func (m *Rreaddirplus) wire(c *coder) {
-	c.data(&m.Data)
-}
-
 // Tclunks drops many fids.
 type Tclunks struct {
 	Fids []uint32
@@ -799,11 +676,6 @@ type Tclunks struct {
 func (m *Tclunks) wire(c *coder) {
 	c.fids(&m.Fids)
 }
-
-// Rclunks is the answer to Tclunks.
-type Rclunks struct{}
-
-func (*Rclunks) wire(*coder) {}
 
 // Tlist walks to a directory and reads entries with attributes from its beginning.
 type Tlist struct {
@@ -814,9 +686,7 @@ type Tlist struct {
 }
 
 func (m *Tlist) wire(c *coder) {
-	c.u32(&m.Fid)
-	c.u32(&m.NewFid)
-	c.u32(&m.Count)
+	c.u32(&m.Fid, &m.NewFid, &m.Count)
 	c.names(&m.Names)
 }
 
@@ -831,147 +701,4 @@ func (m *Rlist) wire(c *coder) {
 	c.attr(&m.Attr)
 	c.flag(&m.Whole)
 	c.data(&m.Data)
-}
-
-// newMessage gives an empty message of a type, or nil.
-func newMessage(kind uint8) message {
-	switch kind {
-	case typeRlerror:
-		return new(Rlerror)
-	case typeTstatfs:
-		return new(Tstatfs)
-	case typeRstatfs:
-		return new(Rstatfs)
-	case typeTlopen:
-		return new(Tlopen)
-	case typeRlopen:
-		return new(Rlopen)
-	case typeTlcreate:
-		return new(Tlcreate)
-	case typeRlcreate:
-		return new(Rlcreate)
-	case typeTsymlink:
-		return new(Tsymlink)
-	case typeRsymlink:
-		return new(Rsymlink)
-	case typeTmknod:
-		return new(Tmknod)
-	case typeRmknod:
-		return new(Rmknod)
-	case typeTrename:
-		return new(Trename)
-	case typeRrename:
-		return new(Rrename)
-	case typeTreadlink:
-		return new(Treadlink)
-	case typeRreadlink:
-		return new(Rreadlink)
-	case typeTgetattr:
-		return new(Tgetattr)
-	case typeRgetattr:
-		return new(Rgetattr)
-	case typeTsetattr:
-		return new(Tsetattr)
-	case typeRsetattr:
-		return new(Rsetattr)
-	case typeTxattrwalk:
-		return new(Txattrwalk)
-	case typeRxattrwalk:
-		return new(Rxattrwalk)
-	case typeTxattrcreate:
-		return new(Txattrcreate)
-	case typeRxattrcreate:
-		return new(Rxattrcreate)
-	case typeTreaddir:
-		return new(Treaddir)
-	case typeRreaddir:
-		return new(Rreaddir)
-	case typeTfsync:
-		return new(Tfsync)
-	case typeRfsync:
-		return new(Rfsync)
-	case typeTlock:
-		return new(Tlock)
-	case typeRlock:
-		return new(Rlock)
-	case typeTgetlock:
-		return new(Tgetlock)
-	case typeRgetlock:
-		return new(Rgetlock)
-	case typeTlink:
-		return new(Tlink)
-	case typeRlink:
-		return new(Rlink)
-	case typeTmkdir:
-		return new(Tmkdir)
-	case typeRmkdir:
-		return new(Rmkdir)
-	case typeTrenameat:
-		return new(Trenameat)
-	case typeRrenameat:
-		return new(Rrenameat)
-	case typeTunlinkat:
-		return new(Tunlinkat)
-	case typeRunlinkat:
-		return new(Runlinkat)
-	case typeTversion:
-		return new(Tversion)
-	case typeRversion:
-		return new(Rversion)
-	case typeTauth:
-		return new(Tauth)
-	case typeTattach:
-		return new(Tattach)
-	case typeRattach:
-		return new(Rattach)
-	case typeTflush:
-		return new(Tflush)
-	case typeRflush:
-		return new(Rflush)
-	case typeTwalk:
-		return new(Twalk)
-	case typeRwalk:
-		return new(Rwalk)
-	case typeTread:
-		return new(Tread)
-	case typeRread:
-		return new(Rread)
-	case typeTwrite:
-		return new(Twrite)
-	case typeRwrite:
-		return new(Rwrite)
-	case typeTclunk:
-		return new(Tclunk)
-	case typeRclunk:
-		return new(Rclunk)
-	case typeTremove:
-		return new(Tremove)
-	case typeRremove:
-		return new(Rremove)
-	case typeTwalkgetattr:
-		return new(Twalkgetattr)
-	case typeRwalkgetattr:
-		return new(Rwalkgetattr)
-	case typeTopenfd:
-		return new(Topenfd)
-	case typeRopenfd:
-		return new(Ropenfd)
-	case typeTmake:
-		return new(Tmake)
-	case typeRmake:
-		return new(Rmake)
-	case typeTreaddirplus:
-		return new(Treaddirplus)
-	case typeRreaddirplus:
-		return new(Rreaddirplus)
-	case typeTclunks:
-		return new(Tclunks)
-	case typeRclunks:
-		return new(Rclunks)
-	case typeTlist:
-		return new(Tlist)
-	case typeRlist:
-		return new(Rlist)
-	}
-	return nil
 }

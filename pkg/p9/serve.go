@@ -431,10 +431,7 @@ func (w *worker) setattr() error {
 
 func (w *worker) statfs() error {
 	var m Tstatfs
-	if err := w.request(&m); err != nil {
-		return err
-	}
-	f, err := w.s.lookup(m.Fid)
+	f, err := w.about(&m, &m.Fid)
 	if err != nil {
 		return err
 	}
@@ -453,10 +450,7 @@ func (w *worker) statfs() error {
 
 func (w *worker) open() error {
 	var m Tlopen
-	if err := w.request(&m); err != nil {
-		return err
-	}
-	f, err := w.s.lookup(m.Fid)
+	f, err := w.about(&m, &m.Fid)
 	if err != nil {
 		return err
 	}
@@ -514,10 +508,7 @@ func (w *worker) makeOrFind(dir *nodeRef, args *MakeArgs, exclusive bool) (ref *
 
 func (w *worker) create() error {
 	var m Tlcreate
-	if err := w.request(&m); err != nil {
-		return err
-	}
-	f, err := w.s.lookup(m.Fid)
+	f, err := w.about(&m, &m.Fid)
 	if err != nil {
 		return err
 	}
@@ -847,10 +838,7 @@ func (w *worker) list() error {
 
 func (w *worker) fsync() error {
 	var m Tfsync
-	if err := w.request(&m); err != nil {
-		return err
-	}
-	f, err := w.s.lookup(m.Fid)
+	f, err := w.about(&m, &m.Fid)
 	if err != nil {
 		return err
 	}
@@ -928,10 +916,7 @@ func (w *worker) getlock() error {
 
 func (w *worker) readlink() error {
 	var m Treadlink
-	if err := w.request(&m); err != nil {
-		return err
-	}
-	f, err := w.s.lookup(m.Fid)
+	f, err := w.about(&m, &m.Fid)
 	if err != nil {
 		return err
 	}

@@ -362,6 +362,16 @@ func (w *worker) request(m message) error {
 	return w.decoded()
 }
 
+// about decodes m and takes the fid whose number m has at id, for the time of the
+// request. Requests that are made often do both by themselves: m is on their stack
+// then.
+func (w *worker) about(m message, id *uint32) (*fid, error) {
+	if err := w.request(m); err != nil {
+		return nil, err
+	}
+	return w.s.lookup(*id)
+}
+
 func (w *worker) decoded() error {
 	if w.in.bad || w.in.pos != len(w.in.buf) {
 		return unix.EINVAL
