@@ -227,3 +227,26 @@ TEST(threads)
 	CHECK_EQ((intptr_t)got, SIGUSR1);
 	CHECK_ERRNO(syscall(SYS_tgkill, getpid(), tid, 0), ESRCH);
 }
+
+/* kill(-1) doesn't mind those it may not signal, kill(-pgid) does. */
+TEST(all_of_others)
+{
+	struct tap_gate g = tap_gate_new();
+	pid_t other = tap_fork();
+	if (other == 0) {
+		setpgid(0, 0);
+		tap_gate_open(g);
+		pause();
+		_exit(0);
+	}
+	tap_gate_wait(g);
+	IN_CHILD
+	{
+		CHECK_OK(tap_become(65534, 65534));
+		CHECK_OK(kill(-1, 0));
+		CHECK_ERRNO(kill(-other, 0), EPERM);
+	}
+	kill(other, SIGKILL);
+	tap_reap(other);
+	tap_gate_free(g);
+}

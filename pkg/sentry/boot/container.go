@@ -310,13 +310,12 @@ func (s *Sandbox) Signal(id string, pid int32, signo int, all bool) error {
 	if signo < 0 || signo > 64 {
 		return failf(control.KindInvalid, "%d is not a signal", signo)
 	}
-	groups := c.groups()
+	var tg *kernel.ThreadGroup
 	if !all {
-		tg, err := c.process(pid)
-		if err != nil {
+		var err error
+		if tg, err = c.process(pid); err != nil {
 			return err
 		}
-		groups = []*kernel.ThreadGroup{tg}
 	}
 	if status == control.StatusCreated && (all || pid == 0) {
 		// Nothing runs that could take a signal: one whose default is to end
@@ -327,10 +326,12 @@ func (s *Sandbox) Signal(id string, pid int32, signo int, all bool) error {
 		}
 		return nil
 	}
-	for _, tg := range groups {
-		if signo != 0 {
-			tg.SendKernel(unix.Signal(signo))
-		}
+	switch {
+	case signo == 0:
+	case all:
+		c.kc.Broadcast(s.k, signals.Signal(signo))
+	default:
+		tg.SendKernel(unix.Signal(signo))
 	}
 	return nil
 }

@@ -55,10 +55,13 @@ func (t *Task) BlockUntil(ch <-chan struct{}, deadline int64) error {
 	}
 	b := &t.blocking
 	if b.timer == nil {
-		b.timeout = make(chan struct{}, 1)
+		// This timer's own: should it expire late, when there is another one, it
+		// must not end the wait of that.
+		timeout := make(chan struct{}, 1)
+		b.timeout = timeout
 		b.timer = t.k.Timers.NewTimer(func() {
 			select {
-			case b.timeout <- struct{}{}:
+			case timeout <- struct{}{}:
 			default:
 			}
 		})

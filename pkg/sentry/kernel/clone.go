@@ -20,6 +20,9 @@ type CloneArgs struct {
 	Stack               usermem.Addr
 	ParentTID, ChildTID usermem.Addr
 	TLS                 uint64
+
+	// broadcasts is groupSignals.broadcasts when the call began.
+	broadcasts uint64
 }
 
 // cloneKnown are the flags of Linux 4.4; others are ignored by clone(2).
@@ -43,6 +46,12 @@ func checkClone(f uint64) error {
 func (t *Task) Clone(a *CloneArgs) (int32, error) {
 	if err := checkClone(a.Flags); err != nil {
 		return 0, err
+	}
+	t.tg.signals.lock()
+	a.broadcasts = t.tg.signals.broadcasts
+	t.tg.signals.unlock()
+	if t.interrupted() {
+		return 0, RestartNoIntr // what has come is taken before there is a child that it isn't for
 	}
 	ns := t.namespaces
 	thread := a.Flags&unix.CLONE_THREAD != 0
@@ -263,6 +272,11 @@ func (k *Kernel) adopt(child, parent *Task, a *CloneArgs, lim *limits.Set) error
 	k.tree.Lock()
 	defer k.tree.Unlock()
 	if parent != nil {
+		// A signal for the process group, say, that has come meanwhile, is the
+		// child's, too: the parent takes it first and then calls again.
+		if !thread && parent.tg.signals.missed(a.broadcasts) {
+			return RestartNoIntr
+		}
 		c := parent.Credentials()
 		limit := parent.tg.Limits().Soft(limits.Processes)
 		if c.RUID != auth.RootKUID && !c.HasRootCap(unix.CAP_SYS_ADMIN) && !c.HasRootCap(unix.CAP_SYS_RESOURCE) && k.countOf(c.RUID) >= limit {
@@ -341,10 +355,22 @@ func (k *Kernel) adopt(child, parent *Task, a *CloneArgs, lim *limits.Set) error
 	}
 	child.namespaces.IPC.Enter()
 	child.rememberIDs()
+	if c := child.container; c != nil && c.frozen.Load() != nil {
+		child.work.Store(true) // Pause may have looked for tasks before
+	}
 	k.tasks.Add(1)
 	k.forks.Add(1)
 	k.running.Add(1)
 	return nil
+}
+
+// missed reports whether a child made now would miss a signal: the parent is
+// being killed, or a signal has gone to several processes since there were
+// seen of them.
+func (s *groupSignals) missed(seen uint64) bool {
+	s.lock()
+	defer s.unlock()
+	return s.exiting || s.broadcasts != seen
 }
 
 // ProcessArgs describe a process that doesn't come from fork(2).

@@ -67,7 +67,7 @@ func (t *Task) thaw() bool {
 		if t.dying() {
 			return false
 		}
-		t.stopped(*ch)
+		t.stopped(*ch, t.dying)
 	}
 }
 

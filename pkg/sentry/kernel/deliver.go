@@ -31,6 +31,7 @@ func (t *Task) handleWork() bool {
 			continue
 		}
 		info, ok := t.takeLocked(^t.sig.mask | signals.SetOf(sigKill))
+		t.sig.mayStop = ok
 		g.unlock()
 		if !ok {
 			break
@@ -206,23 +207,23 @@ func (t *Task) startGroupStop(s signals.Signal) {
 	g := &tg.signals
 	g.lock()
 	defer g.unlock()
-	if g.exiting || g.execer != nil || g.pending.Set().Has(sigCont) {
+	if g.exiting || g.execer != nil || !t.sig.mayStop {
 		return
 	}
-	if g.stop.signal == 0 || !g.stop.complete {
-		g.stop.waiting = 0
+	st := &g.stop
+	switch {
+	case st.signal == 0:
+		st.signal, st.continued, st.resume = s, false, make(chan struct{})
 		for _, o := range tg.liveTasks() {
 			o.sig.stopping = true
-			g.stop.waiting++
+			st.waiting++
 			if o != t {
 				o.interrupt()
 			}
 		}
-	}
-	g.stop.signal = s
-	g.stop.continued = false
-	if g.stop.resume == nil {
-		g.stop.resume = make(chan struct{})
+	case !t.sig.stopping: // its tracer has let it run while the others stand
+		t.sig.stopping = true
+		st.waiting++
 	}
 	t.work.Store(true)
 }
@@ -251,24 +252,28 @@ func (t *Task) groupStop() {
 		t.traceGroupStop(signal, resume)
 		return
 	}
-	t.stopped(resume)
+	t.stoppedGroup(resume)
 }
 
-// stopped sleeps until resume is closed or the task is to end.
-func (t *Task) stopped(resume <-chan struct{}) {
+// stoppedGroup sleeps until resume is closed, or the task is to end or to stop
+// for a tracer.
+func (t *Task) stoppedGroup(resume <-chan struct{}) {
+	t.stopped(resume, func() bool { return t.trace.trap.Load() || t.dying() })
+}
+
+// stopped sleeps until resume is closed or enough says so, which is asked
+// whenever somebody interrupts the task.
+func (t *Task) stopped(resume <-chan struct{}, enough func() bool) {
 	t.park()
 	defer t.unpark()
-	for {
+	for !enough() {
 		select {
 		case <-resume:
 			return
 		case <-t.wake:
-			if t.dying() || t.trace.trap.Load() {
-				t.work.Store(true)
-				return
-			}
 		}
 	}
+	t.work.Store(true)
 }
 
 // release lets stopped tasks go on. signals.mu is held.

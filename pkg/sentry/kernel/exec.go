@@ -272,7 +272,6 @@ func (t *Task) killSiblings() error {
 				o.interrupt()
 			}
 		}
-		g.stop.release()
 	}
 	g.unlock()
 	k.tree.Unlock()

@@ -78,11 +78,7 @@ func (t *Task) exit() {
 	}
 	// Signals that this task was to take are somebody else's now.
 	if !last {
-		for s := signals.Signal(1); s <= signals.Max; s++ {
-			if g.pending.Set().Has(s) {
-				tg.wakeFor(s, nil)
-			}
-		}
+		tg.retarget(^signals.Set(0))
 	}
 	execer := g.execer
 	stopSignal := g.stop.signal
@@ -217,11 +213,9 @@ func (tg *ThreadGroup) ended(status ExitStatus) (after []func()) {
 	hup := func(g *ProcessGroup) {
 		for _, m := range g.members {
 			if m.Stopped() {
-				members := append([]*ThreadGroup(nil), g.members...)
 				after = append(after, func() {
-					for _, m := range members {
-						m.SendKernel(unix.SIGHUP)
-						m.SendKernel(unix.SIGCONT)
+					for _, s := range []unix.Signal{unix.SIGHUP, unix.SIGCONT} {
+						g.Send(tg.k, &signals.Info{Signo: int32(s), Code: signals.CodeKernel})
 					}
 				})
 				return
@@ -293,7 +287,8 @@ func (tg *ThreadGroup) reaper() *ThreadGroup {
 }
 
 // tellParent sends the exit signal of a zombie, or reaps it where nobody wants
-// to know. tree is held.
+// to know. The signal is there before anybody can see the zombie: who has waited
+// for a child finds its SIGCHLD. tree is held.
 func (tg *ThreadGroup) tellParent() (after []func()) {
 	p := tg.parent
 	traced := tg.leader.trace.tracer != nil
@@ -327,7 +322,7 @@ func (tg *ThreadGroup) tellParent() (after []func()) {
 		if info.Signo = int32(tg.exitSignal); traced {
 			info.Signo = int32(sigChld)
 		}
-		after = append(after, func() { p.Send(&info) })
+		after, _ = p.sendHeld(nil, &info, nil)
 	}
 	after = append(after, p.notifyChildren)
 	if reap {

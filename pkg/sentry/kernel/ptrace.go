@@ -568,8 +568,8 @@ func (t *Task) traceGroupStop(stop signals.Signal, resume <-chan struct{}) {
 	case stop != 0:
 		t.traceStop(int32(stop), nil, false)
 	}
-	if !t.traced() && resume != nil && t.tg.Stopped() {
-		t.stopped(resume) // detached: the group stop still holds
+	if !t.traced() && resume != nil {
+		t.stoppedGroup(resume) // detached: the group stop still holds, or resume is closed
 	}
 }
 
@@ -734,7 +734,8 @@ func (t *Task) exitTraced(status ExitStatus) (after []func(), ok bool) {
 	info := signals.Info{Signo: int32(sigChld), Code: signals.ChildExited}
 	info.SetPID(t.ids.in(tracer.ids.ns))
 	info.SetStatus(int32(status.Code))
-	return []func(){func() { tracer.tg.Send(&info) }, tracer.tg.notifyChildren}, true
+	after, _ = tracer.tg.sendHeld(nil, &info, nil)
+	return append(after, tracer.tg.notifyChildren), true
 }
 
 // tracedElsewhere returns the process that traces tg's leader, if that isn't its

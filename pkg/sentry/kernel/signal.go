@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"math/bits"
 	"reflect"
 
 	"golang.org/x/sys/unix"
@@ -44,10 +45,18 @@ func (tg *ThreadGroup) SendKernel(signo unix.Signal) {
 	tg.Send(&signals.Info{Signo: int32(signo), Code: signals.CodeKernel})
 }
 
-// Send sends a signal to all members of the group.
+// Send sends a signal to all members of the group, those included that a fork(2)
+// under way is about to make.
 func (g *ProcessGroup) Send(k *Kernel, info *signals.Info) {
-	for _, tg := range g.Members(k) {
-		tg.Send(info)
+	var after []func()
+	k.tree.RLock()
+	for _, tg := range g.members {
+		f, _ := tg.broadcastHeld(info)
+		after = append(after, f...)
+	}
+	k.tree.RUnlock()
+	for _, f := range after {
+		f()
 	}
 }
 
@@ -62,33 +71,66 @@ func (g *ProcessGroup) Members(k *Kernel) []*ThreadGroup {
 // it that somebody takes it. EAGAIN where the queue is full and the signal
 // must not get lost. The tree lock is not held.
 func (tg *ThreadGroup) send(task *Task, info *signals.Info, timer signals.Timer) error {
-	s := signals.Signal(info.Signo)
-	notify := tg.prepareSignal(s)
-	if notify != nil {
-		defer notify()
+	after, err := tg.sendHeld(task, info, timer)
+	for _, f := range after {
+		f()
 	}
+	return err
+}
+
+// sendHeld is send for who may hold the tree lock. What it returns is to be
+// called without.
+func (tg *ThreadGroup) sendHeld(task *Task, info *signals.Info, timer signals.Timer) (after []func(), err error) {
 	g := &tg.signals
 	g.lock()
 	defer g.unlock()
+	return tg.sendLocked(task, info, timer)
+}
+
+// broadcastHeld is sendHeld for a signal that goes to several processes: a child
+// that the process is making gets it, too. tree is held.
+func (tg *ThreadGroup) broadcastHeld(info *signals.Info) (after []func(), err error) {
+	g := &tg.signals
+	g.lock()
+	defer g.unlock()
+	g.broadcasts++
+	return tg.sendLocked(nil, info, nil)
+}
+
+func (tg *ThreadGroup) sendLocked(task *Task, info *signals.Info, timer signals.Timer) (after []func(), err error) {
+	g, s := &tg.signals, signals.Signal(info.Signo)
+	if notify := tg.prepareSignal(s); notify != nil {
+		after = append(after, notify)
+	}
 	if g.exiting {
 		if s == sigKill {
 			tg.killStopped()
 		}
-		return nil
+		return after, nil
 	}
+	if !tg.wanted(s, task, info) {
+		return after, nil
+	}
+	if !tg.queue(task, info, timer, tg.Limits().Soft(limits.SignalsPending)) {
+		return after, unix.EAGAIN
+	}
+	return after, nil
+}
+
+// queue has info wait for task, or for the process, and wakes who takes it. It
+// reports false where limit signals wait already. signals.mu is held.
+func (tg *ThreadGroup) queue(task *Task, info *signals.Info, timer signals.Timer, limit uint64) bool {
+	g, s := &tg.signals, signals.Signal(info.Signo)
 	queue := &g.pending
 	if task != nil {
 		queue = &task.sig.pending
 	}
-	if !tg.wanted(s, task, info) {
-		return nil
-	}
-	if !queue.Add(info, timer, tg.Limits().Soft(limits.SignalsPending)) {
-		return unix.EAGAIN
+	if !queue.Add(info, timer, limit) {
+		return false
 	}
 	tg.wakeFor(s, task)
 	g.arrivals.Notify(waiter.Readable)
-	return nil
+	return true
 }
 
 // wanted reports whether s does anything: an ignored signal is dropped at once,
@@ -160,21 +202,19 @@ func (tg *ThreadGroup) wakeFor(s signals.Signal, task *Task) {
 
 // prepareSignal does what a signal does by being sent, whether or not it is
 // taken: SIGCONT goes on and takes stop signals away, and the other way round
-// (signal(7)). It returns a function to call without the lock, or nil.
+// (signal(7)). It returns a function to call without locks, or nil. signals.mu is
+// held: the signal is queued before it is let go.
 func (tg *ThreadGroup) prepareSignal(s signals.Signal) func() {
 	g := &tg.signals
 	switch {
 	case s == sigCont:
-		g.lock()
-		defer g.unlock()
 		g.pending.Discard(signals.StopSignals)
 		for _, t := range tg.liveTasks() {
 			t.sig.pending.Discard(signals.StopSignals)
+			t.sig.mayStop = false // nor does what a task has taken, and not acted upon
 		}
 		return tg.continueLocked()
 	case signals.StopSignals.Has(s):
-		g.lock()
-		defer g.unlock()
 		g.pending.Discard(signals.SetOf(sigCont))
 		for _, t := range tg.liveTasks() {
 			t.sig.pending.Discard(signals.SetOf(sigCont))
@@ -227,14 +267,16 @@ func (t *Task) SetSignalMask(m signals.Set) {
 	}
 	// A signal of the process that this task blocks now may be somebody
 	// else's.
-	if lost := g.pending.Set() & t.sig.mask &^ old; lost != 0 {
-		for s := signals.Signal(1); s <= signals.Max; s++ {
-			if lost.Has(s) {
-				t.tg.wakeFor(s, nil)
-			}
-		}
-	}
+	t.tg.retarget(t.sig.mask &^ old)
 	g.unlock()
+}
+
+// retarget wakes somebody for the process's signals of set, because who was
+// woken for them doesn't take them. signals.mu is held.
+func (tg *ThreadGroup) retarget(set signals.Set) {
+	for left := tg.signals.pending.Set() & set; left != 0; left &= left - 1 {
+		tg.wakeFor(signals.Signal(bits.TrailingZeros64(uint64(left))+1), nil)
+	}
 }
 
 // WithMask puts m in place until the task has handled signals: a call that
@@ -365,6 +407,8 @@ func (t *Task) WaitSignal(set signals.Set, deadline int64) (signals.Info, error)
 		g.lock()
 		t.sig.waiting = 0
 		info, ok := t.takeLocked(set)
+		// The task was woken for these; others may take what it leaves.
+		t.tg.retarget(set & t.sig.mask)
 		g.unlock()
 		if ok {
 			return info, nil

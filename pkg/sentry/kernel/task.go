@@ -114,8 +114,9 @@ type taskSignals struct {
 	// waiting is what sigtimedwait(2) waits for: such signals wake the task
 	// though blocked.
 	waiting signals.Set
-	// stopping: the task has still to join a group stop.
-	stopping bool
+	// stopping: the task has still to join a group stop. mayStop: SIGCONT hasn't
+	// come since it took the signal that it is acting upon.
+	stopping, mayStop bool
 
 	stack arch.AltStack
 }

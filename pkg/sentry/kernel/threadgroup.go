@@ -74,6 +74,8 @@ type groupSignals struct {
 	status  ExitStatus
 	// execer is the task whose execve(2) ends all others.
 	execer *Task
+	// broadcasts counts the signals that were sent to several processes at once.
+	broadcasts uint64
 
 	stop groupStop
 }

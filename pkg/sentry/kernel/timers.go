@@ -25,26 +25,27 @@ func (tg timed) Running() int { return int(tg.awake.Load()) }
 func (tg timed) SendTimer(thread timers.Thread, info *signals.Info, timer signals.Timer) bool {
 	task, _ := thread.(*Task)
 	s := signals.Signal(info.Signo)
-	if notify := tg.prepareSignal(s); notify != nil {
-		defer notify()
-	}
 	g := &tg.signals
 	g.lock()
+	// Deferred first, to be called without the lock.
+	var notify func()
+	defer func() {
+		if notify != nil {
+			notify()
+		}
+	}()
 	defer g.unlock()
+	notify = tg.prepareSignal(s)
 	if g.exiting || !tg.wanted(s, task, info) {
 		return false
 	}
-	queue := &g.pending
+	pending := &g.pending
 	if task != nil {
-		queue = &task.sig.pending
+		pending = &task.sig.pending
 	}
-	if !s.RealTime() && queue.Set().Has(s) {
+	if !s.RealTime() && pending.Set().Has(s) {
 		return false
 	}
 	// The place was reserved by timer_create(2).
-	if !queue.Add(info, timer, limits.Infinity) {
-		return false
-	}
-	tg.wakeFor(s, task)
-	return true
+	return tg.queue(task, info, timer, limits.Infinity)
 }

@@ -224,7 +224,7 @@ func (a *Actions) ResetForExec() {
 }
 
 // Timer is the source of a queued signal that can be merged: a POSIX timer
-// updates the overrun count when its signal is taken.
+// updates the overrun count when its signal is taken, or dropped.
 type Timer interface{ SignalTaken(i *Info) (keep bool) }
 
 type queued struct {
@@ -305,12 +305,15 @@ func (p *Pending) Take(s Signal) (Info, bool) {
 	}
 }
 
-// Discard drops all signals in mask.
+// Discard drops all signals in mask. Timers go on as if theirs had been taken.
 func (p *Pending) Discard(mask Set) {
 	for m := p.set & mask; m != 0; m &= m - 1 {
 		n := bits.TrailingZeros64(uint64(m))
 		for q := p.queue[n]; q != nil; q = q.next {
 			p.count--
+			if q.timer != nil {
+				q.timer.SignalTaken(&q.info)
+			}
 		}
 		p.queue[n], p.last[n] = nil, nil
 	}

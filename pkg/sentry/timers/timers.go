@@ -200,6 +200,10 @@ func (ts *Set) realExpired() {
 	i := &ts.interval[Real]
 	now := ts.clock.Monotonic()
 	if ts.dead || i.expires == 0 || i.expires > now {
+		// Set anew meanwhile: then this is what is set already.
+		if !ts.dead {
+			i.setWall(i.expires)
+		}
 		ts.mu.Unlock()
 		return
 	}

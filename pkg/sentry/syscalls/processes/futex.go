@@ -173,7 +173,7 @@ func getRobustList(t *kernel.Task, tid call.PID, head, n usermem.Addr) (uint64, 
 		if o = t.PIDNamespace().Task(int32(tid)); o == nil {
 			return 0, unix.ESRCH
 		}
-		if o != t && !mayKill(t, o.ThreadGroup(), 0) {
+		if o != t && !t.MayKill(o.ThreadGroup(), 0) {
 			return 0, unix.EPERM
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vitrine/pkg/sentry/arch"
-	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/sentry/kernel"
 	"vitrine/pkg/sentry/signals"
 	"vitrine/pkg/sentry/syscalls/call"
@@ -133,95 +132,8 @@ func rtSigtimedwait(t *kernel.Task, set, info, timeout usermem.Addr, size call.S
 	return uint64(si.Signo), nil
 }
 
-// mayKill applies the rules of kill(2) for a signal from t to tg.
-func mayKill(t *kernel.Task, tg *kernel.ThreadGroup, s signals.Signal) bool {
-	l := tg.Leader()
-	c, v := t.Credentials(), l.Credentials()
-	if tg == t.ThreadGroup() {
-		return true
-	}
-	if c.UserNS == v.UserNS && (c.EUID == v.SUID || c.EUID == v.RUID || c.RUID == v.SUID || c.RUID == v.RUID) {
-		return true
-	}
-	if c.HasCapIn(unix.CAP_KILL, v.UserNS) {
-		return true
-	}
-	return s == signals.Signal(unix.SIGCONT) && tg.Session() == t.ThreadGroup().Session()
-}
-
-// userInfo is the siginfo of kill(2) from t to a process.
-func userInfo(t *kernel.Task, to *kernel.ThreadGroup, s call.Signo, code int32) *signals.Info {
-	i := &signals.Info{Signo: int32(s), Code: code}
-	i.SetPID(t.ThreadGroup().ID(to.PIDNamespace()))
-	uid := auth.Overflow
-	if l := to.Leader(); l != nil {
-		uid = l.Credentials().UserNS.UID(t.Credentials().RUID)
-	}
-	i.SetUID(uid)
-	return i
-}
-
-// killGroup sends s to one process, s zero checking only.
-func killGroup(t *kernel.Task, tg *kernel.ThreadGroup, s call.Signo) error {
-	if !mayKill(t, tg, signals.Signal(s)) {
-		return unix.EPERM
-	}
-	if s == 0 {
-		return nil
-	}
-	tg.Send(userInfo(t, tg, s, signals.CodeUser)) // a full queue loses it, as kill(2) does
-	return nil
-}
-
 func kill(t *kernel.Task, pid call.PID, s call.Signo) (uint64, error) {
-	if s != 0 && !signals.Signal(s).Valid() {
-		return 0, unix.EINVAL
-	}
-	ns := t.PIDNamespace()
-	var targets []*kernel.ThreadGroup
-	switch {
-	case pid > 0:
-		o := ns.Task(int32(pid))
-		if o == nil {
-			return 0, unix.ESRCH
-		}
-		return 0, killGroup(t, o.ThreadGroup(), s)
-	case pid == -1:
-		seen := map[*kernel.ThreadGroup]bool{}
-		for _, o := range ns.Tasks() {
-			tg := o.ThreadGroup()
-			if tg != t.ThreadGroup() && tg.ID(ns) != 1 && !seen[tg] {
-				seen[tg] = true
-				targets = append(targets, tg)
-			}
-		}
-	case pid == -1<<31:
-		return 0, unix.ESRCH
-	default:
-		g := t.ThreadGroup().ProcessGroup()
-		if pid < 0 {
-			g = ns.ProcessGroup(int32(-pid))
-		}
-		if g != nil {
-			targets = g.Members(t.Kernel())
-		}
-	}
-	if len(targets) == 0 {
-		return 0, unix.ESRCH
-	}
-	var err error = unix.ESRCH
-	ok := false
-	for _, tg := range targets {
-		if e := killGroup(t, tg, s); e == nil {
-			ok = true
-		} else {
-			err = e
-		}
-	}
-	if ok {
-		return 0, nil
-	}
-	return 0, err
+	return 0, t.Kill(int32(pid), signals.Signal(s))
 }
 
 func tkill(t *kernel.Task, tid call.PID, s call.Signo) (uint64, error) { return toThread(t, 0, tid, s) }
@@ -253,13 +165,13 @@ func toThread(t *kernel.Task, pid, tid call.PID, s call.Signo) (uint64, error) {
 	if s != 0 && !signals.Signal(s).Valid() {
 		return 0, unix.EINVAL
 	}
-	if !mayKill(t, o.ThreadGroup(), signals.Signal(s)) {
+	if !t.MayKill(o.ThreadGroup(), signals.Signal(s)) {
 		return 0, unix.EPERM
 	}
 	if s == 0 {
 		return 0, nil
 	}
-	return 0, o.SendSignal(userInfo(t, o.ThreadGroup(), s, signals.CodeTkill))
+	return 0, o.SendSignal(t.KillInfo(o.ThreadGroup(), signals.Signal(s), signals.CodeTkill))
 }
 
 // readInfo reads a siginfo for rt_sigqueueinfo(2): only the kernel and kill(2)
@@ -290,7 +202,7 @@ func rtSigqueueinfo(t *kernel.Task, pid call.PID, s call.Signo, info usermem.Add
 	if o == nil {
 		return 0, unix.ESRCH
 	}
-	if !mayKill(t, o.ThreadGroup(), signals.Signal(s)) {
+	if !t.MayKill(o.ThreadGroup(), signals.Signal(s)) {
 		return 0, unix.EPERM
 	}
 	if s == 0 {
@@ -314,7 +226,7 @@ func rtTgsigqueueinfo(t *kernel.Task, pid, tid call.PID, s call.Signo, info user
 	if err != nil {
 		return 0, err
 	}
-	if !mayKill(t, o.ThreadGroup(), signals.Signal(s)) {
+	if !t.MayKill(o.ThreadGroup(), signals.Signal(s)) {
 		return 0, unix.EPERM
 	}
 	if s == 0 {
