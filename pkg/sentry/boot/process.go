@@ -105,7 +105,7 @@ func (c *container) newTask(p *control.Process) (_ *kernel.Task, err error) {
 	if err == nil {
 		err = c.exec(t, p)
 	}
-	if err != nil {
+	if err != nil && !t.ThreadGroup().Ending() {
 		// The task ends without ever having run the application.
 		t.ThreadGroup().Kill(kernel.ExitStatus{Signal: sigKill})
 		t.Start()
@@ -226,7 +226,9 @@ func (c *container) workingDirectory(p *control.Process, cred *auth.Credentials)
 	return at, nil
 }
 
-// exec loads the program, looked for in PATH as execvp(3) does.
+// exec loads the program, looked for in PATH as execvp(3) does. One that turns
+// out bad when the old one is gone kills the process, as on Linux: that is how it
+// ends, not an error of who started it.
 func (c *container) exec(t *kernel.Task, p *control.Process) error {
 	name := cmp.Or(p.Path, p.Args[0])
 	candidates := []string{name}
@@ -242,8 +244,8 @@ func (c *container) exec(t *kernel.Task, p *control.Process) error {
 	var last error = unix.ENOENT
 	for _, file := range candidates {
 		err := t.Exec(&kernel.ExecArgs{View: t.FS().View(), Path: file, Flags: vfs.FollowFinal, Argv: p.Args, Envv: p.Env})
-		if err == nil {
-			return nil
+		if err == nil || t.ThreadGroup().Ending() {
+			return err
 		}
 		if err != unix.ENOENT && err != unix.ENOTDIR {
 			last = err

@@ -180,6 +180,7 @@ func (t *Task) Exec(a *ExecArgs) error {
 			err = unix.ENOMEM
 		}
 		// There is nothing to go back to (execve(2), BUGS of the caller).
+		t.k.Logf("task %d: %s couldn't be loaded, after its headers had been found good: %v: killed", t.ids.num[0], path, err)
 		t.tg.Kill(ExitStatus{Signal: signals.Signal(unix.SIGSEGV)})
 		return err
 	}

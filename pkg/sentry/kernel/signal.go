@@ -441,6 +441,13 @@ func (t *Task) ForceSignal(info *signals.Info) {
 	g.unlock()
 }
 
+// Ending reports whether the process is being killed, or has ended.
+func (tg *ThreadGroup) Ending() bool {
+	tg.signals.lock()
+	defer tg.signals.unlock()
+	return tg.signals.exiting
+}
+
 // Kill ends the process with status, whatever it does.
 func (tg *ThreadGroup) Kill(status ExitStatus) {
 	g := &tg.signals
