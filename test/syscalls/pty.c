@@ -283,3 +283,62 @@ TEST(background_job)
 		CHECK_ERRNO(open("/dev/tty", O_RDWR), ENXIO);
 	}
 }
+
+/* Both directions have an end, and in raw mode nothing is lost before it. */
+static long fill(int fd, size_t size)
+{
+	static char b[4096];
+	long done = 0;
+	memset(b, 'x', sizeof b);
+	for (int i = 0; i < 100000; i++) {
+		ssize_t n = write(fd, b, size);
+		if (n < 0)
+			return errno == EAGAIN ? done : -1;
+		done += n;
+	}
+	return -2;
+}
+static long drain(int fd, long much)
+{
+	static char b[4096];
+	long done = 0;
+	while (done < much) {
+		struct pollfd p = {fd, POLLIN, 0};
+		if (poll(&p, 1, 5000) != 1)
+			break;
+		ssize_t n = read(fd, b, sizeof b);
+		if (n <= 0)
+			break;
+		done += n;
+	}
+	return done;
+}
+TEST(full)
+{
+	PAIR(m, s);
+	fcntl(m, F_SETFL, O_RDWR | O_NONBLOCK);
+	fcntl(s, F_SETFL, O_RDWR | O_NONBLOCK);
+	/* A line without an end: what doesn't fit is dropped, and still a writer finds no room at times. */
+	CHECK(fill(m, 4096) >= 4095);
+	tcflush(m, TCIOFLUSH);
+	close(s);
+	close(m);
+	for (size_t size = 1; size <= 4096; size *= 64) {
+		PAIR(m, s);
+		fcntl(m, F_SETFL, O_RDWR | O_NONBLOCK);
+		fcntl(s, F_SETFL, O_RDWR | O_NONBLOCK);
+		struct termios t;
+		tcgetattr(s, &t);
+		cfmakeraw(&t);
+		tcsetattr(s, TCSANOW, &t);
+		long n = fill(m, size);
+		CHECK(n >= 4095);
+		CHECK_EQ(drain(s, n), n);
+		n = fill(s, size);
+		CHECK(n >= 4096);
+		CHECK_EQ(drain(m, n), n);
+		CHECK_EQ(drain(s, 0), 0);
+		close(s);
+		close(m);
+	}
+}

@@ -60,6 +60,8 @@ type disc struct {
 	lines       int
 	start       int
 	canonColumn int
+	// lost is how many bytes had no room, since a writer was told.
+	lost int
 	// literal: the next byte has no special meaning (VLNEXT).
 	literal bool
 	// out is what the master has to read; column is where the cursor is.
@@ -87,7 +89,26 @@ func (d *disc) room() int {
 	if d.lflag(unix.ICANON) && d.lines == 0 {
 		return inputSize
 	}
-	return max(0, inputSize-len(d.in))
+	room := inputSize - 1 - len(d.in)
+	if d.iflag(unix.PARMRK) {
+		room /= 2 // some are doubled
+	}
+	return max(0, room)
+}
+
+// admits is room for a writer that has written done bytes of a call. Of a line
+// that has no end Linux takes what its worker keeps up with, so that now and then
+// a writer finds no room and has to try again. Here, where nothing lags behind,
+// that comes after as many bytes as Linux would have waiting: who writes until
+// there is no room comes to an end.
+func (d *disc) admits(done int64) int {
+	if d.lost < lostSize {
+		return d.room()
+	}
+	if done == 0 {
+		d.lost = 0
+	}
+	return 0
 }
 
 // setStatus tells the master of a change, in packet mode.
@@ -252,6 +273,8 @@ func (d *disc) edit(c byte) bool {
 func (d *disc) add(c byte, k kind) {
 	if len(d.in) < inputSize-1 {
 		d.in = append(d.in, input{c, k})
+	} else {
+		d.lost++
 	}
 	if !d.lflag(unix.ICANON) {
 		d.start = len(d.in)
@@ -510,6 +533,7 @@ func (d *disc) set(n Termios, e *effects) {
 		}
 	}
 	e.wakeS |= waiter.Readable | waiter.Writable
+	e.wakeM |= waiter.Writable
 }
 
 // available returns how many bytes a read could have, and whether it would get

@@ -126,7 +126,7 @@ func (m *master) Write(_ vfs.Context, _ *vfs.File, src *usermem.Buffer) (int64, 
 	var done int64
 	for src.Len() > 0 {
 		m.t.mu.Lock()
-		room := m.t.room()
+		room := m.t.admits(done)
 		m.t.mu.Unlock()
 		if room == 0 {
 			break

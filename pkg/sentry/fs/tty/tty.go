@@ -94,6 +94,8 @@ func jobOf(ctx vfs.Context) Job {
 const (
 	// inputSize bounds what waits to be read from the slave, as in Linux.
 	inputSize = 4096
+	// lostSize is what Linux has waiting for the line discipline at the most.
+	lostSize = 8192
 	// outputSize is where writers to the slave wait; echoes may go beyond, to
 	// twice as much.
 	outputSize = 8192
