@@ -155,6 +155,9 @@ func parse(args []string) (*process, error) {
 
 func (p *process) run(prepare func(*Options) (Kernel, error)) error {
 	if !p.noJail {
+		if err := jail.ForbidCoreDumps(); err != nil {
+			return err
+		}
 		if err := jail.DropBoundingSet(); err != nil {
 			return err
 		}

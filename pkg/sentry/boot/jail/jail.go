@@ -5,6 +5,7 @@
 // left to do from within, in this order, is:
 //
 //   - [CloseFrom]: no descriptors but those of the command line;
+//   - [ForbidCoreDumps]: no memory of applications in files of the host;
 //   - [DropBoundingSet]: no way to gain capabilities;
 //   - [EmptyRoot]: an empty, read-only tmpfs as root directory, nothing of the
 //     host's tree mounted anywhere;
@@ -65,6 +66,15 @@ func EmptyRoot() error {
 	}
 	if err := unix.Chdir("/"); err != nil {
 		return fmt.Errorf("entering the empty root: %w", err)
+	}
+	return nil
+}
+
+// ForbidCoreDumps is for the process and all that it starts: those that hold
+// application code are dumpable again after their exec.
+func ForbidCoreDumps() error {
+	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
+		return fmt.Errorf("setrlimit(RLIMIT_CORE): %w", err)
 	}
 	return nil
 }
