@@ -8,7 +8,8 @@
 //     architectures, and of kernels to come.
 //   - A rule without args decides for its calls whatever rules with args say of
 //     them. Of several without args the first counts; of several with args, the
-//     first that fits.
+//     first that fits. (Where rules with args contradict each other, libseccomp
+//     goes by an order of its own.)
 //   - Two conditions on one argument are alternatives, each a rule of its own.
 //   - A rule that says what the default says is left out.
 //   - Where the default refuses, calls that are younger than the youngest that the
