@@ -10,8 +10,9 @@
 // one, and so does each that failed without a failed case, was not built or
 // did not come to its end. Skipped cases count as neither.
 //
-// Tally lists what failed and prints "N passed, N failed" last. It fails if
-// anything failed, if nothing passed, or if Bazel's exit status, N, is not 0.
+// Tally lists what was skipped, with the reason, and what failed, and prints
+// "N passed, N failed" last. It fails if anything failed, if nothing passed, or
+// if Bazel's exit status, N, is not 0.
 package main
 
 import (
@@ -87,6 +88,13 @@ func readResults(r io.Reader) ([]result, error) {
 type tallying struct {
 	passed, failed int
 	failures       []string // what failed, in words
+	skips          []string // what was skipped, and why
+}
+
+func (t *tallying) skip(target string, o outcome) {
+	for _, s := range o.skipped {
+		t.skips = append(t.skips, target+" "+s)
+	}
 }
 
 func (t *tallying) fail(what string, n int) {
@@ -96,6 +104,9 @@ func (t *tallying) fail(what string, n int) {
 
 // print writes the sum, and reports whether all is well.
 func (t *tallying) print(w io.Writer) bool {
+	for _, s := range t.skips {
+		fmt.Fprintln(w, "SKIPPED:", s)
+	}
 	for _, f := range t.failures {
 		fmt.Fprintln(w, "FAILED:", strings.TrimSpace(f))
 	}
@@ -108,13 +119,15 @@ func count(results []result, logs fs.FS) *tallying {
 	for _, r := range results {
 		switch r.status {
 		case "PASSED", "FLAKY":
-			passed, _ := cases(logs, r.target)
-			t.passed += max(passed, 1)
+			o := cases(logs, r.target)
+			t.passed += max(o.passed, 1)
+			t.skip(r.target, o)
 		case "FAILED":
 			// Only of a run that came to its end are the logs its own.
-			passed, failed := cases(logs, r.target)
-			t.passed += passed
-			t.fail(strings.Join(append([]string{r.target}, failed...), "\n\t"), max(len(failed), 1))
+			o := cases(logs, r.target)
+			t.passed += o.passed
+			t.skip(r.target, o)
+			t.fail(strings.Join(append([]string{r.target}, o.failed...), "\n\t"), max(len(o.failed), 1))
 		default:
 			t.fail(r.target+" "+r.status, 1)
 		}
@@ -122,12 +135,25 @@ func count(results []result, logs fs.FS) *tallying {
 	return t
 }
 
-// cases returns the number of cases that passed and the names of those that
-// failed, of one target's last run; none if its logs tell nothing of cases.
-func cases(logs fs.FS, target string) (passed int, failed []string) {
+// An outcome is what a target's logs tell of its cases: how many passed, and those
+// that failed and that were skipped, in words.
+type outcome struct {
+	passed          int
+	failed, skipped []string
+}
+
+func (o *outcome) add(more outcome) {
+	o.passed += more.passed
+	o.failed = append(o.failed, more.failed...)
+	o.skipped = append(o.skipped, more.skipped...)
+}
+
+// cases returns the outcome of one target's last run; nothing if its logs tell
+// nothing of cases.
+func cases(logs fs.FS, target string) (all outcome) {
 	label, ok := strings.CutPrefix(target, "//")
 	if !ok {
-		return 0, nil
+		return all
 	}
 	pkg, name, _ := strings.Cut(label, ":")
 	for _, pattern := range []string{"test.xml", "shard_*/test.xml"} {
@@ -136,24 +162,22 @@ func cases(logs fs.FS, target string) (passed int, failed []string) {
 			continue
 		}
 		for _, file := range files {
-			p, f := casesOf(logs, path.Dir(file))
-			passed += p
-			failed = append(failed, f...)
+			all.add(casesOf(logs, path.Dir(file)))
 		}
 	}
-	return passed, failed
+	return all
 }
 
 // casesOf reads the logs in one directory.
-func casesOf(logs fs.FS, dir string) (passed int, failed []string) {
+func casesOf(logs fs.FS, dir string) outcome {
 	if log, err := fs.ReadFile(logs, path.Join(dir, "test.log")); err == nil {
-		if passed, failed = tap(string(log)); passed+len(failed) > 0 {
-			return passed, failed
+		if o := tap(string(log)); o.passed+len(o.failed)+len(o.skipped) > 0 {
+			return o
 		}
 	}
 	b, err := fs.ReadFile(logs, path.Join(dir, "test.xml"))
 	if err != nil {
-		return 0, nil
+		return outcome{}
 	}
 	return junit(b)
 }
@@ -162,45 +186,57 @@ var tapLine = regexp.MustCompile(`(?m)^(ok|not ok) \d+(?: (.*))?$`)
 
 // tap counts the lines of a Test Anything Protocol. The directive SKIP makes a
 // line count as neither.
-func tap(log string) (passed int, failed []string) {
+func tap(log string) (o outcome) {
 	for _, m := range tapLine.FindAllStringSubmatch(log, -1) {
-		_, directive, _ := strings.Cut(m[2], "# ")
+		what, directive, _ := strings.Cut(m[2], "# ")
 		switch {
 		case strings.HasPrefix(strings.ToUpper(directive), "SKIP"):
+			o.skipped = append(o.skipped, strings.TrimPrefix(strings.TrimSpace(what), "- ")+": "+strings.TrimSpace(directive[len("SKIP"):]))
 		case m[1] == "ok":
-			passed++
+			o.passed++
 		default:
-			failed = append(failed, m[2])
+			o.failed = append(o.failed, m[2])
 		}
 	}
-	return passed, failed
+	return o
 }
+
+// sourceLine begins what a Go test says.
+var sourceLine = regexp.MustCompile(`(?m)^\s+\S+\.go:\d+: (.*)$`)
 
 // junit counts the cases of a test.xml. For a test that writes none Bazel
 // does, with one case for the whole; it counts like any other.
-func junit(b []byte) (passed int, failed []string) {
+func junit(b []byte) (o outcome) {
 	var suites struct {
 		Suites []struct {
 			Cases []struct {
 				Name    string    `xml:"name,attr"`
 				Failure *struct{} `xml:"failure"`
 				Error   *struct{} `xml:"error"`
-				Skipped *struct{} `xml:"skipped"`
+				Skipped *struct {
+					Text string `xml:",chardata"`
+				} `xml:"skipped"`
 			} `xml:"testcase"`
 		} `xml:"testsuite"`
 	}
 	if err := xml.Unmarshal(b, &suites); err != nil {
-		return 0, nil
+		return outcome{}
 	}
 	for _, s := range suites.Suites {
 		for _, c := range s.Cases {
 			switch {
 			case c.Failure != nil || c.Error != nil:
-				failed = append(failed, c.Name)
-			case c.Skipped == nil:
-				passed++
+				o.failed = append(o.failed, c.Name)
+			case c.Skipped != nil:
+				reason := "no reason given"
+				if said := sourceLine.FindAllStringSubmatch(c.Skipped.Text, -1); len(said) > 0 {
+					reason = said[len(said)-1][1]
+				}
+				o.skipped = append(o.skipped, c.Name+": "+reason)
+			default:
+				o.passed++
 			}
 		}
 	}
-	return passed, failed
+	return o
 }

@@ -24,7 +24,9 @@ check:go build ./... FAILED
 `
 
 var logs = fstest.MapFS{
-	"a/go_test/test.xml":    {Data: []byte(`<testsuites><testsuite><testcase name="A"></testcase><testcase name="B"><skipped/></testcase><testcase name="C"/></testsuite></testsuites>`)},
+	"a/go_test/test.xml": {Data: []byte(`<testsuites><testsuite><testcase name="A"></testcase><testcase name="B"><skipped message="Skipped">=== RUN B
+    b_test.go:7: needs a moon
+--- SKIP: B (0.00s)</skipped></testcase><testcase name="D"><skipped/></testcase><testcase name="C"/></testsuite></testsuites>`)},
 	"a/tap_test/test.xml":   {Data: []byte(`<testsuites><testsuite><testcase name="a/tap_test"/></testsuite></testsuites>`)},
 	"a/tap_test/test.log":   {Data: []byte("1..3\nok 1\nok 2 - two\nok 3 - three # SKIP no such thing\nok then\n")},
 	"b/go_test/test.xml":    {Data: []byte(`<testsuites><testsuite><testcase name="A"></testcase><testcase name="B"><failure>x</failure></testcase></testsuite></testsuites>`)},
@@ -47,7 +49,10 @@ func TestCount(t *testing.T) {
 		t.Error("all is well, with failures")
 	}
 	// Passed: vet 1, a:go 2, a:tap 2, a:plain 1, b:go 1, b:tap 1, c/d:shards 2.
-	const want = `FAILED: //b:go_test
+	const want = `SKIPPED: //a:go_test B: needs a moon
+SKIPPED: //a:go_test D: no reason given
+SKIPPED: //a:tap_test three: no such thing
+FAILED: //b:go_test
 	B
 FAILED: //b:tap_test
 	- two
