@@ -186,6 +186,45 @@ func withHeadroom(limit int64) int64 {
 	return limit + limit/16 + 128<<20
 }
 
+// Files that hold limits of swap: of memory and swap together in version 1, if the
+// host counts it, and of swap alone in version 2.
+const (
+	swapFile1 = "memory.memsw.limit_in_bytes"
+	swapFile2 = "memory.swap.max"
+)
+
+// applySwap limits memory and swap together, given the limit of memory.
+func (g *cgroup) applySwap(limit int64, swap *int64) error {
+	if swap == nil || *swap == 0 {
+		return nil
+	}
+	file, value := "", ""
+	if dir := g.dirs["memory"]; dir != "" {
+		file, value = filepath.Join(dir, swapFile1), strconv.FormatInt(withHeadroom(*swap), 10)
+	} else if dir := g.dirs[""]; dir != "" {
+		file, value = filepath.Join(dir, swapFile2), strconv.FormatInt(*swap-limit, 10)
+		if *swap < 0 {
+			value = "max"
+		}
+	}
+	if file == "" || !exists(file) {
+		if *swap < 0 || !hostSwaps() {
+			return nil // there is nothing to hold
+		}
+		return errors.New("linux.resources.memory.swap: the host's cgroups don't count swap")
+	}
+	if err := os.WriteFile(file, []byte(value), 0); err != nil {
+		return fmt.Errorf("linux.resources.memory.swap: %w", err)
+	}
+	return nil
+}
+
+// hostSwaps reports whether the host has swap (proc(5), /proc/swaps).
+func hostSwaps() bool {
+	b, err := os.ReadFile("/proc/swaps")
+	return err != nil || strings.Count(string(b), "\n") > 1
+}
+
 // apply sets limits. What an engine asks for and the host doesn't have is an
 // error that names the field; negative values lift limits.
 func (g *cgroup) apply(r *specs.LinuxResources) error {
@@ -219,12 +258,7 @@ func (g *cgroup) apply(r *specs.LinuxResources) error {
 			memory := func() error {
 				return set("memory.limit", "memory", "memory.limit_in_bytes", "memory.max", number(withHeadroom(*m.Limit)), orMax(withHeadroom(*m.Limit)))
 			}
-			swap := func() error {
-				if m.Swap == nil || *m.Swap == 0 || g.dirs["memory"] == "" || !exists(filepath.Join(g.dirs["memory"], "memory.memsw.limit_in_bytes")) {
-					return nil
-				}
-				return set("memory.swap", "memory", "memory.memsw.limit_in_bytes", "", number(withHeadroom(*m.Swap)), "")
-			}
+			swap := func() error { return g.applySwap(*m.Limit, m.Swap) }
 			// Neither may pass the other on the way: the second order is for
 			// raising both.
 			if err := memory(); err != nil {

@@ -163,6 +163,8 @@ func TestRefusals(t *testing.T) {
 		{field: "linux.resources.memory.swappiness", linux: `"resources":{"memory":{"swappiness":0}}`},
 		{field: "linux.resources.memory.disableOOMKiller", linux: `"resources":{"memory":{"disableOOMKiller":true}}`},
 		{field: "linux.resources.memory.checkBeforeUpdate", linux: `"resources":{"memory":{"checkBeforeUpdate":true}}`},
+		{field: "linux.resources.memory.swap needs", linux: `"resources":{"memory":{"swap":5}}`},
+		{field: "linux.resources.memory.swap 5 is below", linux: `"resources":{"memory":{"limit":6,"swap":5}}`},
 		{field: "linux.resources.cpu.burst", linux: `"resources":{"cpu":{"burst":5}}`}, {field: "linux.resources.cpu.idle", linux: `"resources":{"cpu":{"idle":1}}`},
 		{field: "linux.resources.cpu.realtimePeriod", linux: `"resources":{"cpu":{"realtimePeriod":5}}`},
 		{field: "linux.resources.hugepageLimits", linux: `"resources":{"hugepageLimits":[{"pageSize":"2MB","limit":1}]}`},

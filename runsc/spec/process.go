@@ -133,6 +133,15 @@ func ValidateResources(r *specs.LinuxResources) error {
 		if m.Limit != nil && *m.Limit < -1 {
 			return fmt.Errorf("linux.resources.memory.limit %d is negative", *m.Limit)
 		}
+		// It counts memory too, and means nothing without a limit of that.
+		if m.Swap != nil && *m.Swap > 0 {
+			if m.Limit == nil || *m.Limit == 0 {
+				return errors.New("linux.resources.memory.swap needs linux.resources.memory.limit")
+			}
+			if *m.Limit < 0 || *m.Swap < *m.Limit {
+				return fmt.Errorf("linux.resources.memory.swap %d is below linux.resources.memory.limit, which it includes", *m.Swap)
+			}
+		}
 		fields = append(fields, field{set(m.Kernel) && *m.Kernel != -1, "memory.kernel"}, field{set(m.KernelTCP) && *m.KernelTCP != -1, "memory.kernelTCP"},
 			field{m.Swappiness != nil, "memory.swappiness"}, field{set(m.DisableOOMKiller), "memory.disableOOMKiller"},
 			field{set(m.CheckBeforeUpdate), "memory.checkBeforeUpdate"})
