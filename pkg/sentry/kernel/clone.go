@@ -117,7 +117,7 @@ func (t *Task) Clone(a *CloneArgs) (int32, error) {
 	if a.Flags&unix.CLONE_VM != 0 {
 		child.mm = t.mm
 		child.mm.IncUsers()
-	} else if child.mm, err = t.mm.Fork(); err != nil {
+	} else if child.mm, err = t.mm.Fork(child.touches(a)...); err != nil {
 		if _, ok := err.(unix.Errno); !ok {
 			// The platform has no more address spaces, or the host no process for one.
 			t.k.Logf("task %d: fork: %v", t.ids.num[0], err)
@@ -171,6 +171,16 @@ func (t *Task) Clone(a *CloneArgs) (int32, error) {
 		t.traceEvent(TraceVforkDone, eventVforkDone, t.seenByTracer(child), false)
 	}
 	return tid, nil
+}
+
+// touches returns what a child that is about to start will touch first.
+func (t *Task) touches(a *CloneArgs) []mm.Touch {
+	regs := &t.state.Regs
+	l := []mm.Touch{{Addr: usermem.Addr(regs.Rip)}, {Addr: usermem.Addr(regs.Rsp), Write: true}}
+	if a.Flags&unix.CLONE_CHILD_SETTID != 0 {
+		l = append(l, mm.Touch{Addr: a.ChildTID, Write: true})
+	}
+	return l
 }
 
 // enterUserNS returns c as it is in the new namespace ns: all capabilities there.

@@ -71,6 +71,10 @@ func (m *MemoryManager) HandleFault(addr usermem.Addr, access usermem.Access) er
 	if err != nil {
 		return err
 	}
+	if m.learning > 0 {
+		m.learning--
+		m.habit.note(Touch{usermem.Addr(page), access.Has(usermem.Write)})
+	}
 	done, err := m.mapHost(e, page, access, fresh)
 	if err == nil && len(m.ahead) > 0 {
 		m.mapAhead(done)

@@ -99,6 +99,8 @@ type MemoryManager struct {
 	invalSeq uint64 // counts calls of Invalidate
 	recent   recentMap
 	ahead    []span // see mapAhead
+	habit    *habit // of its forks; nil before the first
+	learning int    // how many more faults are noted in habit
 	// forking is set while Fork builds this address space; what Invalidate
 	// was called for meanwhile is kept in early.
 	forking bool
@@ -272,8 +274,9 @@ func (m *MemoryManager) collect(g *garbage) {
 }
 
 // Fork returns a copy of the address space for a child, with one user. Pages
-// are shared until one side writes. The caller is a user of m.
-func (m *MemoryManager) Fork() (*MemoryManager, error) {
+// are shared until one side writes. The caller is a user of m. Where soon says
+// that both are about to touch pages, they are mapped, or copied, beforehand.
+func (m *MemoryManager) Fork(soon ...Touch) (*MemoryManager, error) {
 	as, err := m.platform.NewAddressSpace()
 	if err != nil {
 		return nil, fmt.Errorf("making an address space: %w", err)
@@ -336,7 +339,7 @@ func (m *MemoryManager) Fork() (*MemoryManager, error) {
 	if err == nil {
 		m.pageMu.Lock()
 		c.pageMu.NestedLock()
-		err = m.sharePages(c, gone, wiped)
+		err = m.sharePages(c, gone, wiped, soon)
 		c.forking = false
 		for _, i := range c.early {
 			c.invalidate(i)
@@ -372,7 +375,7 @@ func (m *MemoryManager) Fork() (*MemoryManager, error) {
 
 // sharePages gives c all pages of m but those in gone and wiped, and begins a new
 // epoch. m.mu and both page locks are held.
-func (m *MemoryManager) sharePages(c *MemoryManager, gone, wiped []usermem.AddrRange) error {
+func (m *MemoryManager) sharePages(c *MemoryManager, gone, wiped []usermem.AddrRange, soon []Touch) error {
 	old := m.epoch
 	c.areas = m.areas.Clone()
 	for _, r := range append(gone, wiped...) {
@@ -398,6 +401,13 @@ func (m *MemoryManager) sharePages(c *MemoryManager, gone, wiped []usermem.AddrR
 		c.areas = rangemap.New(areaFuncs)
 		return err
 	}
+	if m.habit == nil {
+		m.habit = &habit{}
+	}
+	c.habit = m.habit
+	m.learning, c.learning = learnFaults, learnFaults
+	soon = m.habit.expected(soon)
+	m.copyAhead(c, soon, old)
 	m.epoch, c.epoch = old+1, old+1
 	c.areas.Ascend(0, func(e areaEntry) bool {
 		if e.Value.private && e.Value.epoch == old+1 {
@@ -414,20 +424,28 @@ func (m *MemoryManager) sharePages(c *MemoryManager, gone, wiped []usermem.AddrR
 			return true
 		}
 		var r usermem.AddrRange
+		protect := func() {
+			if !r.Empty() {
+				m.as.Protect(r, e.Value.prot.Effective()&^usermem.Write)
+			}
+			r = usermem.AddrRange{}
+		}
 		m.areas.Overlap(e.Start, e.End, func(a areaEntry) bool {
-			if a.Value.private && a.Value.epoch == old {
+			switch {
+			case a.Value.private && a.Value.epoch == old:
 				if r.Empty() {
 					r.Start = usermem.Addr(max(a.Start, e.Start))
 				}
 				r.End = usermem.Addr(min(a.End, e.End))
+			case a.Value.private && a.Value.epoch == m.epoch:
+				protect() // this one stays as it is
 			}
 			return true
 		})
-		if !r.Empty() {
-			m.as.Protect(r, e.Value.prot.Effective()&^usermem.Write)
-		}
+		protect()
 		return true
 	})
+	c.mapTouches(soon)
 	return nil
 }
 
