@@ -43,6 +43,17 @@ TEST(shm)
 	CHECK_ERRNO(shmget(IPC_PRIVATE, 0, IPC_CREAT | 0600), EINVAL);
 }
 
+TEST(identifiers_are_not_used_again_at_once)
+{
+	int first = msgget(IPC_PRIVATE, IPC_CREAT | 0600);
+	NEED(first);
+	CHECK_OK(msgctl(first, IPC_RMID, NULL));
+	int second = msgget(IPC_PRIVATE, IPC_CREAT | 0600);
+	CHECK(second >= 0 && second != first);
+	CHECK_ERRNO(msgctl(first, IPC_RMID, NULL), EINVAL);
+	CHECK_OK(msgctl(second, IPC_RMID, NULL));
+}
+
 TEST(shm_keys)
 {
 	key_t key = 0x56545000 + getpid();

@@ -137,7 +137,7 @@ func (t *table[T]) add(o T) error {
 	t.count++
 	p := o.permissions()
 	p.generation = t.sequence
-	t.sequence = (t.sequence + 1) & (1<<16 - 1) >> 1
+	t.sequence++ // 16 bits of it fit an identifier that isn't negative
 	p.ID = int32(p.generation)<<indexBits | int32(i)
 	if p.Key != Private {
 		if t.keys == nil {
@@ -182,6 +182,28 @@ func (t *table[T]) at(i int32) (o T, err error) {
 		return o, unix.EINVAL
 	}
 	return t.slots[i], nil
+}
+
+// change finds an object that a may change or remove: EINVAL, EPERM.
+func (t *table[T]) change(a *Actor, id int32) (o T, err error) {
+	if o, err = t.find(id); err == nil {
+		err = o.permissions().owned(a)
+	}
+	return o, err
+}
+
+// look finds an object that a may read, by its identifier or its index: EINVAL,
+// EACCES.
+func (t *table[T]) look(a *Actor, id int32, byIndex bool) (o T, err error) {
+	if byIndex {
+		o, err = t.at(id)
+	} else {
+		o, err = t.find(id)
+	}
+	if err == nil {
+		err = o.permissions().permits(a, 0o444)
+	}
+	return o, err
 }
 
 // highest is the highest index in use.

@@ -80,29 +80,24 @@ func (ns *Namespace) removeQueue(q *Queue) {
 	q.changed()
 }
 
-// MsgRemove does msgctl(IPC_RMID), MsgSet IPC_SET, MsgStat IPC_STAT and MSG_STAT.
+// MsgRemove does msgctl(IPC_RMID).
 func (ns *Namespace) MsgRemove(a *Actor, id int32) error {
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
-	q, err := ns.queues.find(id)
+	q, err := ns.queues.change(a, id)
 	if err != nil {
-		return err
-	}
-	if err := q.perm.owned(a); err != nil {
 		return err
 	}
 	ns.removeQueue(q)
 	return nil
 }
 
+// MsgSet does msgctl(IPC_SET).
 func (ns *Namespace) MsgSet(a *Actor, id int32, uid auth.KUID, gid auth.KGID, mode uint32, limit uint64) error {
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
-	q, err := ns.queues.find(id)
+	q, err := ns.queues.change(a, id)
 	if err != nil {
-		return err
-	}
-	if err := q.perm.owned(a); err != nil {
 		return err
 	}
 	if limit > ns.limits.QueueBytes && !a.Creds.HasRootCap(unix.CAP_SYS_RESOURCE) {
@@ -114,18 +109,15 @@ func (ns *Namespace) MsgSet(a *Actor, id int32, uid auth.KUID, gid auth.KGID, mo
 	return nil
 }
 
+// MsgStat does msgctl(IPC_STAT), and MSG_STAT where byIndex is set.
 func (ns *Namespace) MsgStat(a *Actor, id int32, byIndex bool) (QueueInfo, error) {
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
-	find := ns.queues.find
-	if byIndex {
-		find = ns.queues.at
-	}
-	q, err := find(id)
+	q, err := ns.queues.look(a, id, byIndex)
 	if err != nil {
 		return QueueInfo{}, err
 	}
-	return q.info(), q.perm.permits(a, 0o444)
+	return q.info(), nil
 }
 
 // Queues lists all, for /proc/sysvipc/msg.

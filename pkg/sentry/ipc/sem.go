@@ -88,29 +88,24 @@ func (ns *Namespace) Set(id int32) (*SemaphoreSet, error) {
 	return ns.sets.find(id)
 }
 
-// SemRemove does semctl(IPC_RMID), SemSet IPC_SET, SemStat IPC_STAT and SEM_STAT.
+// SemRemove does semctl(IPC_RMID).
 func (ns *Namespace) SemRemove(a *Actor, id int32) error {
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
-	s, err := ns.sets.find(id)
+	s, err := ns.sets.change(a, id)
 	if err != nil {
-		return err
-	}
-	if err := s.perm.owned(a); err != nil {
 		return err
 	}
 	ns.removeSet(s)
 	return nil
 }
 
+// SemSet does semctl(IPC_SET).
 func (ns *Namespace) SemSet(a *Actor, id int32, uid auth.KUID, gid auth.KGID, mode uint32) error {
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
-	s, err := ns.sets.find(id)
+	s, err := ns.sets.change(a, id)
 	if err != nil {
-		return err
-	}
-	if err := s.perm.owned(a); err != nil {
 		return err
 	}
 	s.perm.set(uid, gid, mode)
@@ -118,18 +113,15 @@ func (ns *Namespace) SemSet(a *Actor, id int32, uid auth.KUID, gid auth.KGID, mo
 	return nil
 }
 
+// SemStat does semctl(IPC_STAT), and SEM_STAT where byIndex is set.
 func (ns *Namespace) SemStat(a *Actor, id int32, byIndex bool) (SetInfo, error) {
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
-	find := ns.sets.find
-	if byIndex {
-		find = ns.sets.at
-	}
-	s, err := find(id)
+	s, err := ns.sets.look(a, id, byIndex)
 	if err != nil {
 		return SetInfo{}, err
 	}
-	return s.info(), s.perm.permits(a, 0o444)
+	return s.info(), nil
 }
 
 func (s *SemaphoreSet) info() SetInfo { return SetInfo{s.perm, len(s.sems), s.otime, s.ctime} }
@@ -190,7 +182,7 @@ func (s *SemaphoreSet) GetAll(a *Actor) ([]uint16, error) {
 	return out, nil
 }
 
-// SetValue does SETVAL, SetAll SETALL: ERANGE.
+// SetValue does SETVAL: ERANGE.
 func (s *SemaphoreSet) SetValue(a *Actor, n int, v int32) error {
 	if v < 0 || v > MaxValue {
 		return unix.ERANGE
@@ -209,6 +201,7 @@ func (s *SemaphoreSet) SetValue(a *Actor, n int, v int32) error {
 	return nil
 }
 
+// SetAll does SETALL: ERANGE. There are as many values as semaphores.
 func (s *SemaphoreSet) SetAll(a *Actor, values []uint16) error {
 	s.ns.mu.Lock()
 	defer s.ns.mu.Unlock()

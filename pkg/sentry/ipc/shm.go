@@ -157,11 +157,8 @@ func (ns *Namespace) removeSegment(s *Segment) {
 func (ns *Namespace) ShmRemove(a *Actor, id int32) error {
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
-	s, err := ns.segments.find(id)
+	s, err := ns.segments.change(a, id)
 	if err != nil {
-		return err
-	}
-	if err := s.perm.owned(a); err != nil {
 		return err
 	}
 	ns.removeSegment(s)
@@ -172,11 +169,8 @@ func (ns *Namespace) ShmRemove(a *Actor, id int32) error {
 func (ns *Namespace) ShmSet(a *Actor, id int32, uid auth.KUID, gid auth.KGID, mode uint32) error {
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
-	s, err := ns.segments.find(id)
+	s, err := ns.segments.change(a, id)
 	if err != nil {
-		return err
-	}
-	if err := s.perm.owned(a); err != nil {
 		return err
 	}
 	s.perm.set(uid, gid, mode)
@@ -205,15 +199,11 @@ func (ns *Namespace) ShmLock(a *Actor, id int32, lock, able bool) error {
 func (ns *Namespace) ShmStat(a *Actor, id int32, byIndex bool) (SegmentInfo, error) {
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
-	find := ns.segments.find
-	if byIndex {
-		find = ns.segments.at
-	}
-	s, err := find(id)
+	s, err := ns.segments.look(a, id, byIndex)
 	if err != nil {
 		return SegmentInfo{}, err
 	}
-	return s.info(), s.perm.permits(a, 0o444)
+	return s.info(), nil
 }
 
 // Segments lists all, for /proc/sysvipc/shm. highest is the highest index.

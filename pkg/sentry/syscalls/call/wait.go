@@ -16,9 +16,8 @@ import (
 // nanoseconds unless that is zero: EAGAIN then. With a time-out a signal gives
 // EINTR, without it the call can be restarted (signal(7)).
 func WaitFor(t *kernel.Task, f *vfs.File, mask waiter.Mask, timeout int64, nonblock bool, op func() error) error {
-	err := op()
-	if err != unix.EAGAIN || nonblock {
-		return err
+	if nonblock {
+		return op()
 	}
 	end := kernel.Forever
 	if timeout > 0 {

@@ -17,7 +17,6 @@ import (
 	"vitrine/pkg/sentry/syscalls/call"
 	"vitrine/pkg/sentry/vfs"
 	"vitrine/pkg/usermem"
-	"vitrine/pkg/waiter"
 )
 
 // Rows are the rows of this package's calls.
@@ -47,19 +46,6 @@ var fileRows = []call.Row{
 	call.Full(unix.SYS_GETDENTS, "getdents", call.Args3(getdents)),
 }
 
-// blockingIO does op, waiting for f to become ready for mask if it is in
-// blocking mode.
-func blockingIO(t *kernel.Task, f *vfs.File, mask waiter.Mask, op func() (int64, error)) (uint64, error) {
-	n, err := op()
-	if err == unix.EAGAIN && n == 0 && !f.NonBlocking() && f.Pollable() {
-		err = call.WaitFor(t, f, mask, call.IOTimeout(f, false), false, func() (e error) {
-			n, e = op()
-			return e
-		})
-	}
-	return ioResult(t, n, err)
-}
-
 // ioResult returns what a read or write returns: a partial success hides the
 // error; EPIPE sends SIGPIPE.
 func ioResult(t *kernel.Task, n int64, err error) (uint64, error) {
@@ -72,38 +58,116 @@ func ioResult(t *kernel.Task, n int64, err error) (uint64, error) {
 	return 0, err
 }
 
-func read(t *kernel.Task, fd call.FD, a usermem.Addr, n call.Size) (uint64, error) {
+// withBuffer returns the file of a read or write call, with a reference, and the
+// memory it is about; withVector that of a call with an array of struct iovec.
+func withBuffer(t *kernel.Task, fd call.FD, a usermem.Addr, n call.Size) (*vfs.File, usermem.Buffer, error) {
 	f, err := fd.File(t)
+	if err != nil {
+		return nil, usermem.Buffer{}, err
+	}
+	b, err := call.Buffer(t, a, n)
+	if err != nil {
+		f.DecRef()
+	}
+	return f, b, err
+}
+
+func withVector(t *kernel.Task, fd call.FD, a usermem.Addr, count int32) (*vfs.File, usermem.Buffer, error) {
+	f, err := fd.File(t)
+	if err != nil {
+		return nil, usermem.Buffer{}, err
+	}
+	b, err := call.Vector(t, a, count)
+	if err != nil {
+		f.DecRef()
+	}
+	return f, b, err
+}
+
+func read(t *kernel.Task, fd call.FD, a usermem.Addr, n call.Size) (uint64, error) {
+	f, b, err := withBuffer(t, fd, a, n)
 	if err != nil {
 		return 0, err
 	}
 	defer f.DecRef()
-	b, err := call.Buffer(t, a, n)
-	if err != nil {
-		return 0, err
-	}
 	return readBuffer(t, f, b)
 }
 
-func readBuffer(t *kernel.Task, f *vfs.File, b usermem.Buffer) (uint64, error) {
-	n, err := f.Read(t, &b)
-	if err != unix.EAGAIN || n != 0 {
-		return ioResult(t, n, err)
-	}
-	return blockingIO(t, f, waiter.Readable|waiter.RdHup, func() (int64, error) { return f.Read(t, &b) })
-}
-
 func write(t *kernel.Task, fd call.FD, a usermem.Addr, n call.Size) (uint64, error) {
-	f, err := fd.File(t)
+	f, b, err := withBuffer(t, fd, a, n)
 	if err != nil {
 		return 0, err
 	}
 	defer f.DecRef()
-	b, err := call.Buffer(t, a, n)
+	return writeBuffer(t, f, b)
+}
+
+func pread(t *kernel.Task, fd call.FD, a usermem.Addr, n call.Size, off int64) (uint64, error) {
+	f, b, err := withBuffer(t, fd, a, n)
 	if err != nil {
 		return 0, err
 	}
+	defer f.DecRef()
+	return readAt(t, f, b, off)
+}
+
+func pwrite(t *kernel.Task, fd call.FD, a usermem.Addr, n call.Size, off int64) (uint64, error) {
+	f, b, err := withBuffer(t, fd, a, n)
+	if err != nil {
+		return 0, err
+	}
+	defer f.DecRef()
+	return writeAt(t, f, b, off)
+}
+
+func readv(t *kernel.Task, fd call.FD, a usermem.Addr, count int32) (uint64, error) {
+	f, b, err := withVector(t, fd, a, count)
+	if err != nil {
+		return 0, err
+	}
+	defer f.DecRef()
+	return readBuffer(t, f, b)
+}
+
+func writev(t *kernel.Task, fd call.FD, a usermem.Addr, count int32) (uint64, error) {
+	f, b, err := withVector(t, fd, a, count)
+	if err != nil {
+		return 0, err
+	}
+	defer f.DecRef()
 	return writeBuffer(t, f, b)
+}
+
+func preadv(t *kernel.Task, fd call.FD, a usermem.Addr, count int32, off int64) (uint64, error) {
+	f, b, err := withVector(t, fd, a, count)
+	if err != nil {
+		return 0, err
+	}
+	defer f.DecRef()
+	return readAt(t, f, b, off)
+}
+
+func pwritev(t *kernel.Task, fd call.FD, a usermem.Addr, count int32, off int64) (uint64, error) {
+	f, b, err := withVector(t, fd, a, count)
+	if err != nil {
+		return 0, err
+	}
+	defer f.DecRef()
+	return writeAt(t, f, b, off)
+}
+
+// readBuffer reads into b, waiting for the first bytes where the file is in
+// blocking mode.
+func readBuffer(t *kernel.Task, f *vfs.File, b usermem.Buffer) (uint64, error) {
+	n, err := f.Read(t, &b)
+	if err != unix.EAGAIN || n != 0 || f.NonBlocking() || !f.Pollable() {
+		return ioResult(t, n, err)
+	}
+	err = call.WaitFor(t, f, call.ReadMask, call.IOTimeout(f, false), false, func() (e error) {
+		n, e = f.Read(t, &b)
+		return e
+	})
+	return ioResult(t, n, err)
 }
 
 // writeBuffer writes all of b where the file is in blocking mode: a pipe takes
@@ -118,7 +182,7 @@ func writeBuffer(t *kernel.Task, f *vfs.File, b usermem.Buffer) (uint64, error) 
 		return ioResult(t, n, err)
 	}
 	done := n
-	err = call.WaitFor(t, f, waiter.Writable, call.IOTimeout(f, true), false, func() error {
+	err = call.WaitFor(t, f, call.WriteMask, call.IOTimeout(f, true), false, func() error {
 		n, err := f.Write(t, &b)
 		done += n
 		if err == nil && b.Len() > 0 && n > 0 {
@@ -129,84 +193,12 @@ func writeBuffer(t *kernel.Task, f *vfs.File, b usermem.Buffer) (uint64, error) 
 	return ioResult(t, done, err)
 }
 
-func pread(t *kernel.Task, fd call.FD, a usermem.Addr, n call.Size, off int64) (uint64, error) {
-	f, err := fd.File(t)
-	if err != nil {
-		return 0, err
-	}
-	defer f.DecRef()
-	b, err := call.Buffer(t, a, n)
-	if err != nil {
-		return 0, err
-	}
-	got, err := f.ReadAt(t, &b, off)
-	return ioResult(t, got, err)
-}
-
-func pwrite(t *kernel.Task, fd call.FD, a usermem.Addr, n call.Size, off int64) (uint64, error) {
-	f, err := fd.File(t)
-	if err != nil {
-		return 0, err
-	}
-	defer f.DecRef()
-	b, err := call.Buffer(t, a, n)
-	if err != nil {
-		return 0, err
-	}
-	got, err := f.WriteAt(t, &b, off)
-	return ioResult(t, got, err)
-}
-
-func readv(t *kernel.Task, fd call.FD, a usermem.Addr, count int32) (uint64, error) {
-	f, err := fd.File(t)
-	if err != nil {
-		return 0, err
-	}
-	defer f.DecRef()
-	b, err := call.Vector(t, a, count)
-	if err != nil {
-		return 0, err
-	}
-	return readBuffer(t, f, b)
-}
-
-func writev(t *kernel.Task, fd call.FD, a usermem.Addr, count int32) (uint64, error) {
-	f, err := fd.File(t)
-	if err != nil {
-		return 0, err
-	}
-	defer f.DecRef()
-	b, err := call.Vector(t, a, count)
-	if err != nil {
-		return 0, err
-	}
-	return writeBuffer(t, f, b)
-}
-
-func preadv(t *kernel.Task, fd call.FD, a usermem.Addr, count int32, off int64) (uint64, error) {
-	f, err := fd.File(t)
-	if err != nil {
-		return 0, err
-	}
-	defer f.DecRef()
-	b, err := call.Vector(t, a, count)
-	if err != nil {
-		return 0, err
-	}
+func readAt(t *kernel.Task, f *vfs.File, b usermem.Buffer, off int64) (uint64, error) {
 	n, err := f.ReadAt(t, &b, off)
 	return ioResult(t, n, err)
 }
 
-func pwritev(t *kernel.Task, fd call.FD, a usermem.Addr, count int32, off int64) (uint64, error) {
-	f, err := fd.File(t)
-	if err != nil {
-		return 0, err
-	}
-	defer f.DecRef()
-	b, err := call.Vector(t, a, count)
-	if err != nil {
-		return 0, err
-	}
+func writeAt(t *kernel.Task, f *vfs.File, b usermem.Buffer, off int64) (uint64, error) {
 	n, err := f.WriteAt(t, &b, off)
 	return ioResult(t, n, err)
 }

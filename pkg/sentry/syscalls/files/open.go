@@ -155,44 +155,34 @@ func preadv2(t *kernel.Task, fd call.FD, a usermem.Addr, count int32, off int64,
 	if flags&^rwfKnown != 0 {
 		return 0, unix.EOPNOTSUPP
 	}
-	if off != -1 {
-		return preadv(t, fd, a, count, off)
-	}
-	if flags&unix.RWF_NOWAIT == 0 {
-		return readv(t, fd, a, count)
-	}
-	f, err := fd.File(t)
+	f, b, err := withVector(t, fd, a, count)
 	if err != nil {
 		return 0, err
 	}
 	defer f.DecRef()
-	b, err := call.Vector(t, a, count)
-	if err != nil {
-		return 0, err
+	switch {
+	case off != -1:
+		return readAt(t, f, b, off)
+	case flags&unix.RWF_NOWAIT != 0:
+		n, err := f.Read(t, &b)
+		return ioResult(t, n, err)
 	}
-	n, err := f.Read(t, &b)
-	return ioResult(t, n, err)
+	return readBuffer(t, f, b)
 }
 
 func pwritev2(t *kernel.Task, fd call.FD, a usermem.Addr, count int32, off int64, _ uint64, flags uint32) (uint64, error) {
 	if flags&^rwfKnown != 0 {
 		return 0, unix.EOPNOTSUPP
 	}
-	f, err := fd.File(t)
+	f, b, err := withVector(t, fd, a, count)
 	if err != nil {
 		return 0, err
 	}
 	defer f.DecRef()
-	b, err := call.Vector(t, a, count)
-	if err != nil {
-		return 0, err
-	}
 	var n uint64
 	switch {
 	case off != -1:
-		var got int64
-		got, err = f.WriteAt(t, &b, off)
-		n, err = ioResult(t, got, err)
+		n, err = writeAt(t, f, b, off)
 	case flags&unix.RWF_NOWAIT != 0:
 		var got int64
 		got, err = f.Write(t, &b)

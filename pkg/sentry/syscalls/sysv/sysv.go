@@ -75,9 +75,12 @@ func putPermissions(w *call.Writer, t *kernel.Task, p *ipc.Permissions) {
 
 const ipcPermSize = 48
 
-// ipcOwner reads what IPC_SET takes of a struct ipc64_perm: EINVAL for ids
-// without a meaning.
-func ipcOwner(t *kernel.Task, b []byte) (uid auth.KUID, gid auth.KGID, mode uint32, err error) {
+// ipcOwner reads what IPC_SET takes, a structure at a that fills b and begins with
+// a struct ipc64_perm: EINVAL for ids without a meaning.
+func ipcOwner(t *kernel.Task, a usermem.Addr, b []byte) (uid auth.KUID, gid auth.KGID, mode uint32, err error) {
+	if _, err := t.MM().CopyIn(a, b); err != nil {
+		return 0, 0, 0, err
+	}
 	ns := t.Credentials().UserNS
 	uid, ok := ns.KUID(call.U32(b[4:]))
 	gid, ok2 := ns.KGID(call.U32(b[8:]))
@@ -211,10 +214,7 @@ func shmctl(t *kernel.Task, id int32, cmd int32, a usermem.Addr) (uint64, error)
 		return statResult(cmd == shmStat, s.ID), w.To(t, a)
 	case ipcSet:
 		var b [ipcPermSize]byte
-		if _, err := t.MM().CopyIn(a, b[:]); err != nil {
-			return 0, err
-		}
-		uid, gid, mode, err := ipcOwner(t, b[:])
+		uid, gid, mode, err := ipcOwner(t, a, b[:])
 		if err != nil {
 			return 0, err
 		}
@@ -351,10 +351,7 @@ func semctl(t *kernel.Task, id, n, cmd int32, arg uint64) (uint64, error) {
 		return statResult(cmd == semStat, s.ID), w.To(t, a)
 	case ipcSet:
 		var b [ipcPermSize]byte
-		if _, err := t.MM().CopyIn(a, b[:]); err != nil {
-			return 0, err
-		}
-		uid, gid, mode, err := ipcOwner(t, b[:])
+		uid, gid, mode, err := ipcOwner(t, a, b[:])
 		if err != nil {
 			return 0, err
 		}
@@ -372,9 +369,15 @@ func semctl(t *kernel.Task, id, n, cmd int32, arg uint64) (uint64, error) {
 		if err != nil {
 			return 0, err
 		}
-		return map[int32]uint64{
-			semGetPID: uint64(s.PID), semGetValue: uint64(s.Value), semGetGrowing: uint64(s.Growing), semGetZeroing: uint64(s.Zeroing),
-		}[cmd], nil
+		switch cmd {
+		case semGetPID:
+			return uint64(s.PID), nil
+		case semGetValue:
+			return uint64(s.Value), nil
+		case semGetGrowing:
+			return uint64(s.Growing), nil
+		}
+		return uint64(s.Zeroing), nil
 	case semGetAll:
 		all, err := set.GetAll(act)
 		if err != nil {
@@ -511,10 +514,7 @@ func msgctl(t *kernel.Task, id, cmd int32, a usermem.Addr) (uint64, error) {
 		return statResult(cmd == msgStat, q.ID), w.To(t, a)
 	case ipcSet:
 		var b [ipcPermSize + 48]byte
-		if _, err := t.MM().CopyIn(a, b[:]); err != nil {
-			return 0, err
-		}
-		uid, gid, mode, err := ipcOwner(t, b[:])
+		uid, gid, mode, err := ipcOwner(t, a, b[:])
 		if err != nil {
 			return 0, err
 		}
