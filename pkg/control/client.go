@@ -6,7 +6,8 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"sync"
+
+	"vitrine/pkg/locks"
 
 	"golang.org/x/sys/unix"
 )
@@ -34,7 +35,7 @@ const (
 type Client struct {
 	path string
 
-	mu     sync.Mutex
+	mu     locks.Mutex[locks.Leaf]
 	idle   *conn // nil if there is none
 	closed bool
 }

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vitrine/pkg/locks"
 	"vitrine/pkg/p9"
 )
 
@@ -112,7 +113,7 @@ func (f *file) GetLock(l *p9.FileLock) (p9.FileLock, error) {
 type directory struct {
 	node *node
 	fd   int
-	mu   sync.Mutex
+	mu   locks.Mutex[locks.P9Directory]
 	next int64 // the position
 }
 

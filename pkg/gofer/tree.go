@@ -2,10 +2,10 @@ package gofer
 
 import (
 	"strconv"
-	"sync"
 
 	"golang.org/x/sys/unix"
 
+	"vitrine/pkg/locks"
 	"vitrine/pkg/p9"
 )
 
@@ -18,7 +18,7 @@ type Tree struct {
 
 	rootDev uint64
 
-	mu   sync.Mutex
+	mu   locks.Mutex[locks.Leaf]
 	devs map[uint64]uint64 // other devices (of mounts below the root) by the order they were met in
 }
 

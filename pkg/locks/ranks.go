@@ -117,6 +117,16 @@ type (
 	// MemoryFile is the memory file's free and used ranges and their owners.
 	MemoryFile struct{ rank }
 
+	// A gofer's own.
+
+	// P9Fid is the open state of a fid of a 9P server, or an attribute that is
+	// written to one.
+	P9Fid struct{ rank }
+	// P9Directory is the position of a directory that a gofer reads.
+	P9Directory struct{ rank }
+	// P9Send is held while an answer goes onto a 9P server's socket.
+	P9Send struct{ rank }
+
 	// What any of the above may tell or take.
 
 	// Waiters is the queue of those who wait for one object's events. Two are
@@ -176,6 +186,9 @@ var order = [...]Rank{
 	StubWatchdog{},
 	StubFactory{},
 	MemoryFile{},
+	P9Fid{},
+	P9Directory{},
+	P9Send{},
 	Waiters{},
 	FDTable{},
 	Timers{},

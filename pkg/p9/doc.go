@@ -26,7 +26,8 @@
 //
 // Client: sendMu (whole messages onto the socket) and mu (tags, reader's role) are never held together; mu is never
 // held across a system call. Server: session.mu (fids, requests under way) and fid.mu (open state of one fid;
-// held across the node's calls only where they change that state); fid.mu before session.mu; sendMu last.
+// held across the node's calls only where they change that state), the same for an attribute that is written to a fid, and
+// sendMu (whole answers onto the socket). session.mu comes last; the others are not held together.
 //
 // # What it does not do
 //

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"vitrine/pkg/locks"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -63,10 +65,10 @@ type session struct {
 	running sync.WaitGroup
 	slots   chan struct{} // one taken for each goroutine of a request
 
-	sendMu sync.Mutex
+	sendMu locks.Mutex[locks.P9Send]
 	failed atomic.Bool // an answer could not be sent
 
-	mu         sync.Mutex
+	mu         locks.Mutex[locks.Leaf]
 	fids       map[uint32]*fid
 	tags       map[uint16]*underway // requests with a goroutine
 	xattrBytes int
@@ -110,7 +112,7 @@ type fid struct {
 	ref   *nodeRef
 	xattr *xattrFid // set for the fids of Txattrwalk and Txattrcreate
 
-	mu     sync.Mutex
+	mu     locks.Mutex[locks.P9Fid]
 	handle Handle // set once, by Tlopen or Tlcreate
 	flags  uint32
 }
@@ -121,7 +123,7 @@ type xattrFid struct {
 	writing bool
 	flags   uint32
 
-	mu    sync.Mutex
+	mu    locks.Mutex[locks.P9Fid]
 	value []byte // writing: what came so far, capacity as announced
 }
 

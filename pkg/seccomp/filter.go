@@ -54,9 +54,6 @@ const (
 // Errno makes the call fail with e without being run.
 func Errno(e unix.Errno) Action { return Action(unix.SECCOMP_RET_ERRNO | uint32(e)&0xffff) }
 
-// TrapWith is Trap with data for siginfo's si_errno.
-func TrapWith(data uint16) Action { return Trap | Action(data) }
-
 type operator uint8
 
 const (

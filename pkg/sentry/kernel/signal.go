@@ -223,11 +223,6 @@ func (tg *ThreadGroup) prepareSignal(s signals.Signal) func() {
 	return nil
 }
 
-// deliverable returns what may be delivered to t. signals.mu is held.
-func (t *Task) deliverable() signals.Set {
-	return (t.sig.pending.Set() | t.tg.signals.pending.Set()) &^ t.sig.mask
-}
-
 // interrupted reports whether a sleep must end: a signal that does something,
 // a stop, or death.
 func (t *Task) interrupted() bool {

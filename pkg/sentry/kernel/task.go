@@ -332,6 +332,7 @@ func (t *Task) run() {
 		if step {
 			t.stepBegins()
 		}
+		locks.AssertNoneHeld()
 		t.usage.EnterUser()
 		ev, err := t.ctx.Switch(t.mm.AddressSpace(), t.state)
 		t.usage.LeaveUser()

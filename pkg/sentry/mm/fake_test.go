@@ -1,7 +1,6 @@
 package mm
 
 import (
-	"bytes"
 	"sync"
 	"testing"
 
@@ -217,8 +216,6 @@ func wantByte(t testing.TB, m *MemoryManager, addr usermem.Addr, want byte) {
 		t.Fatalf("%#x copied in is %d (%v), want %d", addr, b[0], err, want)
 	}
 }
-
-func allZero(b []byte) bool { return bytes.Count(b, []byte{0}) == len(b) }
 
 // nullSpace maps nothing, for measuring what is ours.
 type nullSpace struct{}

@@ -34,14 +34,6 @@ func (s subject) parentID() int32 {
 	return 0
 }
 
-// tracerID returns the number of who traces t, or zero.
-func (s subject) tracerID(t *kernel.Task) int32 {
-	if o := t.Tracer(); o != nil {
-		return o.TID(s.p.ns)
-	}
-	return 0
-}
-
 // threadCount counts the leader too where it has ended before the others.
 func (s subject) threadCount() int { return max(1, len((&threadsDir{subDir{s: s}}).threads())) }
 
@@ -102,7 +94,7 @@ func status(s subject, t *kernel.Task, ctx vfs.Context, b *bytes.Buffer) error {
 	}
 	tracer := int32(0)
 	if o := t.Tracer(); o != nil {
-		tracer = o.ThreadGroup().ID(ns)
+		tracer = o.TID(ns)
 	}
 	fmt.Fprintf(b, "State:\t%s\nTgid:\t%d\nNgid:\t0\nPid:\t%d\nPPid:\t%d\nTracerPid:\t%d\n",
 		stateNames[t.StateLetter()], s.tg.ID(ns), t.TID(ns), s.parentID(), tracer)

@@ -138,15 +138,13 @@ func (s subject) meta(class, index uint64, mode uint32) pseudo.Facts {
 	return m
 }
 
-// taskFile and taskLink are inodes below a task's directory.
+// taskFile is an inode below a task's directory.
 type (
 	taskFile struct{ pseudo.File }
-	taskLink struct{ pseudo.Symlink }
 )
 
 // Ephemeral implements vfs.Ephemeral.
 func (*taskFile) Ephemeral() {}
-func (*taskLink) Ephemeral() {}
 
 // entry is a name in a task's directory.
 type entry struct {

@@ -423,11 +423,3 @@ func OpenControlling(ctx vfs.Context, _ vfs.Path, _ uint64, flags uint32) (any, 
 	impl, err := t.OpenSlave(ctx, flags|unix.O_NOCTTY)
 	return impl, nil, err
 }
-
-// ConsoleDriver returns the driver's function for /dev/console: the slave of t.
-func ConsoleDriver(t *TTY) func(vfs.Context, vfs.Path, uint64, uint32) (any, *vfs.File, error) {
-	return func(ctx vfs.Context, _ vfs.Path, _ uint64, flags uint32) (any, *vfs.File, error) {
-		impl, err := t.OpenSlave(ctx, flags|unix.O_NOCTTY)
-		return impl, nil, err
-	}
-}
