@@ -86,10 +86,7 @@ func (c *context) Switch(as platform.AddressSpace, state *arch.State) (platform.
 		if c.pending.Load() && c.pending.Swap(false) {
 			return platform.Event{Kind: platform.EventInterrupted}, nil
 		}
-		ours, theirs := c.platform.patience()
-		th.shared.spin = theirs
-		th.resume()
-		if err := th.await(ours); err != nil {
+		if err := th.handOver(c.platform); err != nil {
 			return platform.Event{}, err
 		}
 		ev, again, err := c.event(th, state)

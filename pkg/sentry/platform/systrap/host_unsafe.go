@@ -2,6 +2,7 @@ package systrap
 
 import (
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -77,10 +78,16 @@ const (
 	futexWakeOp = 1
 )
 
-// futexWait sleeps while word is v, or for no reason.
-func futexWait(word *atomic.Uint32, v uint32) {
-	// SAFETY: word is in a mapping, which lives until the call returns.
-	unix.Syscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(word)), futexWaitOp, uintptr(v), 0, 0, 0)
+// futexWait sleeps while word is v, for no longer than limit if that isn't zero
+// (ETIMEDOUT), or for no reason.
+func futexWait(word *atomic.Uint32, v uint32, limit time.Duration) unix.Errno {
+	var t *unix.Timespec
+	if limit != 0 {
+		t = &unix.Timespec{Nsec: int64(limit)}
+	}
+	// SAFETY: word is in a mapping; it and t live until the call returns.
+	_, _, e := unix.Syscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(word)), futexWaitOp, uintptr(v), uintptr(unsafe.Pointer(t)), 0, 0)
+	return e
 }
 
 // futexWake wakes a thread that sleeps on word.
@@ -115,12 +122,18 @@ func setAffinity(tid int, s *cpuSet) {
 	unix.RawSyscall(unix.SYS_SCHED_SETAFFINITY, uintptr(tid), unsafe.Sizeof(*s), uintptr(unsafe.Pointer(s)))
 }
 
-func getCPU() int {
-	var cpu uint32
-	// SAFETY: cpu lives until the call returns.
-	unix.RawSyscall(unix.SYS_GETCPU, uintptr(unsafe.Pointer(&cpu)), 0, 0)
-	return int(cpu)
+func getAffinity(tid int, s *cpuSet) unix.Errno {
+	// SAFETY: s lives until the call returns.
+	_, _, e := unix.RawSyscall(unix.SYS_SCHED_GETAFFINITY, uintptr(tid), unsafe.Sizeof(*s), uintptr(unsafe.Pointer(s)))
+	return e
 }
+
+// currentCPU is where the caller runs, without a system call.
+func currentCPU() int { return int(processorID() & 0xfff) }
+
+// processorID is what the kernel has in IA32_TSC_AUX: the CPU in the low twelve
+// bits.
+func processorID() uint32
 
 // epollWait waits until there is an event.
 func epollWait(epoll int, events []unix.EpollEvent) (int, unix.Errno) {

@@ -17,5 +17,4 @@ var HostCalls = append([]seccomp.Row{
 	{Number: unix.SYS_PIDFD_OPEN, Checks: []seccomp.Check{seccomp.Equal(1, 0)}, Why: "hear of the end of a stub"},
 	{Number: unix.SYS_PIDFD_SEND_SIGNAL, Checks: []seccomp.Check{seccomp.Equal(1, uint64(unix.SIGKILL)), seccomp.Equal(2, 0), seccomp.Equal(3, 0)}, Why: "end a stub"},
 	{Number: unix.SYS_SCHED_SETAFFINITY, Why: "keep a stub's memory thread on the CPU that waits for it"},
-	{Number: unix.SYS_GETCPU, Why: "on which CPU the caller is"},
 }, stub.HostCalls...)

@@ -32,7 +32,6 @@ package systrap
 
 import (
 	"errors"
-	"runtime"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -53,7 +52,7 @@ type Platform struct {
 	user     usermem.AddrRange
 	watcher  *watcher
 	watchdog *watchdog
-	cpus     int
+	cpus     cpus
 
 	// active counts the contexts that run or are about to.
 	active atomic.Int32
@@ -87,7 +86,7 @@ func New() (*Platform, error) {
 		user:     usermem.AddrRange{Start: stub.FirstAddr(), End: stub.UserEnd},
 		watcher:  w,
 		watchdog: newWatchdog(),
-		cpus:     runtime.NumCPU(),
+		cpus:     hostCPUs(),
 	}
 	go w.run(p.ended)
 	p.mu.Lock()
@@ -200,16 +199,3 @@ func (p *Platform) reclaim(proc *process) {
 	unix.Close(proc.event)
 	p.factory.Recycle(proc.Process)
 }
-
-// patience is how often a Switch looks before it sleeps, and how often the stub
-// does when it has an event for the Sentry: only while there is a CPU for each
-// side of every active context.
-func (p *Platform) patience() (ours int, theirs uint32) {
-	if 2*int(p.active.Load()) > p.cpus {
-		return 0, 0
-	}
-	return looks, looks
-}
-
-// looks is about 20 us.
-const looks = 1000

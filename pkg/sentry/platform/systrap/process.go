@@ -15,6 +15,9 @@ import (
 // errLost says that a stub's process is gone, or does what a stub never does.
 var errLost = errors.New("systrap: the stub process is lost")
 
+// errPatience says that a wait took too long.
+var errPatience = errors.New("systrap: no event in time")
+
 // errFull says that a stub has as many threads as it can.
 var errFull = errors.New("systrap: too many threads in a stub")
 
@@ -140,7 +143,7 @@ func (p *process) Run(commands []stub.Command) (done int, errno unix.Errno, err 
 	le.PutUint64(page[cmdCount:], uint64(n))
 	// On this CPU, which is free as soon as the report is waited for: waking a
 	// thread on another costs several times more.
-	if cpu := getCPU(); cpu != p.memoryCPU {
+	if cpu := currentCPU(); cpu != p.memoryCPU {
 		p.memoryCPU = cpu
 		setAffinity(p.Leader, oneCPU(cpu))
 	}
@@ -184,6 +187,7 @@ type thread struct {
 	fpOwner *context
 	// fsBase and gsBase are those that the thread has.
 	fsBase, gsBase uint64
+	place          placement
 	// interrupted says that a signal was sent since the last command.
 	interrupted atomic.Bool
 }
@@ -195,7 +199,7 @@ func (p *process) spawn() (*thread, error) {
 		return nil, errFull
 	}
 	p.slots++
-	th := &thread{proc: p, base: stub.SlotsAddr + uint64(i)*slotSize, number: 1}
+	th := &thread{proc: p, base: stub.SlotsAddr + uint64(i)*slotSize, number: 1, place: placement{cpu: -1}}
 	th.slot = p.Slots()[i*slotSize : (i+1)*slotSize]
 	th.shared = sharedAt(th.slot[stackSize:])
 	th.shared.command.Store(uint64(th.number)) // the one that its start ends
@@ -234,27 +238,6 @@ func (th *thread) resume() {
 	if th.shared.stubSleeps.Load() != 0 {
 		futexWake(lowHalf(&th.shared.command))
 	}
-}
-
-// await waits for the event that ends the command, at first by looking n times.
-func (th *thread) await(n int) error {
-	s := th.shared
-	if spinOn(&s.event, th.number, n) {
-		return nil
-	}
-	for {
-		s.sentrySleeps.Swap(1)
-		v := s.event.Load()
-		if v == th.number || th.proc.lost.Load() {
-			break
-		}
-		futexWait(&s.event, v)
-	}
-	s.sentrySleeps.Store(0)
-	if s.event.Load() != th.number {
-		return errLost
-	}
-	return nil
 }
 
 // rest has the thread sleep until its next command.

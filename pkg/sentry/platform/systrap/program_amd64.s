@@ -358,3 +358,9 @@ yes:
 no:
 	MOVB	$0, ret+24(FP)
 	RET
+
+// func processorID() uint32
+TEXT ·processorID(SB),NOSPLIT,$0-4
+	RDTSCP
+	MOVL	CX, ret+0(FP)
+	RET

@@ -1,0 +1,212 @@
+package systrap
+
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Waking a thread that sleeps on another, idle CPU costs ten times what a
+// switch on one CPU does, and looking for a word that another CPU writes a
+// tenth. So there are two good ways to hand over, and placement says which one
+// a stub thread and the Sentry thread that serves it are at.
+//
+// Apart: on two CPUs, each looking for the other's word for a while. It needs a
+// CPU for each side of every active context, and an application that is back
+// soon.
+//
+// Together: on one CPU, each asleep while the other runs. The Sentry's thread,
+// which is Go's, is bound to the CPU only while it sleeps.
+//
+// Loose: wherever the host puts them, asleep while the other runs. It is for
+// threads that compute: the Sentry's thread comes back after a millisecond to
+// let a stub thread go.
+//
+// Nothing here affects what happens, only when.
+type placement struct {
+	mode manner
+	// cpu is the only CPU that the stub thread may run on, or -1.
+	cpu int
+	// quick counts events in a row that came soon, toApart is how many make a
+	// pair go apart: more each time that this turned out wrong.
+	quick, toApart int
+	// rounds counts hand-overs since the CPU was chosen.
+	rounds int
+}
+
+type manner uint8
+
+const (
+	loose manner = iota
+	together
+	apart
+)
+
+const (
+	// looks is how often a side looks when apart: about 20 us.
+	looks = 1000
+	// soon is what it has to be worth it.
+	soon = 15 * time.Microsecond
+	// patience is how long a stub thread that computes stays bound.
+	patience = time.Millisecond
+
+	minToApart, maxToApart = 4, 512
+	// settled is after how many rounds apart the past is forgotten, and
+	// rechoose after how many together the host chooses the CPU anew.
+	settled, rechoose = 4096, 512
+)
+
+// roomy reports whether each side of every active context can have a CPU.
+func (p *Platform) roomy() bool { return 2*int(p.active.Load()) <= p.cpus.count }
+
+// cpus is which CPUs the Sentry may use.
+type cpus struct {
+	count int
+	all   cpuSet
+}
+
+func hostCPUs() cpus {
+	var c cpus
+	if getAffinity(0, &c.all) != 0 {
+		for i := range c.all {
+			c.all[i] = ^uint64(0)
+		}
+	}
+	for cpu := range len(c.all) * 64 {
+		if c.has(cpu) {
+			c.count++
+		}
+	}
+	return c
+}
+
+func (c *cpus) has(cpu int) bool { return c.all[cpu/64]&(1<<(cpu%64)) != 0 }
+
+// after returns the CPU that comes after one.
+func (c *cpus) after(cpu int) int {
+	for n := range len(c.all) * 64 {
+		if next := (cpu + 1 + n) % (len(c.all) * 64); c.has(next) {
+			return next
+		}
+	}
+	return cpu
+}
+
+// bind has the stub thread run on cpu, or with -1 anywhere.
+func (th *thread) bind(p *Platform, cpu int) {
+	if th.place.cpu == cpu {
+		return
+	}
+	th.place.cpu = cpu
+	th.place.rounds = 0
+	if cpu < 0 {
+		setAffinity(th.tid, &p.cpus.all)
+	} else {
+		setAffinity(th.tid, oneCPU(cpu))
+	}
+}
+
+// handOver resumes the thread and waits for the event that ends its command.
+func (th *thread) handOver(p *Platform) error {
+	pl := &th.place
+	n := 0
+	if p.cpus.count > 1 {
+		if pl.mode == apart && !p.roomy() {
+			pl.mode = together
+		}
+		pl.rounds++
+		switch me := currentCPU(); pl.mode {
+		case apart:
+			if pl.cpu < 0 || pl.cpu == me {
+				th.bind(p, p.cpus.after(me))
+			}
+			n = looks
+			if pl.rounds == settled {
+				pl.toApart = minToApart
+			}
+		case together:
+			if pl.rounds >= rechoose {
+				pl.mode = loose
+				th.bind(p, -1)
+			} else {
+				th.bind(p, me)
+			}
+		}
+	}
+	th.shared.spin = uint32(n)
+	th.resume()
+	if n > 0 && spinOn(&th.shared.event, th.number, n) {
+		return nil
+	}
+	return th.sleep(p)
+}
+
+// sleep waits for the event, asleep.
+func (th *thread) sleep(p *Platform) error {
+	pl := &th.place
+	if p.cpus.count == 1 {
+		return th.await(0)
+	}
+	if pl.mode == apart {
+		// It computes, or has lost its CPU to somebody.
+		pl.mode = together
+		pl.quick = 0
+		pl.toApart = min(2*pl.toApart, maxToApart)
+	}
+	th.shared.spin = 0
+	before := time.Now()
+	bound := pl.cpu >= 0
+	if bound {
+		setAffinity(0, oneCPU(pl.cpu))
+	}
+	err := th.await(patience)
+	if bound {
+		setAffinity(0, &p.cpus.all)
+	}
+	if err == errPatience {
+		pl.mode = loose
+		pl.quick = 0
+		th.bind(p, -1)
+		return th.await(0)
+	}
+	switch took := time.Since(before); {
+	case took > soon:
+		pl.quick = 0
+		if pl.mode == loose && took < patience {
+			pl.mode = together
+		}
+	case pl.mode == loose:
+		pl.mode = together
+	default:
+		pl.quick++
+		if pl.quick >= max(pl.toApart, minToApart) && p.roomy() {
+			pl.mode = apart
+			pl.quick = 0
+		}
+	}
+	return err
+}
+
+// await waits for the event that ends the command, asleep, and for no longer
+// than limit if that isn't zero.
+func (th *thread) await(limit time.Duration) error {
+	s := th.shared
+	for {
+		s.sentrySleeps.Swap(1)
+		v := s.event.Load()
+		if v == th.number || th.proc.lost.Load() {
+			break
+		}
+		if futexWait(&s.event, v, limit) == unix.ETIMEDOUT {
+			if s.event.Load() == th.number {
+				break
+			}
+			return errPatience
+		}
+	}
+	s.sentrySleeps.Store(0)
+	if s.event.Load() != th.number {
+		return errLost
+	}
+	return nil
+}
