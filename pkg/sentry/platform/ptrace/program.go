@@ -76,6 +76,10 @@ func program() (*stub.Program, error) {
 // rows is what stubs call on the host. Calls of the application never get this
 // far: PTRACE_SYSEMU stops them before.
 var rows = []seccomp.Row{
+	{Number: unix.SYS_GETPID, Why: "a new stub says who it is"},
+	{Number: unix.SYS_SENDTO, Checks: []seccomp.Check{seccomp.Equal(0, stub.Socket)}, Why: "the same"},
+	{Number: unix.SYS_EXIT_GROUP, Why: "a new stub fails"},
+	{Number: unix.SYS_MMAP, Checks: []seccomp.Check{seccomp.Equal(3, unix.MAP_SHARED|unix.MAP_FIXED)}, Why: "map the application's memory"},
 	{Number: unix.SYS_MMAP, Checks: []seccomp.Check{seccomp.Equal(3, unix.MAP_SHARED|unix.MAP_FIXED|unix.MAP_POPULATE)},
 		Why: "map the application's memory and fill the page tables"},
 	{Number: unix.SYS_MUNMAP, Why: "unmap the application's memory"},

@@ -6,17 +6,21 @@ import (
 	"vitrine/pkg/seccomp"
 )
 
-// rows is what the factory and new stubs call once they are set up.
+// own says that a row is for calls from the factory's own code.
+func own(checks ...seccomp.Check) []seccomp.Check {
+	return append(checks, seccomp.CallerAtLeast(codeBase), seccomp.CallerBelow(PlatformCode))
+}
+
+// rows is what the factory and new stubs call once they are set up, up to where
+// the platform's code begins.
 var rows = []seccomp.Row{
-	{Number: unix.SYS_MMAP, Checks: []seccomp.Check{seccomp.Equal(3, unix.MAP_SHARED|unix.MAP_FIXED)},
-		Why: "map the command page, the threads' memory and the application's memory"},
-	{Number: unix.SYS_CLONE, Checks: []seccomp.Check{seccomp.Equal(0, forkFlags)}, Why: "the factory makes a stub"},
-	{Number: unix.SYS_RECVMSG, Checks: []seccomp.Check{seccomp.Equal(0, fdSocket)}, Why: "the factory takes requests and descriptors"},
-	{Number: unix.SYS_SENDTO, Checks: []seccomp.Check{seccomp.Equal(0, fdSocket)}, Why: "the factory and new stubs answer"},
-	{Number: unix.SYS_CLOSE, Why: "the factory drops descriptors"},
-	{Number: unix.SYS_PRCTL, Checks: []seccomp.Check{seccomp.Equal(0, unix.PR_SET_PDEATHSIG)}, Why: "a stub dies with the factory"},
-	{Number: unix.SYS_GETPID, Why: "a new stub says who it is"},
-	{Number: unix.SYS_EXIT_GROUP, Why: "the factory ends, or a new stub fails"},
+	{Number: unix.SYS_MMAP, Checks: own(seccomp.Equal(3, unix.MAP_SHARED|unix.MAP_FIXED)), Why: "map the command page and the threads' memory"},
+	{Number: unix.SYS_CLONE, Checks: own(seccomp.Equal(0, forkFlags)), Why: "the factory makes a stub"},
+	{Number: unix.SYS_RECVMSG, Checks: own(seccomp.Equal(0, fdSocket)), Why: "the factory takes requests and descriptors"},
+	{Number: unix.SYS_SENDTO, Checks: own(seccomp.Equal(0, fdSocket)), Why: "the factory answers"},
+	{Number: unix.SYS_CLOSE, Checks: own(), Why: "the factory drops descriptors"},
+	{Number: unix.SYS_PRCTL, Checks: own(seccomp.Equal(0, unix.PR_SET_PDEATHSIG)), Why: "a stub dies with the factory"},
+	{Number: unix.SYS_EXIT_GROUP, Checks: own(), Why: "the factory ends, or a new stub fails"},
 }
 
 // HostCalls are the system calls that a Factory makes once the Sentry's jail is

@@ -99,6 +99,7 @@ const (
 	offErrnoTable  = 0x1900
 	offEnd         = 0x2100
 
+	childAddr       = stub.PlatformCode + offChild
 	startAddr       = stub.PlatformCode + offStart
 	postAddr        = stub.PlatformCode + offPost
 	resumeAddr      = stub.PlatformCode + offResume
@@ -109,6 +110,10 @@ const (
 	filterAddr      = stub.PlatformCode + offFilter
 	leftTableAddr   = stub.PlatformCode + offLeftTable
 	errnoTableAddr  = stub.PlatformCode + offErrnoTable
+
+	// Threads for application code may make host calls from here on.
+	allowedAddr = postAddr
+	allowedSize = stub.CodeBase + stub.CodeSize - postAddr
 
 	resumeOff  = resumeAddr - stub.CodeBase
 	resumeSize = offInterrupted - offResume

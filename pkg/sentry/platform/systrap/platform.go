@@ -85,7 +85,7 @@ func New() (*Platform, error) {
 		factory:  f,
 		user:     usermem.AddrRange{Start: stub.FirstAddr(), End: stub.UserEnd},
 		watcher:  w,
-		watchdog: newWatchdog(),
+		watchdog: newWatchdog(overdue),
 		cpus:     hostCPUs(),
 	}
 	go w.run(p.ended)

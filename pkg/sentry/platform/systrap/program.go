@@ -10,37 +10,44 @@ import (
 	"vitrine/pkg/sentry/platform/stub"
 )
 
-// rows is what a stub calls on the host. Only the memory thread may make all of
-// these: it alone has no filter but this one.
-var rows = []seccomp.Row{
-	{Number: unix.SYS_MMAP, Checks: []seccomp.Check{seccomp.Equal(3, unix.MAP_SHARED|unix.MAP_FIXED|unix.MAP_POPULATE)},
-		Why: "map the application's memory and fill the page tables"},
-	{Number: unix.SYS_MUNMAP, Why: "unmap the application's memory"},
-	{Number: unix.SYS_MPROTECT, Why: "change the access of the application's memory"},
-	{Number: unix.SYS_CLONE, Checks: []seccomp.Check{seccomp.Equal(0, stub.ThreadFlags)}, Why: "a thread for application code"},
-	{Number: unix.SYS_WRITE, Checks: []seccomp.Check{seccomp.Equal(2, 8)}, Why: "report that commands were carried out"},
-	{Number: unix.SYS_FUTEX, Why: "wait for the Sentry, and wake it"},
-	{Number: unix.SYS_SIGALTSTACK, Why: "a stack for the signals of each thread"},
-	{Number: unix.SYS_RT_SIGPROCMASK, Why: "threads for application code take signals"},
-	{Number: unix.SYS_RT_SIGRETURN, Why: "go on with the stub's own code after an interruption"},
-	{Number: unix.SYS_GETTID, Why: "a new thread says who it is"},
-	{Number: unix.SYS_PRCTL, Checks: []seccomp.Check{seccomp.Equal(0, 59), seccomp.Equal(1, 1), seccomp.Equal(2, codeBase), seccomp.Equal(3, codeSize), seccomp.Equal(4, 0)},
-		Why: "threads for application code have all system calls from elsewhere become signals (PR_SET_SYSCALL_USER_DISPATCH)"},
-	{Number: unix.SYS_SECCOMP, Checks: []seccomp.Check{seccomp.Equal(0, 1), seccomp.Equal(1, 0), seccomp.Equal(2, fprogAddr)},
-		Why: "threads for application code confine themselves further"},
+// from says that a row is for calls from a piece of the code.
+func from(start, end uint64) []seccomp.Check {
+	return []seccomp.Check{seccomp.CallerAtLeast(start), seccomp.CallerBelow(end)}
 }
+
+// rows is what a stub calls on the host, and from where. Threads for application
+// code can make only the calls of threadRows: the others stand where Syscall
+// User Dispatch, or on a host without it a second filter, catches them.
+var rows = append([]seccomp.Row{
+	{Number: unix.SYS_GETPID, Checks: from(childAddr, startAddr), Why: "a new stub says who it is"},
+	{Number: unix.SYS_SENDTO, Checks: append(from(childAddr, startAddr), seccomp.Equal(0, stub.Socket)), Why: "the same"},
+	{Number: unix.SYS_EXIT_GROUP, Checks: from(childAddr, postAddr), Why: "a new stub fails"},
+	{Number: unix.SYS_MMAP, Checks: append(from(childAddr, startAddr), seccomp.Equal(3, unix.MAP_SHARED|unix.MAP_FIXED|unix.MAP_POPULATE)),
+		Why: "map the application's memory and fill the page tables"},
+	{Number: unix.SYS_MMAP, Checks: append(from(childAddr, startAddr), seccomp.Equal(3, unix.MAP_SHARED|unix.MAP_FIXED)),
+		Why: "map the application's memory"},
+	{Number: unix.SYS_MUNMAP, Checks: from(childAddr, startAddr), Why: "unmap the application's memory"},
+	{Number: unix.SYS_MPROTECT, Checks: from(childAddr, startAddr), Why: "change the access of the application's memory"},
+	{Number: unix.SYS_CLONE, Checks: append(from(childAddr, startAddr), seccomp.Equal(0, stub.ThreadFlags)), Why: "a thread for application code"},
+	{Number: unix.SYS_WRITE, Checks: append(from(childAddr, startAddr), seccomp.Equal(2, 8)), Why: "report that commands were carried out"},
+	{Number: unix.SYS_FUTEX, Checks: append(from(childAddr, startAddr), seccomp.Equal(0, cmdNumberAddr), seccomp.Equal(1, futexWaitOp)), Why: "wait for commands"},
+	{Number: unix.SYS_SIGALTSTACK, Checks: from(startAddr, postAddr), Why: "a stack for the signals of each thread"},
+	{Number: unix.SYS_RT_SIGPROCMASK, Checks: from(startAddr, postAddr), Why: "threads for application code take signals"},
+	{Number: unix.SYS_GETTID, Checks: from(startAddr, postAddr), Why: "a new thread says who it is"},
+	{Number: unix.SYS_PRCTL, Checks: append(from(startAddr, postAddr), seccomp.Equal(0, 59), seccomp.Equal(1, 1), seccomp.Equal(2, allowedAddr), seccomp.Equal(3, allowedSize), seccomp.Equal(4, 0)),
+		Why: "threads for application code have system calls from elsewhere become signals (PR_SET_SYSCALL_USER_DISPATCH)"},
+	{Number: unix.SYS_SECCOMP, Checks: append(from(startAddr, postAddr), seccomp.Equal(0, 1), seccomp.Equal(1, 0), seccomp.Equal(2, fprogAddr)),
+		Why: "the same, by a filter"},
+}, threadRows...)
 
 // threadRows is what threads for application code call on the host, from the
 // stub's own code. The application can jump there, and can therefore wait for
 // and wake threads of its own stub, and set its own signal mask.
 var threadRows = []seccomp.Row{
-	{Number: unix.SYS_FUTEX, Checks: []seccomp.Check{
-		seccomp.CallerAtLeast(postAddr), seccomp.CallerBelow(resumeAddr),
-		seccomp.OneOf(1, 0, 1), seccomp.AtLeast(0, stub.SlotsAddr), seccomp.AtMost(0, stub.SlotsAddr+stub.SlotsBytes-4),
-	}, Why: "wait for the Sentry, and wake it"},
-	{Number: unix.SYS_RT_SIGRETURN, Checks: []seccomp.Check{
-		seccomp.CallerAtLeast(handlerAddr), seccomp.CallerBelow(noSignalsAddr),
-	}, Why: "go on with the stub's own code after an interruption"},
+	{Number: unix.SYS_FUTEX, Checks: append(from(postAddr, resumeAddr),
+		seccomp.OneOf(1, futexWaitOp, futexWakeOp), seccomp.AtLeast(0, stub.SlotsAddr), seccomp.AtMost(0, stub.SlotsAddr+stub.SlotsBytes-4),
+	), Why: "wait for the Sentry, and wake it"},
+	{Number: unix.SYS_RT_SIGRETURN, Checks: from(handlerAddr, noSignalsAddr), Why: "go on with the stub's own code after an interruption"},
 }
 
 // program is the platform's part of the stub.

@@ -17,11 +17,12 @@ type watchdog struct {
 	contexts map[*context]struct{}
 	timer    *time.Timer
 	armed    bool
+	limit    time.Duration
 }
 
-func newWatchdog() *watchdog {
-	w := &watchdog{contexts: make(map[*context]struct{})}
-	w.timer = time.AfterFunc(overdue, w.look)
+func newWatchdog(limit time.Duration) *watchdog {
+	w := &watchdog{contexts: make(map[*context]struct{}), limit: limit}
+	w.timer = time.AfterFunc(limit, w.look)
 	w.timer.Stop()
 	return w
 }
@@ -43,7 +44,7 @@ func (w *watchdog) arm() {
 	w.mu.Lock()
 	if !w.armed {
 		w.armed = true
-		w.timer.Reset(overdue)
+		w.timer.Reset(w.limit)
 	}
 	w.mu.Unlock()
 }
@@ -60,7 +61,7 @@ func (w *watchdog) look() {
 			continue
 		}
 		waiting = true
-		if th := c.running.Load(); th != nil && now-asked >= int64(overdue) {
+		if th := c.running.Load(); th != nil && now-asked >= int64(w.limit) {
 			late = append(late, th.proc)
 		}
 	}
