@@ -51,6 +51,8 @@ type Mount struct {
 	// parent and point are set under ns.mu; readers use ns.mounts or hold mu.
 	parent *Mount
 	point  *Dentry
+	// below is how many mounts have this one as their parent. Guarded by ns.mu.
+	below int
 	// detached is set once the mount is out of the tree.
 	detached atomic.Bool
 	// open counts open files: umount(2) is busy while there are any.
@@ -179,6 +181,7 @@ func above(p Path) (Path, bool) {
 func (ns *MountNamespace) attach(m *Mount, p Path) {
 	m.parent, m.point, m.ns = p.Mount, p.Dentry, ns
 	p.Dentry.mounted.Add(1)
+	p.Mount.below++
 	ns.table.Store(mountKey{p.Mount, p.Dentry}, m)
 	ns.order = append(ns.order, m)
 }
@@ -188,7 +191,13 @@ func (ns *MountNamespace) detach(gone ...*Mount) {
 	for _, m := range gone {
 		ns.table.Delete(mountKey{m.parent, m.point})
 		m.point.mounted.Add(-1)
+		m.parent.below--
 		m.detached.Store(true)
+	}
+	if len(gone) == 1 {
+		i := slices.Index(ns.order, gone[0])
+		ns.order = slices.Concat(ns.order[:i], ns.order[i+1:])
+		return
 	}
 	order := make([]*Mount, 0, len(ns.order))
 	for _, m := range ns.order {
@@ -278,6 +287,9 @@ func (ns *MountNamespace) mountDentry(p Path, root *Dentry, source string, flags
 // tree returns m and all mounts below it, each after those that are on it.
 // ns.mu is held.
 func (ns *MountNamespace) tree(m *Mount) []*Mount {
+	if m.below == 0 {
+		return []*Mount{m}
+	}
 	on := make(map[*Mount][]*Mount, len(ns.order))
 	for _, o := range ns.order {
 		if o.parent != nil {
@@ -400,6 +412,7 @@ func (ns *MountNamespace) Clone(owner *auth.UserNamespace) (*MountNamespace, fun
 		if m.parent != nil {
 			n := copies[m]
 			n.parent = copies[m.parent]
+			n.parent.below++
 			c.table.Store(mountKey{n.parent, n.point}, n)
 			n.point.mounted.Add(1)
 		}
