@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -385,6 +386,35 @@ func TestStandardInput(t *testing.T) {
 	out, err := cmd.Output()
 	if string(out) != "line\nend\n" || err != nil {
 		t.Errorf("%q, %v", out, err)
+	}
+}
+
+// Output that nobody reads for a while fills the pipe; then all of it comes.
+func TestOutputWaitsForItsReader(t *testing.T) {
+	h := realHouse(t)
+	const size = 3000000
+	h.ociSpec("head -c 3000000 /dev/zero | tr '\\0' x", nil)
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	cmd := h.command("run", "c")
+	cmd.Stdout = w
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	eventually(t, "the pipe is full", func() bool {
+		n, err := unix.IoctlGetInt(int(r.Fd()), unix.TIOCINQ) // FIONREAD
+		return err != nil || n == 1<<16
+	})
+	got, err := io.ReadAll(r)
+	if len(got) != size || strings.Trim(string(got), "x") != "" || err != nil {
+		t.Errorf("%d bytes came, %v", len(got), err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
 	}
 }
 

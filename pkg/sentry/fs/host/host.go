@@ -202,7 +202,13 @@ func (f *file) Release(*vfs.File) {
 	f.poller.mu.Lock()
 	delete(f.poller.files, int32(f.fd))
 	f.poller.mu.Unlock()
-	unix.Close(f.fd) // takes it out of the epoll set, unless it is shared
+	f.mu.Lock()
+	if f.inEpoll {
+		// Closing does it only for the last descriptor: others of the host have the file too.
+		unix.EpollCtl(f.poller.epfd, unix.EPOLL_CTL_DEL, f.fd, nil)
+	}
+	f.mu.Unlock()
+	unix.Close(f.fd)
 }
 
 // Readiness implements waiter.Waitable.
@@ -218,7 +224,7 @@ func (f *file) Readiness(mask waiter.Mask) waiter.Mask {
 }
 
 // EventRegister implements waiter.Waitable: the Poller watches the descriptor
-// while anybody waits.
+// from the first time on.
 func (f *file) EventRegister(e *waiter.Entry) {
 	f.queue.Register(e)
 	if f.pollable {
@@ -231,29 +237,21 @@ func (f *file) EventUnregister(e *waiter.Entry) {
 	f.queue.Unregister(e)
 }
 
-// watch arms one notification.
+// watch has the Poller tell of each change from now on: who registers once may look
+// and sleep many times, and what he doesn't wait for must not use up what he does.
+// Nobody has to wait any longer for it to go on: nothing is told unless the host's
+// side does something.
 func (f *file) watch() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	op := unix.EPOLL_CTL_MOD
-	if !f.inEpoll {
-		op = unix.EPOLL_CTL_ADD
-		f.poller.mu.Lock()
-		f.poller.files[int32(f.fd)] = f
-		f.poller.mu.Unlock()
+	if f.inEpoll {
+		return
 	}
-	ev := unix.EpollEvent{Fd: int32(f.fd), Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLPRI | unix.EPOLLONESHOT}
-	// A descriptor that is only read is always "writable" where it is a
-	// terminal: ask for what it was opened for.
-	if flags, err := unix.FcntlInt(uintptr(f.fd), unix.F_GETFL, 0); err == nil {
-		switch flags & unix.O_ACCMODE {
-		case unix.O_RDONLY:
-			ev.Events &^= unix.EPOLLOUT
-		case unix.O_WRONLY:
-			ev.Events &^= unix.EPOLLIN
-		}
-	}
-	if err := unix.EpollCtl(f.poller.epfd, op, f.fd, &ev); err == nil {
+	f.poller.mu.Lock()
+	f.poller.files[int32(f.fd)] = f
+	f.poller.mu.Unlock()
+	ev := unix.EpollEvent{Fd: int32(f.fd), Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLPRI | unix.EPOLLET}
+	if err := unix.EpollCtl(f.poller.epfd, unix.EPOLL_CTL_ADD, f.fd, &ev); err == nil {
 		f.inEpoll = true
 	} else {
 		// What can't be watched is always ready (poll(2)).
@@ -261,7 +259,7 @@ func (f *file) watch() {
 	}
 }
 
-// ready tells those who wait; who isn't served asks again by registering.
+// ready tells those who wait.
 func (f *file) ready(m waiter.Mask) { f.queue.Notify(m) }
 
 // Read implements vfs.Reader.
@@ -287,7 +285,8 @@ func (s stream) Read(_ vfs.Context, _ *vfs.File, dst *usermem.Buffer) (int64, er
 	return 0, err
 }
 
-// Write implements vfs.Writer.
+// Write implements vfs.Writer. It ends early only where there is no more room, which
+// those who wait are told of: whoever has written a part sleeps until then.
 func (s stream) Write(_ vfs.Context, _ *vfs.File, src *usermem.Buffer) (int64, error) {
 	if src.Len() == 0 {
 		return 0, nil
@@ -297,15 +296,24 @@ func (s stream) Write(_ vfs.Context, _ *vfs.File, src *usermem.Buffer) (int64, e
 	}
 	first := true
 	n, err := src.Blocks(usermem.Read, func(b []byte) (int, error) {
-		if !first && s.pollable && s.Readiness(waiter.Out)&waiter.Out == 0 {
-			return 0, nil
+		done := 0
+		for done < len(b) {
+			if !first && s.pollable && s.Readiness(waiter.Out)&waiter.Out == 0 {
+				break
+			}
+			first = false
+			part := b[done:]
+			// A pipe that is writable takes PIPE_BUF bytes without blocking.
+			if s.kind == unix.S_IFIFO && len(part) > 4096 {
+				part = part[:4096]
+			}
+			n, err := retry(func() (int, error) { return unix.Writev(s.fd, [][]byte{part}) })
+			done += n
+			if err != nil {
+				return done, err
+			}
 		}
-		first = false
-		// A pipe that is writable takes PIPE_BUF bytes without blocking.
-		if s.kind == unix.S_IFIFO && len(b) > 4096 {
-			b = b[:4096]
-		}
-		return retry(func() (int, error) { return unix.Writev(s.fd, [][]byte{b}) })
+		return done, nil
 	})
 	if n > 0 {
 		return int64(n), nil
