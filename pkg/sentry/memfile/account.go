@@ -120,6 +120,15 @@ func (a *Account) Peak() uint64 { return uint64(a.peak.Load()) << pageShift }
 // Failures returns how many allocations of a page were refused.
 func (a *Account) Failures() uint64 { return uint64(a.fails.Load()) }
 
+// headroom returns how many pages a and those above it may still take.
+func (a *Account) headroom() int64 {
+	room := int64(math.MaxInt64)
+	for ; a != nil; a = a.parent {
+		room = min(room, max(a.limit.Load()-a.used.Load(), 0))
+	}
+	return room
+}
+
 // charge adds pages to a and its parents, or to none of them.
 func (a *Account) charge(pages int64) bool {
 	for at := a; at != nil; at = at.parent {

@@ -11,9 +11,15 @@
 // right behind its neighbour, so that mappings of successive faults merge in
 // the host, and a run without one starts a group of 1 MiB of its own where
 // there is room. Groups are used from the lowest up, so what was freed last is
-// likely to be used first. A freed page stays with the host for the next user,
-// who gets it cleared ("warm"); when more than 64 MiB or a quarter of what is in
-// use is kept like this, whoever frees gives half back.
+// likely to be used first.
+//
+// A freed page stays with the host for the next user, who gets it cleared
+// ("warm"), for a page that the host must back anew costs many times as much.
+// Up to 64 MiB, or a quarter of what is in use, may stay for good. Beyond that
+// what nobody wanted for a second goes back, and beyond 512 MiB half of it at once.
+// Together with what an account uses the warm pages never exceed the account's
+// limit: the host may enforce the same one. The timer for this runs only while
+// there is something to give back.
 //
 // The memfd can't shrink (F_SEAL_SHRINK), so touching a page of it never
 // faults for lack of a page; it may when the host is out of memory, which
@@ -27,6 +33,7 @@ import (
 	"fmt"
 	"math/bits"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -54,8 +61,12 @@ const (
 	// maxChunks bounds the file: 1 TiB.
 	maxChunks = 1 << 14
 
-	// warmFloor is how many free pages are kept in any case.
-	warmFloor = 64 << 20 / pageSize
+	// warmFloor is how many free pages are kept in any case, warmCeiling how
+	// many for a while.
+	warmFloor   = 64 << 20 / pageSize
+	warmCeiling = 512 << 20 / pageSize
+	// warmTime is how long pages beyond the floor are kept for a new user.
+	warmTime = time.Second
 )
 
 // NoHint is the hint of an allocation that goes anywhere.
@@ -89,6 +100,14 @@ type File struct {
 	lowAny   int // no chunk below this one has a free page
 	accounts []*Account
 	trimming bool
+	closed   bool
+
+	// timer runs while waiting is set: then it gives back what of the warm
+	// pages was kept in vain, which is lowWarm at the most, the fewest that
+	// there were since it was started. Both are changed without mu.
+	timer   *time.Timer
+	waiting atomic.Bool
+	lowWarm atomic.Int64
 }
 
 // New makes an empty memory file.
@@ -107,14 +126,19 @@ func New() (*File, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("sealing the memory file: %w", err)
 	}
-	return &File{fd: fd}, nil
+	f := &File{fd: fd}
+	f.timer = time.AfterFunc(time.Hour, f.giveBack)
+	f.timer.Stop()
+	return f, nil
 }
 
 // Close gives up the file and the Sentry's view of it. Nothing uses it any
 // more; in a Sentry it lives as long as the process.
 func (f *File) Close() error {
+	f.timer.Stop()
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.closed = true
 	for i := range f.nchunks {
 		if c := f.chunks[i].Swap(nil); c != nil {
 			unix.Munmap(c.mem)
@@ -167,8 +191,6 @@ type Request struct {
 type Run struct {
 	Offset uint64
 	Pages  int
-	// Warm says that the host has memory for all of the pages.
-	Warm bool
 }
 
 // Alloc allocates a run of at least one and at most r.Pages pages. It fails
@@ -192,7 +214,9 @@ func (f *File) Alloc(r Request) (Run, error) {
 		r.Account.uncharge(int64(want))
 		return Run{}, unix.ENOMEM
 	}
-	n, warm := c.run(first, want)
+	n := c.run(first, want)
+	var warm warmSet
+	warm.copy(c, first, n)
 	c.take(first, n)
 	for i := first; i < first+n; i++ {
 		c.acct[i] = r.Account.id
@@ -204,13 +228,60 @@ func (f *File) Alloc(r Request) (Run, error) {
 	if n < want {
 		r.Account.uncharge(int64(want - n))
 	}
-	if warm {
-		f.warmPages.Add(-int64(n))
+	if count := warm.count(); count > 0 {
+		f.fewerWarm(int64(count))
 		if r.Zero {
-			clear(c.mem[first<<pageShift : (first+n)<<pageShift])
+			warm.each(func(at, n int) { clear(c.mem[at<<pageShift : (at+n)<<pageShift]) })
 		}
 	}
-	return Run{Offset: uint64(ci)<<chunkShift | uint64(first)<<pageShift, Pages: n, Warm: warm}, nil
+	if kept := f.warmPages.Load(); kept > 0 {
+		if room := r.Account.headroom(); kept > room {
+			f.trimTo(room)
+		}
+	}
+	return Run{Offset: uint64(ci)<<chunkShift | uint64(first)<<pageShift, Pages: n}, nil
+}
+
+// warmSet is which pages of a run are warm, by the words of their chunk.
+type warmSet struct {
+	first, n int
+	words    [chunkWords]uint64
+}
+
+func (s *warmSet) copy(c *chunk, first, n int) {
+	s.first, s.n = first, n
+	eachWord(first, n, func(w int, mask uint64) { s.words[w] = c.warm[w] & mask })
+}
+
+func (s *warmSet) count() (n int) {
+	eachWord(s.first, s.n, func(w int, mask uint64) { n += bits.OnesCount64(s.words[w]) })
+	return n
+}
+
+// each calls f for the runs of warm pages.
+func (s *warmSet) each(f func(at, n int)) {
+	at, n := 0, 0
+	eachWord(s.first, s.n, func(w int, mask uint64) {
+		for word := s.words[w]; word != 0; {
+			low := bits.TrailingZeros64(word)
+			length := bits.TrailingZeros64(^(word >> low))
+			if start := w*64 + low; n > 0 && at+n == start {
+				n += length
+			} else {
+				if n > 0 {
+					f(at, n)
+				}
+				at, n = start, length
+			}
+			if low+length == 64 {
+				break
+			}
+			word &= ^uint64(0) << (low + length)
+		}
+	})
+	if n > 0 {
+		f(at, n)
+	}
 }
 
 // place chooses the first page of a run. f.mu is held.
@@ -294,29 +365,19 @@ func (f *File) grow() bool {
 
 func (c *chunk) isFree(page int) bool { return c.used[page/64]&(1<<(page%64)) == 0 }
 
-// run returns how many pages from first on, up to want, are free and as warm
-// as the first one.
-func (c *chunk) run(first, want int) (int, bool) {
-	warm := c.warm[first/64]>>(first%64)&1 != 0
+// run returns how many pages from first on, up to want, are free.
+func (c *chunk) run(first, want int) int {
 	n := 0
 	for page := first; n < want && page < chunkPages; {
-		// Bits that end the run, from page on.
-		stop := c.used[page/64]
-		if warm {
-			stop |= ^c.warm[page/64]
-		} else {
-			stop |= c.warm[page/64]
-		}
-		stop >>= page % 64
 		rest := 64 - page%64
-		step := min(bits.TrailingZeros64(stop), rest)
+		step := min(bits.TrailingZeros64(c.used[page/64]>>(page%64)), rest)
 		n += step
 		page += step
 		if step < rest {
 			break
 		}
 	}
-	return min(n, want), warm
+	return min(n, want)
 }
 
 // take marks pages as in use, and not warm.
@@ -375,7 +436,7 @@ func (f *File) IncRef(offset, length uint64) {
 // DecRef drops a reference of each page of the range and frees those that have
 // none left.
 func (f *File) DecRef(offset, length uint64) {
-	freed := false
+	freed := uint64(0)
 	for length > 0 {
 		c, page := f.chunkOf(offset)
 		n := min(int(length>>pageShift), chunkPages-page)
@@ -390,18 +451,19 @@ func (f *File) DecRef(offset, length uint64) {
 				start = i
 			case left > 0 && start >= 0:
 				f.freeRun(c, start, i-start, offset>>chunkShift)
-				start, freed = -1, true
+				freed += uint64(i - start)
+				start = -1
 			}
 		}
 		if start >= 0 {
 			f.freeRun(c, start, page+n-start, offset>>chunkShift)
-			freed = true
+			freed += uint64(page + n - start)
 		}
 		offset += uint64(n) << pageShift
 		length -= uint64(n) << pageShift
 	}
-	if freed {
-		f.trimAbove(f.warmBound())
+	if freed > 0 {
+		f.keep()
 	}
 }
 
@@ -458,18 +520,65 @@ func (f *File) freeRun(c *chunk, first, n int, ci uint64) {
 	f.warmPages.Add(int64(n))
 }
 
-// warmBound is how many free pages may be kept from the host.
+// warmBound is how many free pages may be kept from the host for good.
 func (f *File) warmBound() int64 { return max(warmFloor, f.usedPages.Load()/4) }
 
-// trimAbove gives free pages back to the host when more than bound are kept,
-// from the end of the file down to half of bound.
-func (f *File) trimAbove(bound int64) {
-	if f.warmPages.Load() <= bound {
+// fewerWarm says that n warm pages are none any more.
+func (f *File) fewerWarm(n int64) {
+	left := f.warmPages.Add(-n)
+	if !f.waiting.Load() {
+		return
+	}
+	for low := f.lowWarm.Load(); left < low && !f.lowWarm.CompareAndSwap(low, left); low = f.lowWarm.Load() {
+	}
+}
+
+// keep sees to it that not too much is kept, now and later. Pages have been
+// freed.
+func (f *File) keep() {
+	kept, bound := f.warmPages.Load(), f.warmBound()
+	if kept <= bound {
+		return
+	}
+	if kept > max(bound, warmCeiling) {
+		f.trimTo(max(bound, warmCeiling) / 2)
+	}
+	if !f.waiting.Swap(true) {
+		f.lowWarm.Store(f.warmPages.Load())
+		f.timer.Reset(warmTime)
+	}
+}
+
+// giveBack runs when some warm pages have waited for long enough.
+func (f *File) giveBack() {
+	kept, bound := f.warmPages.Load(), f.warmBound()
+	if idle := min(f.lowWarm.Load(), kept); kept > bound && idle > 0 {
+		f.trimTo(max(bound, kept-idle))
+	}
+	if f.warmPages.Load() <= f.warmBound() {
+		f.waiting.Store(false)
+		// keep may just have relied on it.
+		if f.warmPages.Load() <= f.warmBound() || f.waiting.Swap(true) {
+			return
+		}
+	}
+	f.lowWarm.Store(f.warmPages.Load())
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.closed {
+		f.timer.Reset(warmTime)
+	}
+}
+
+// trimTo gives free pages back to the host until no more than target are kept, from
+// the end of the file on.
+func (f *File) trimTo(target int64) {
+	if f.warmPages.Load() <= target {
 		return
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.trimming {
+	if f.trimming || f.closed {
 		return
 	}
 	f.trimming = true
@@ -478,27 +587,28 @@ func (f *File) trimAbove(bound int64) {
 		c := f.chunks[i].Load()
 		for w := chunkWords - 1; w >= 0; w-- {
 			for c.warm[w] != 0 {
-				if f.warmPages.Load() <= bound/2 {
+				over := f.warmPages.Load() - target
+				if over <= 0 {
 					return
 				}
-				f.punch(c, i, w)
+				f.punch(c, i, w, int(over))
 			}
 		}
 	}
 }
 
-// punch gives the run of warm pages back that reaches from word w downwards.
-// f.mu is held, and released while the host works.
-func (f *File) punch(c *chunk, ci, w int) {
+// punch gives the run of warm pages back that reaches from word w downwards, but
+// at most so many. f.mu is held, and released while the host works.
+func (f *File) punch(c *chunk, ci, w, most int) {
 	last := w*64 + 63 - bits.LeadingZeros64(c.warm[w])
 	first := last
-	for first > 0 && c.warm[(first-1)/64]>>((first-1)%64)&1 != 0 {
+	for first > 0 && last-first+1 < most && c.warm[(first-1)/64]>>((first-1)%64)&1 != 0 {
 		first--
 	}
 	n := last - first + 1
 	// Nobody must take the pages meanwhile.
 	c.take(first, n)
-	f.warmPages.Add(-int64(n))
+	f.fewerWarm(int64(n))
 	f.mu.Unlock()
 	err := unix.Fallocate(f.fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE,
 		int64(ci)<<chunkShift|int64(first)<<pageShift, int64(n)<<pageShift)
@@ -513,7 +623,7 @@ func (f *File) punch(c *chunk, ci, w int) {
 }
 
 // Trim gives all free pages back to the host.
-func (f *File) Trim() { f.trimAbove(0) }
+func (f *File) Trim() { f.trimTo(0) }
 
 // Usage returns how many bytes are allocated, and how many free bytes are kept
 // from the host.

@@ -100,8 +100,13 @@ func TestRandomUseAgainstModel(t *testing.T) {
 	for len(pages) > 0 {
 		drop(len(pages) - 1)
 	}
+	f.giveBack() // as the timer does
+	f.giveBack()
 	if used, kept := f.Usage(); used != 0 || kept > warmFloor*pageSize {
 		t.Errorf("%d bytes in use and %d kept after all was freed", used, kept)
+	}
+	if f.waiting.Load() {
+		t.Error("the timer goes on")
 	}
 	f.Trim()
 	var st unix.Stat_t
@@ -150,6 +155,126 @@ func TestLimitHoldsForParentAndChild(t *testing.T) {
 	f.DecRef(r.Offset, 4*pageSize)
 	if parent.Usage() != 6*pageSize || child.Usage() != 6*pageSize || parent.Peak() != 10*pageSize || parent.Failures() == 0 {
 		t.Errorf("parent %d (peak %d, %d failures), child %d", parent.Usage(), parent.Peak(), parent.Failures(), child.Usage())
+	}
+}
+
+// fill allocates pages and writes to them.
+func fill(t *testing.T, f *File, a *Account, pages int) (runs []Run) {
+	t.Helper()
+	for pages > 0 {
+		r, err := f.Alloc(Request{Account: a, Pages: pages, Hint: NoHint})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range uint64(r.Pages) {
+			b, _ := f.Slice(r.Offset+i*pageSize, pageSize)
+			b[0] = 1
+		}
+		runs = append(runs, r)
+		pages -= r.Pages
+	}
+	return runs
+}
+
+func free(f *File, runs []Run) {
+	for _, r := range runs {
+		f.DecRef(r.Offset, uint64(r.Pages)*pageSize)
+	}
+}
+
+// kept is how many pages are free and warm.
+func kept(f *File) int {
+	_, n := f.Usage()
+	return int(n / pageSize)
+}
+
+func TestWarmPagesAreKeptForAWhile(t *testing.T) {
+	f, acct := newFile(t, 0)
+	const more = 1000
+	runs := fill(t, f, acct, warmFloor+more)
+	free(f, runs)
+	if n := kept(f); n != warmFloor+more {
+		t.Fatalf("%d pages are kept, want all %d", n, warmFloor+more)
+	}
+	// Half of what is beyond the floor is wanted again, and freed.
+	runs = fill(t, f, acct, warmFloor+more/2)
+	if n := kept(f); n != more/2 {
+		t.Fatalf("%d pages are kept beside those that were wanted again, want %d", n, more/2)
+	}
+	free(f, runs)
+	f.giveBack()
+	if n := kept(f); n != warmFloor+more/2 {
+		t.Errorf("%d pages are kept after a while, want %d", n, warmFloor+more/2)
+	}
+	if !f.waiting.Load() {
+		t.Error("nothing gives the rest back")
+	}
+	f.giveBack()
+	if n := kept(f); n != warmFloor || f.waiting.Load() {
+		t.Errorf("%d pages are kept in the end, want %d (timer %v)", n, warmFloor, f.waiting.Load())
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(f.fd, &st); err != nil || st.Blocks*512 != warmFloor*pageSize {
+		t.Errorf("the host keeps %d bytes (%v), want %d", st.Blocks*512, err, warmFloor*pageSize)
+	}
+}
+
+// What is in use and what is kept is together within the limit.
+func TestWarmPagesStayWithinTheLimit(t *testing.T) {
+	f, parent := newFile(t, 2000*pageSize)
+	a, err := parent.NewAccount("a", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	runs := fill(t, f, a, 1500)
+	b := fill(t, f, a, 400)
+	free(f, runs)
+	if n := kept(f); n != 1500 {
+		t.Fatalf("%d pages are kept, want 1500", n)
+	}
+	// Where the warm pages are is no place for this, so it takes cold ones.
+	hint := b[len(b)-1].Offset + uint64(b[len(b)-1].Pages)*pageSize
+	for range 300 {
+		r, err := f.Alloc(Request{Account: a, Pages: 1, Hint: hint})
+		if err != nil {
+			t.Fatal(err)
+		}
+		hint = r.Offset + pageSize
+		b = append(b, r)
+		if used, kept := f.Usage(); used+kept > parent.Limit() {
+			t.Fatalf("%d bytes in use and %d kept, of %d", used, kept, parent.Limit())
+		}
+	}
+	free(f, b)
+}
+
+// A run goes through warm and cold pages, and all are clear.
+func TestRunsOfWarmAndColdPagesAreClear(t *testing.T) {
+	f, acct := newFile(t, 0)
+	runs := fill(t, f, acct, 700)
+	var spread []Run
+	for _, r := range runs {
+		for i := range r.Pages {
+			p := Run{r.Offset + uint64(i)*pageSize, 1}
+			if i%3 == 0 || i >= 64 && i < 192 {
+				free(f, []Run{p})
+			} else {
+				spread = append(spread, p)
+			}
+		}
+	}
+	f.Trim()
+	free(f, spread) // warm between cold
+	r, err := f.Alloc(Request{Account: acct, Pages: 700, Hint: NoHint, Zero: true})
+	if err != nil || r.Pages != 700 {
+		t.Fatalf("a run of %d pages, %v", r.Pages, err)
+	}
+	b, _ := f.Slice(r.Offset, 700*pageSize)
+	if n := len(b) - bytes.Count(b, []byte{0}); n != 0 {
+		t.Errorf("%d bytes are not clear", n)
+	}
+	if n := kept(f); n != 0 {
+		t.Errorf("%d pages are still free and warm", n)
 	}
 }
 

@@ -171,6 +171,16 @@ func (s *Store) WriteAt(src *usermem.Buffer, off uint64) (uint64, error) {
 			s.mu.Unlock()
 			return done, err
 		}
+		if hole := s.holeAt(off, n); hole > 0 {
+			hint := s.hintFor(off)
+			s.mu.Unlock()
+			got, err := s.writeHole(src, off, hole, hint)
+			done, off = done+got, off+got
+			if err != nil {
+				return done, err
+			}
+			continue
+		}
 		e, err := s.page(off, n)
 		if err != nil {
 			s.mu.Unlock()
@@ -193,6 +203,90 @@ func (s *Store) WriteAt(src *usermem.Buffer, off uint64) (uint64, error) {
 	return done, nil
 }
 
+// holeAt returns how many bytes of whole pages are a hole from off on, up to n.
+// mu is held.
+func (s *Store) holeAt(off, n uint64) uint64 {
+	if off%pageSize != 0 || n < pageSize {
+		return 0
+	}
+	next, ok := s.pages.Next(off)
+	if ok {
+		if next.Start <= off {
+			return 0
+		}
+		n = min(n, next.Start-off)
+	}
+	return n &^ usermem.PageMask
+}
+
+// writeHole is WriteAt for whole pages of a hole. The pages become the Store's
+// when all of them is written, so they need not be cleared first.
+func (s *Store) writeHole(src *usermem.Buffer, off, n, hint uint64) (uint64, error) {
+	run, err := s.file.Alloc(memfile.Request{Account: s.acct, Pages: int(n / pageSize), Hint: hint})
+	if err != nil {
+		return 0, unix.ENOSPC
+	}
+	n = uint64(run.Pages) * pageSize
+	var got uint64
+	for got < n && err == nil {
+		var b []byte
+		if b, err = s.file.Slice(run.Offset+got, n-got); err == nil {
+			var k int
+			k, err = src.Read(b)
+			got += uint64(k)
+			if k < len(b) {
+				clear(b[k:])
+				break
+			}
+		}
+	}
+	whole := roundUp(got)
+	if whole < n {
+		s.file.DecRef(run.Offset+whole, n-whole)
+	}
+	if whole == 0 {
+		return 0, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.maySet(off, got); err != nil { // sealed meanwhile
+		s.file.DecRef(run.Offset, whole)
+		return 0, err
+	}
+	s.clearTail(off)
+	if s.pages.Free(off, off+whole) {
+		s.pages.Insert(off, off+whole, run.Offset-off)
+		s.allocated += whole
+	} else if e := s.copyFrom(run.Offset, off, got); e != nil {
+		// Somebody has touched the hole through a mapping.
+		got, err = 0, e
+	}
+	s.size = max(s.size, off+got)
+	return got, err
+}
+
+// copyFrom writes n bytes at off that lie at from in the memory file, where
+// their pages are given up. mu is held.
+func (s *Store) copyFrom(from, off, n uint64) error {
+	defer s.file.DecRef(from, roundUp(n))
+	for done := uint64(0); done < n; {
+		e, err := s.page(off+done, n-done)
+		if err != nil {
+			return err
+		}
+		dst, err := s.file.Slice(off+done+e.Value, min(n-done, e.End-off-done))
+		if err != nil {
+			return err
+		}
+		src, err := s.file.Slice(from+done, uint64(len(dst)))
+		if err != nil {
+			return err
+		}
+		done += uint64(copy(dst, src))
+	}
+	return nil
+}
+
 // maySet checks the seals for a write. mu is held.
 func (s *Store) maySet(off, n uint64) error {
 	if s.seals&(unix.F_SEAL_WRITE|unix.F_SEAL_FUTURE_WRITE) != 0 || s.seals&unix.F_SEAL_GROW != 0 && off+n > s.size {
@@ -211,17 +305,22 @@ func (s *Store) page(off, n uint64) (entry, error) {
 	if next, ok := s.pages.Ceil(start); ok {
 		end = min(end, next.Start)
 	}
-	hint := uint64(memfile.NoHint)
-	if before, ok := s.pages.Below(start); ok && before.End == start {
-		hint = start + before.Value
-	}
-	run, err := s.file.Alloc(memfile.Request{Account: s.acct, Pages: int((end - start) / pageSize), Hint: hint, Zero: true})
+	run, err := s.file.Alloc(memfile.Request{Account: s.acct, Pages: int((end - start) / pageSize), Hint: s.hintFor(start), Zero: true})
 	if err != nil {
 		return entry{}, unix.ENOSPC
 	}
 	end = start + uint64(run.Pages)*pageSize
 	s.allocated += end - start
 	return s.pages.Insert(start, end, run.Offset-start), nil
+}
+
+// hintFor returns where in the memory file the page at start should be: behind
+// its neighbour. mu is held.
+func (s *Store) hintFor(start uint64) uint64 {
+	if before, ok := s.pages.Below(start); ok && before.End == start {
+		return start + before.Value
+	}
+	return memfile.NoHint
 }
 
 // clearTail clears what mappings may have written behind the end, before the
