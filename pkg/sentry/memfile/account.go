@@ -120,7 +120,12 @@ func (a *Account) Peak() uint64 { return uint64(a.peak.Load()) << pageShift }
 // Failures returns how many allocations of a page were refused.
 func (a *Account) Failures() uint64 { return uint64(a.fails.Load()) }
 
-// headroom returns how many pages a and those above it may still take.
+// Headroom returns how much a and those above it may still take, in bytes.
+func (a *Account) Headroom() uint64 {
+	return uint64(min(a.headroom(), math.MaxInt64>>pageShift)) << pageShift
+}
+
+// headroom is the same in pages.
 func (a *Account) headroom() int64 {
 	room := int64(math.MaxInt64)
 	for ; a != nil; a = a.parent {

@@ -1,6 +1,7 @@
 package mm
 
 import (
+	"math/rand/v2"
 	"testing"
 
 	"vitrine/pkg/sentry/pagestore"
@@ -114,4 +115,38 @@ func TestMappingBeyondTheFileIsLeft(t *testing.T) {
 	}
 	wantByte(t, m, a+pageSize, 7)
 	check(t, m)
+}
+
+// Memory that is touched all over is filled faster and faster; memory that is
+// touched here and there is not, nor where there is little left.
+func TestRandomTouchesFillByWhatIsThere(t *testing.T) {
+	for _, c := range []struct {
+		name         string
+		limit        uint64
+		pages, touch int
+		least, most  int // faults
+	}{
+		{"all over", 0, 4096, 4096, 64, 160},
+		{"here and there", 0, 1 << 18, 1000, 950, 1000},
+		{"all over, with little room", 3 * 4096 * pageSize, 4096, 4096, 480, 520},
+	} {
+		e := newEnv(t, c.limit)
+		m := e.newMM(t, Options{})
+		a := mustMap(t, m, MMapOpts{Length: uint64(c.pages) * pageSize, Private: true})
+		faults := 0
+		for _, p := range rand.New(rand.NewPCG(1, 2)).Perm(c.pages)[:c.touch] {
+			at := a + usermem.Addr(p*pageSize)
+			if mappedPages(m, at, 1) == 0 {
+				faults++
+				touch(t, m, at, true, 1)
+			}
+		}
+		if faults < c.least || faults > c.most {
+			t.Errorf("%s: %d faults, want %d to %d", c.name, faults, c.least, c.most)
+		}
+		if used, most := e.acct.Usage(), uint64(8*c.touch*pageSize); used > most {
+			t.Errorf("%s: %d bytes for %d pages that were touched", c.name, used, c.touch)
+		}
+		m.DecUsers()
+	}
 }

@@ -13,6 +13,8 @@ import (
 // How much is done at a fault, in bytes.
 const (
 	minWindow  = 8 * pageSize   // of anonymous memory touched at random
+	halfWindow = 32 * pageSize  // once a sixteenth of it is there
+	fullWindow = 64 * pageSize  // once a quarter is
 	firstWin   = 16 * pageSize  // at the first touch of a mapping
 	maxWindow  = 256 * pageSize // reached by touching it in order
 	cowWindow  = 16 * pageSize  // of copies, when written in order
@@ -124,9 +126,10 @@ func (m *MemoryManager) faultIn(e vmaEntry, start, end uint64, access usermem.Ac
 	return fresh, nil
 }
 
-// window returns how much of the mapping to fill around at, and remembers what
-// it said, to see whether the application goes through memory in order.
-func (v *vma) window(at uint64, gap span, down bool) span {
+// window returns how much of the mapping, of length bytes, to fill around at, and
+// remembers what it said, to see whether the application goes through memory in
+// order, or all over it. Not more than room bytes are filled in hope.
+func (v *vma) window(at uint64, gap span, down bool, length, room uint64) span {
 	lo, hi := v.lastLow.Load(), v.lastHigh.Load()
 	var w span
 	switch {
@@ -142,12 +145,21 @@ func (v *vma) window(at uint64, gap span, down bool) span {
 		size := min(2*(hi-lo), maxWindow)
 		w = span{lo - min(size, lo), lo}
 	default:
-		start := at &^ (minWindow - 1)
-		w = span{start, start + minWindow}
+		size := uint64(minWindow)
+		// All over: who has touched a good part of a mapping will touch the rest.
+		if filled := v.filled.Load(); length < room/4 && filled >= length/16 {
+			size = halfWindow
+			if filled >= length/4 {
+				size = fullWindow
+			}
+		}
+		start := at &^ (size - 1)
+		w = span{start, start + size}
 	}
 	w.start, w.end = max(w.start, gap.start), min(w.end, gap.end)
 	v.lastLow.Store(w.start)
 	v.lastHigh.Store(w.end)
+	v.filled.Add(w.end - w.start)
 	return w
 }
 
@@ -156,7 +168,7 @@ func (m *MemoryManager) zeroFill(e vmaEntry, at, end uint64) (span, error) {
 	var gap span
 	gap.start, gap.end = m.areas.Gap(at, e.End)
 	gap.start = max(gap.start, e.Start)
-	w := e.Value.window(at, gap, e.Value.growsDown)
+	w := e.Value.window(at, gap, e.Value.growsDown, e.Len(), m.acct.Headroom())
 	if w.end < end {
 		// A large copy, or MAP_POPULATE.
 		w = span{at, min(end, gap.end)}

@@ -44,6 +44,7 @@ type vma struct {
 	vmaAttr
 	// What the last faults were, to guess the next. Only hints.
 	lastLow, lastHigh, lastCopy atomic.Uint64
+	filled                      atomic.Uint64 // bytes, by faults
 }
 
 type vmaEntry = rangemap.Entry[*vma]
@@ -111,6 +112,7 @@ func (m *MemoryManager) editVMAs(start, end uint64, edit func(*vmaAttr)) {
 		}
 		v.lastLow.Store(e.Value.lastLow.Load())
 		v.lastHigh.Store(e.Value.lastHigh.Load())
+		v.filled.Store(e.Value.filled.Load())
 		m.sizes.add(e, -1)
 		e.Value = v
 		m.sizes.add(e, 1)
