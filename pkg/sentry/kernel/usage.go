@@ -2,6 +2,11 @@ package kernel
 
 import "vitrine/pkg/sentry/usage"
 
+// CountRead and CountWrite count a call of read(2), write(2) or their relations
+// that moved n bytes; only the task itself calls them.
+func (t *Task) CountRead(n uint64)  { t.usage.CountRead(n) }
+func (t *Task) CountWrite(n uint64) { t.usage.CountWrite(n) }
+
 // Usage returns what the task has used.
 func (t *Task) Usage() usage.Resources { return t.usage.Read() }
 

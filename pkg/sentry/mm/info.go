@@ -75,6 +75,34 @@ func (m *MemoryManager) info(e vmaEntry) VMAInfo {
 // PeakRSS returns the most that was resident at one time, in bytes.
 func (m *MemoryManager) PeakRSS() uint64 { return uint64(m.peakRSS.Load()) }
 
+// ResetPeakRSS forgets that more was resident than is now.
+func (m *MemoryManager) ResetPeakRSS() {
+	m.pageMu.Lock()
+	m.peakRSS.Store(m.rssAnon.Load() + m.rssFile.Load() + m.rssShmem.Load())
+	m.pageMu.Unlock()
+}
+
+// Pages says of what sort the resident pages of a range are.
+type Pages struct {
+	Range usermem.AddrRange
+	// Anonymous: they belong to address spaces, and not to a mapped object.
+	// Exclusive: to this one alone.
+	Anonymous, Exclusive bool
+}
+
+// Resident calls f for the resident pages in r, in order. f must not use m.
+func (m *MemoryManager) Resident(r usermem.AddrRange, f func(Pages)) {
+	m.pageMu.RLock()
+	defer m.pageMu.RUnlock()
+	m.areas.Overlap(uint64(r.Start), uint64(r.End), func(e areaEntry) bool {
+		f(Pages{
+			Range:     usermem.AddrRange{Start: max(usermem.Addr(e.Start), r.Start), End: min(usermem.Addr(e.End), r.End)},
+			Anonymous: e.Value.private, Exclusive: e.Value.private && e.Value.epoch == m.epoch,
+		})
+		return true
+	})
+}
+
 // Stats returns sizes, in bytes.
 func (m *MemoryManager) Stats() Stats {
 	m.mu.RLock()

@@ -1,5 +1,5 @@
 // Package usage counts what tasks use of the machine: processor time, page
-// faults, sleeps (getrusage(2)).
+// faults, sleeps (getrusage(2)), and what they read and write (proc(5)).
 //
 // A Clock belongs to one task, which alone writes it as it goes from application
 // code to the kernel, to sleep and back; anybody reads it. Resources is a sum of
@@ -19,6 +19,19 @@ type Resources struct {
 	MinorFaults          uint64
 	Voluntary, Preempted uint64
 	MaxRSS               uint64 // bytes
+	IO                   IO
+}
+
+// IO counts read(2), write(2) and their relations, as /proc/PID/io shows them:
+// the bytes that went through them, and the calls.
+type IO struct{ ReadBytes, WrittenBytes, Reads, Writes uint64 }
+
+// Add adds o.
+func (i *IO) Add(o IO) {
+	i.ReadBytes += o.ReadBytes
+	i.WrittenBytes += o.WrittenBytes
+	i.Reads += o.Reads
+	i.Writes += o.Writes
 }
 
 // Add adds o, of whose MaxRSS the larger counts.
@@ -29,6 +42,7 @@ func (u *Resources) Add(o Resources) {
 	u.Voluntary += o.Voluntary
 	u.Preempted += o.Preempted
 	u.MaxRSS = max(u.MaxRSS, o.MaxRSS)
+	u.IO.Add(o.IO)
 }
 
 // Clock measures a task's time, in nanoseconds; time asleep counts as neither
@@ -40,6 +54,8 @@ type Clock struct {
 	inUser       atomic.Bool
 	faults       atomic.Uint64
 	sleeps       atomic.Uint64
+
+	readBytes, writtenBytes, reads, writes atomic.Uint64
 }
 
 // Init says what the time is read from.
@@ -79,6 +95,19 @@ func (u *Clock) SleepEnds() { u.since.Store(u.clock.Monotonic()) }
 // Fault counts a page fault.
 func (u *Clock) Fault() { u.faults.Add(1) }
 
+// CountRead counts a call that read n bytes. Only the task calls it: nobody else
+// adds at the same time.
+func (u *Clock) CountRead(n uint64) {
+	u.readBytes.Store(u.readBytes.Load() + n)
+	u.reads.Store(u.reads.Load() + 1)
+}
+
+// CountWrite counts one that wrote n bytes.
+func (u *Clock) CountWrite(n uint64) {
+	u.writtenBytes.Store(u.writtenBytes.Load() + n)
+	u.writes.Store(u.writes.Load() + 1)
+}
+
 // Read returns what was used up to now.
 func (u *Clock) Read() Resources {
 	user, system := u.user.Load(), u.system.Load()
@@ -94,6 +123,7 @@ func (u *Clock) Read() Resources {
 	return Resources{
 		User: user, System: system,
 		MinorFaults: u.faults.Load(), Voluntary: u.sleeps.Load(),
+		IO: IO{u.readBytes.Load(), u.writtenBytes.Load(), u.reads.Load(), u.writes.Load()},
 	}
 }
 

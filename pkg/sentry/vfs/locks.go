@@ -15,22 +15,25 @@ import (
 // process or, with F_OFD_*, to an open file description. An inode that was ever
 // locked has a fileLocks attached.
 //
-// Lock order: fileLocks.mu, then lockWaits.mu. A fileLocks' wait queue is below
+// Lock order: fileLocks.mu, then lockWaits.mu or lockedFiles.mu. A fileLocks' wait queue is below
 // nothing.
 
 // fileLocks are the locks of one file.
 type fileLocks struct {
-	queue waiter.Queue
+	queue    waiter.Queue
+	dev, ino uint64 // the file's
 
 	mu      locks.Mutex[locks.FileLocks]
 	whole   []wholeLock      // flock(2)
 	records map[any][]record // by owner: in order, not overlapping
 	waiting map[*lockWait]bool
+	listed  bool // in lockedFiles
 }
 
 type wholeLock struct {
 	f         *File
 	exclusive bool
+	pid       int32 // who locked, as LockRange.PID
 }
 
 type record struct {
@@ -55,15 +58,17 @@ var recordCount atomic.Int64
 
 type locksKey struct{}
 
-func (b *InodeBase) locks(create bool) *fileLocks {
-	var mk func() any
-	if create {
-		mk = func() any {
-			return &fileLocks{records: map[any][]record{}, waiting: map[*lockWait]bool{}}
-		}
+// locks returns the locks of f's file; nil if there never were any, unless create.
+func (f *File) locks(create bool) *fileLocks {
+	base := f.inode.Base()
+	l, _ := base.Attachment(locksKey{}, nil).(*fileLocks)
+	if l != nil || !create {
+		return l
 	}
-	l, _ := b.Attachment(locksKey{}, mk).(*fileLocks)
-	return l
+	a := f.attrNoError()
+	return base.Attachment(locksKey{}, func() any {
+		return &fileLocks{dev: a.Dev, ino: a.Ino, records: map[any][]record{}, waiting: map[*lockWait]bool{}}
+	}).(*fileLocks)
 }
 
 // Readiness, EventRegister and EventUnregister implement waiter.Waitable.
@@ -100,7 +105,7 @@ func (f *File) Flock(ctx Context, op int) error {
 		return unix.EINVAL
 	}
 	exclusive := op&unix.LOCK_EX != 0
-	l := f.inode.Base().locks(true)
+	l := f.locks(true)
 	if !f.OnRelease(wholeLock{f: f}, f.funlock) {
 		return unix.EBADF
 	}
@@ -115,6 +120,7 @@ func (f *File) Flock(ctx Context, op int) error {
 		}
 		// A conversion gives the old lock up first (flock(2)).
 		l.whole = slices.Delete(l.whole, i, i+1)
+		l.list()
 		l.changed()
 		break
 	}
@@ -129,7 +135,8 @@ func (f *File) Flock(ctx Context, op int) error {
 		}
 		// Another thread may have locked through the same description.
 		l.whole = slices.DeleteFunc(l.whole, func(h wholeLock) bool { return h.f == f })
-		l.whole = append(l.whole, wholeLock{f, exclusive})
+		l.whole = append(l.whole, wholeLock{f, exclusive, ctx.ThreadGroupID()})
+		l.list()
 		return nil
 	}
 	if !wait {
@@ -140,7 +147,7 @@ func (f *File) Flock(ctx Context, op int) error {
 
 // funlock gives the flock(2) lock of f up.
 func (f *File) funlock() {
-	l := f.inode.Base().locks(false)
+	l := f.locks(false)
 	if l == nil {
 		return
 	}
@@ -149,6 +156,7 @@ func (f *File) funlock() {
 	n := len(l.whole)
 	l.whole = slices.DeleteFunc(l.whole, func(h wholeLock) bool { return h.f == f })
 	if len(l.whole) < n {
+		l.list()
 		l.changed()
 	}
 }
@@ -220,7 +228,7 @@ func (l *fileLocks) conflict(owner any, want LockRange) (any, LockRange, bool) {
 // GetLock does fcntl(F_GETLK): it returns the first lock that is in the way of
 // want, if there is one.
 func (f *File) GetLock(owner any, want LockRange) (LockRange, bool) {
-	l := f.inode.Base().locks(false)
+	l := f.locks(false)
 	if l == nil {
 		return LockRange{}, false
 	}
@@ -246,7 +254,7 @@ func (f *File) SetLock(ctx Context, owner any, want LockRange, wait bool) error 
 			return unix.EBADF
 		}
 	}
-	l := f.inode.Base().locks(want.Type != unix.F_UNLCK)
+	l := f.locks(want.Type != unix.F_UNLCK)
 	if l == nil {
 		return nil
 	}
@@ -335,6 +343,7 @@ func (l *fileLocks) set(owner any, want LockRange) error {
 	} else {
 		l.records[owner] = fresh
 	}
+	l.list()
 	if freed {
 		l.changed()
 	}
@@ -345,7 +354,7 @@ func (l *fileLocks) set(owner any, want LockRange) error {
 // called for each close(2) of a descriptor, with the process' FDTable (fcntl(2):
 // closing any descriptor of a file loses all its locks).
 func (f *File) ReleaseLocks(owner any) {
-	l := f.inode.Base().locks(false)
+	l := f.locks(false)
 	if l == nil {
 		return
 	}
@@ -354,6 +363,7 @@ func (f *File) ReleaseLocks(owner any) {
 	if rs, ok := l.records[owner]; ok {
 		recordCount.Add(-int64(len(rs)))
 		delete(l.records, owner)
+		l.list()
 		l.changed()
 	}
 }

@@ -144,6 +144,16 @@ func fdInfo(s subject, fd int32) pseudo.Generator {
 		}
 		fmt.Fprintf(b, "pos:\t%d\nflags:\t0%o\nmnt_id:\t%d\n", f.Offset(), flags, f.Path().Mount.ID)
 		describe(b, f)
+		if t, err := s.task(); err == nil {
+			n := 0
+			for _, l := range f.HeldLocks(t.FDs()) {
+				if pid, ok := s.p.lockOwner(l.PID); ok {
+					n++
+					b.WriteString("lock:\t")
+					lockLine(b, n, &l, pid)
+				}
+			}
+		}
 		return nil
 	})
 }

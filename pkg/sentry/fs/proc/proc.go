@@ -20,8 +20,8 @@
 // No lock is held but those of package pseudo; the kernel's come below it. An
 // average of the load is kept under load.mu, a leaf.
 //
-// What it doesn't do: processor time by CPU (the total is shared out evenly), I/O
-// counters (not kept by the kernel), pagemap, clear_refs, syscall and map_files.
+// What it doesn't do: processor time by CPU (the total is shared out evenly), what
+// of I/O reaches a disk, soft-dirty pages, syscall and map_files.
 package proc
 
 import (

@@ -143,21 +143,13 @@ func status(s subject, t *kernel.Task, ctx vfs.Context, b *bytes.Buffer) error {
 	if c.NoNewPrivs {
 		noNew = 1
 	}
-	fmt.Fprintf(b, "NoNewPrivs:\t%d\nSeccomp:\t%d\n", noNew, seccompMode(t))
+	fmt.Fprintf(b, "NoNewPrivs:\t%d\nSeccomp:\t%d\n", noNew, t.SeccompMode())
 	mask := cpuMask(s.p.k, t.Scheduling().Affinity)
 	fmt.Fprintf(b, "Cpus_allowed:\t%s\nCpus_allowed_list:\t%s\n", hexMask(mask, s.p.k.CPUs), listMask(mask))
 	b.WriteString("Mems_allowed:\t00000000,00000001\nMems_allowed_list:\t0\n")
 	u := t.Usage()
 	fmt.Fprintf(b, "voluntary_ctxt_switches:\t%d\nnonvoluntary_ctxt_switches:\t%d\n", u.Voluntary, u.Preempted)
 	return nil
-}
-
-// seccompMode asks a task that has seccomp for its mode (seccomp(2)).
-func seccompMode(t *kernel.Task) int {
-	if s, ok := any(t).(interface{ SeccompMode() int }); ok {
-		return s.SeccompMode()
-	}
-	return 0
 }
 
 // pageTables estimates what an x86-64 processor's page tables for so many
@@ -306,9 +298,15 @@ func schedstat(s subject, t *kernel.Task, _ vfs.Context, b *bytes.Buffer) error 
 	return nil
 }
 
-// ioCounts has no numbers: the kernel doesn't count what is read and written.
-func ioCounts(_ subject, _ *kernel.Task, _ vfs.Context, b *bytes.Buffer) error {
-	b.WriteString("rchar: 0\nwchar: 0\nsyscr: 0\nsyscw: 0\nread_bytes: 0\nwrite_bytes: 0\ncancelled_write_bytes: 0\n")
+// ioCounts is /proc/PID/io; of a process it has its children's too, once they are
+// waited for. What reaches a disk is the host's to know.
+func ioCounts(s subject, t *kernel.Task, _ vfs.Context, b *bytes.Buffer) error {
+	n := s.usage(t).IO
+	if s.thread == nil {
+		n.Add(s.tg.ChildUsage().IO)
+	}
+	fmt.Fprintf(b, "rchar: %d\nwchar: %d\nsyscr: %d\nsyscw: %d\nread_bytes: 0\nwrite_bytes: 0\ncancelled_write_bytes: 0\n",
+		n.ReadBytes, n.WrittenBytes, n.Reads, n.Writes)
 	return nil
 }
 

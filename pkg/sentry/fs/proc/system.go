@@ -45,7 +45,8 @@ func (p *procfs) fillSystem(root *pseudo.Dir) {
 	root.Put("diskstats", p.build.File(0o444, pseudo.Text("")))
 	root.Put("modules", p.build.File(0o444, pseudo.Text("")))
 	root.Put("kallsyms", p.build.File(0o444, pseudo.Text("")))
-	root.Put("locks", p.build.File(0o444, pseudo.Text("")))
+	file("locks", p.locks)
+	p.fillSysVIPC(root)
 	root.Put("swaps", p.build.File(0o444, pseudo.Text("Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n")))
 	root.Put("cgroups", p.build.File(0o444, pseudo.Text(cgroups)))
 	file("interrupts", func(b *bytes.Buffer) {

@@ -274,6 +274,10 @@ func init() {
 		only(processOnly, parts("mountstats", 0o400, func(s subject) pseudo.Generator { return s.mounts(mountstatsLine) })),
 		private(parts("smaps", 0o444, func(s subject) pseudo.Generator { return s.maps(true) })),
 		private(parts("smaps_rollup", 0o444, smapsRollup)),
+		{name: "pagemap", mode: unix.S_IFREG | 0o400, make: func(s subject, m pseudo.Facts) vfs.Inode {
+			return &pagemapInode{memInode{Meta: m.Meta(), s: s}}
+		}},
+		only(processOnly, stored(show("clear_refs", 0o200, unreadable), clearRefs)),
 		show("wchan", 0o444, func(_ subject, _ *kernel.Task, _ vfs.Context, b *bytes.Buffer) error {
 			b.WriteByte('0')
 			return nil

@@ -99,42 +99,13 @@ func readLock(t *kernel.Task, f *vfs.File, a usermem.Addr, description bool) (vf
 	if _, err := t.MM().CopyIn(a, b[:]); err != nil {
 		return vfs.LockRange{}, err
 	}
-	r := vfs.LockRange{Type: int16(call.U16(b[0:])), PID: t.ThreadGroupID()}
-	var base int64
-	switch int16(call.U16(b[2:])) {
-	case unix.SEEK_SET:
-	case unix.SEEK_CUR:
-		base = f.Offset()
-	case unix.SEEK_END:
-		var a vfs.Attr
-		if err := f.Stat(t, &a); err != nil {
-			return r, err
-		}
-		base = a.Size
-	default:
-		return r, unix.EINVAL
+	r, err := f.LockRange(t, &unix.Flock_t{
+		Type: int16(call.U16(b[0:])), Whence: int16(call.U16(b[2:])), Start: int64(call.U64(b[8:])), Len: int64(call.U64(b[16:])),
+	})
+	if err != nil {
+		return r, err
 	}
-	start, n := int64(call.U64(b[8:])), int64(call.U64(b[16:]))
-	if start > math.MaxInt64-base {
-		return r, unix.EOVERFLOW
-	}
-	if start += base; start < 0 {
-		return r, unix.EINVAL
-	}
-	switch {
-	case n > 0:
-		if n-1 > math.MaxInt64-start {
-			return r, unix.EOVERFLOW
-		}
-		r.Start, r.End = start, start+n-1
-	case n < 0:
-		if start+n < 0 {
-			return r, unix.EINVAL
-		}
-		r.Start, r.End = start+n, start-1
-	default:
-		r.Start, r.End = start, math.MaxInt64
-	}
+	r.PID = t.ThreadGroupID()
 	if description {
 		if call.U32(b[24:]) != 0 {
 			return r, unix.EINVAL
@@ -192,11 +163,6 @@ func setLock(t *kernel.Task, f *vfs.File, fd call.FD, cmd uint32, a usermem.Addr
 	want, err := readLock(t, f, a, description)
 	if err != nil {
 		return err
-	}
-	switch want.Type {
-	case unix.F_RDLCK, unix.F_WRLCK, unix.F_UNLCK:
-	default:
-		return unix.EINVAL
 	}
 	table := t.FDs()
 	var owner any

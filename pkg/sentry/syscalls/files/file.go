@@ -46,6 +46,17 @@ var fileRows = []call.Row{
 	call.Full(unix.SYS_GETDENTS, "getdents", call.Args3(getdents)),
 }
 
+// readResult and writeResult are ioResult for calls that /proc/PID/io counts.
+func readResult(t *kernel.Task, n int64, err error) (uint64, error) {
+	t.CountRead(uint64(max(n, 0)))
+	return ioResult(t, n, err)
+}
+
+func writeResult(t *kernel.Task, n int64, err error) (uint64, error) {
+	t.CountWrite(uint64(max(n, 0)))
+	return ioResult(t, n, err)
+}
+
 // ioResult returns what a read or write returns: a partial success hides the
 // error; EPIPE sends SIGPIPE.
 func ioResult(t *kernel.Task, n int64, err error) (uint64, error) {
@@ -161,13 +172,13 @@ func pwritev(t *kernel.Task, fd call.FD, a usermem.Addr, count int32, off int64)
 func readBuffer(t *kernel.Task, f *vfs.File, b usermem.Buffer) (uint64, error) {
 	n, err := f.Read(t, &b)
 	if err != unix.EAGAIN || n != 0 || f.NonBlocking() || !f.Pollable() {
-		return ioResult(t, n, err)
+		return readResult(t, n, err)
 	}
 	err = call.WaitFor(t, f, call.ReadMask, call.IOTimeout(f, false), false, func() (e error) {
 		n, e = f.Read(t, &b)
 		return e
 	})
-	return ioResult(t, n, err)
+	return readResult(t, n, err)
 }
 
 // writeBuffer writes all of b where the file is in blocking mode: a pipe takes
@@ -176,10 +187,11 @@ func writeBuffer(t *kernel.Task, f *vfs.File, b usermem.Buffer) (uint64, error) 
 	want := b.Len()
 	n, err := f.Write(t, &b)
 	if err == unix.EPIPE && quietPipe(f) {
+		t.CountWrite(0)
 		return 0, err
 	}
 	if err == nil && uint64(n) >= want || f.NonBlocking() || !f.Pollable() || err != nil && err != unix.EAGAIN {
-		return ioResult(t, n, err)
+		return writeResult(t, n, err)
 	}
 	done := n
 	err = call.WaitFor(t, f, call.WriteMask, call.IOTimeout(f, true), false, func() error {
@@ -190,17 +202,17 @@ func writeBuffer(t *kernel.Task, f *vfs.File, b usermem.Buffer) (uint64, error) 
 		}
 		return err
 	})
-	return ioResult(t, done, err)
+	return writeResult(t, done, err)
 }
 
 func readAt(t *kernel.Task, f *vfs.File, b usermem.Buffer, off int64) (uint64, error) {
 	n, err := f.ReadAt(t, &b, off)
-	return ioResult(t, n, err)
+	return readResult(t, n, err)
 }
 
 func writeAt(t *kernel.Task, f *vfs.File, b usermem.Buffer, off int64) (uint64, error) {
 	n, err := f.WriteAt(t, &b, off)
-	return ioResult(t, n, err)
+	return writeResult(t, n, err)
 }
 
 func lseek(t *kernel.Task, fd call.FD, off int64, whence int32) (uint64, error) {

@@ -165,7 +165,7 @@ func preadv2(t *kernel.Task, fd call.FD, a usermem.Addr, count int32, off int64,
 		return readAt(t, f, b, off)
 	case flags&unix.RWF_NOWAIT != 0:
 		n, err := f.Read(t, &b)
-		return ioResult(t, n, err)
+		return readResult(t, n, err)
 	}
 	return readBuffer(t, f, b)
 }
@@ -186,7 +186,7 @@ func pwritev2(t *kernel.Task, fd call.FD, a usermem.Addr, count int32, off int64
 	case flags&unix.RWF_NOWAIT != 0:
 		var got int64
 		got, err = f.Write(t, &b)
-		n, err = ioResult(t, got, err)
+		n, err = writeResult(t, got, err)
 	default:
 		n, err = writeBuffer(t, f, b)
 	}

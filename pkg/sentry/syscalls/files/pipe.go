@@ -434,6 +434,8 @@ func sendfile(t *kernel.Task, out, in call.FD, offset usermem.Addr, n call.Size)
 		return 0, err
 	}
 	done, err := copyFile(t, from, to, int64(min(n, call.MaxRW)))
+	t.CountRead(uint64(done))
+	t.CountWrite(uint64(done))
 	if done > 0 {
 		if e := from.done(t); e != nil {
 			return 0, e
@@ -489,6 +491,8 @@ func copyFileRange(t *kernel.Task, in call.FD, offIn usermem.Addr, out call.FD, 
 		return 0, unix.EINVAL
 	}
 	done, err := copyFile(t, from, to, int64(min(n, call.MaxRW)))
+	t.CountRead(uint64(done))
+	t.CountWrite(uint64(done))
 	if done > 0 {
 		if e := from.done(t); e != nil {
 			return 0, e
