@@ -415,8 +415,8 @@ func featuresCommand() *command {
 
 func platformsCommand() *command {
 	return simple("platforms", "", "list the ways application code can be run", 0, 0, func(*Context, []string) error {
-		fmt.Println("auto     the best that works on this host")
-		fmt.Println("systrap  seccomp traps; works everywhere")
+		fmt.Println("auto     systrap where it works, else ptrace")
+		fmt.Println("systrap  system calls become signals; needs Linux 5.9 and a processor with FSGSBASE")
 		fmt.Println("ptrace   PTRACE_SYSEMU; works wherever ptrace does; slow")
 		note := ""
 		if err := unix.Access("/dev/kvm", unix.R_OK|unix.W_OK); err != nil {

@@ -149,6 +149,9 @@ func (k *creation) run() (*Created, error) {
 		return nil, err
 	}
 	if k.sentryErr != nil {
+		if said := k.sentrySaid(); said != "" {
+			k.o.Warn("sentry: " + said)
+		}
 		k.sentryErr.Close()
 	}
 	k.goferReport.Close()
@@ -511,12 +514,19 @@ func (k *creation) cause(err error) error {
 	}
 	said := ""
 	if k.sentryErr != nil {
-		n, _ := k.sentryErr.ReadAt(b, 0)
-		if line, _, _ := strings.Cut(strings.TrimSpace(string(b[:n])), "\n"); line != "" {
+		if line := k.sentrySaid(); line != "" {
 			said = ": " + line
 		}
 	}
 	return fmt.Errorf("the sentry ended while the container was created (%s)%s", state, said)
+}
+
+// sentrySaid returns the first line that the sentry has written to standard error.
+func (k *creation) sentrySaid() string {
+	b := make([]byte, 4096)
+	n, _ := k.sentryErr.ReadAt(b, 0)
+	line, _, _ := strings.Cut(strings.TrimSpace(string(b[:n])), "\n")
+	return line
 }
 
 // StartNow starts the container, before anybody else may.

@@ -46,7 +46,7 @@ type options struct {
 func main() {
 	var o options
 	flag.StringVar(&o.rows, "rows", "", "measure only rows whose name matches this `regexp`")
-	flag.StringVar(&o.platform, "platform", "ptrace", "the sandbox's `platform`")
+	flag.StringVar(&o.platform, "platform", "systrap", "the sandbox's `platform`")
 	flag.StringVar(&o.image, "image", "debian", "the `image` to run in")
 	flag.IntVar(&o.runs, "runs", 5, "repetitions of each row")
 	flag.BoolVar(&o.json, "json", false, "print JSON, with all samples")

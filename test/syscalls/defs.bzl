@@ -1,7 +1,10 @@
 """Syscall tests: one C program, run on the host's Linux and in the sandbox."""
 
 # One target per platform of this list, NAME_<platform>.
-PLATFORMS = ["ptrace"]
+PLATFORMS = [
+    "ptrace",
+    "systrap",
+]
 
 def syscall_test(name, platforms = PLATFORMS, size = "small", tags = []):
     """Builds NAME.c statically and makes a test of each way to run it.

@@ -167,7 +167,15 @@ func newPlatform(name string) (platform.Platform, []seccomp.Row, error) {
 			return nil, nil, fmt.Errorf("platform systrap: %w", err)
 		}
 		return p, systrap.HostCalls, nil
-	case "ptrace", "auto":
+	case "auto":
+		p, calls, err := newPlatform("systrap")
+		if err == nil {
+			return p, calls, nil
+		}
+		// runsc passes it on as a warning.
+		fmt.Fprintf(os.Stderr, "%v: falling back to the slower platform ptrace\n", err)
+		return newPlatform("ptrace")
+	case "ptrace":
 		p, err := ptrace.New()
 		if err != nil {
 			return nil, nil, fmt.Errorf("platform ptrace: %w", err)
