@@ -105,7 +105,8 @@ func (c *container) newTask(p *control.Process) (_ *kernel.Task, err error) {
 	if err == nil {
 		err = c.exec(t, p)
 	}
-	if err != nil && !t.ThreadGroup().Ending() {
+	// A limit that is too small for the program is worth a sentence.
+	if err != nil && (err == unix.ENOMEM || !t.ThreadGroup().Ending()) {
 		// The task ends without ever having run the application.
 		t.ThreadGroup().Kill(kernel.ExitStatus{Signal: sigKill})
 		t.Start()
