@@ -245,8 +245,14 @@ func (c *container) exec(t *kernel.Task, p *control.Process) error {
 	var last error = unix.ENOENT
 	for _, file := range candidates {
 		err := t.Exec(&kernel.ExecArgs{View: t.FS().View(), Path: file, Flags: vfs.FollowFinal, Argv: p.Args, Envv: p.Env})
-		if err == nil || t.ThreadGroup().Ending() {
-			return err
+		if err == nil {
+			return nil
+		}
+		if t.ThreadGroup().Ending() {
+			if last = err; err != unix.ENOMEM {
+				return err
+			}
+			break
 		}
 		if err != unix.ENOENT && err != unix.ENOTDIR {
 			last = err
