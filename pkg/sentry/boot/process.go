@@ -105,8 +105,7 @@ func (c *container) newTask(p *control.Process) (_ *kernel.Task, err error) {
 	if err == nil {
 		err = c.exec(t, p)
 	}
-	// A limit that is too small for the program is worth a sentence.
-	if err != nil && (err == unix.ENOMEM || !t.ThreadGroup().Ending()) {
+	if err != nil {
 		// The task ends without ever having run the application.
 		t.ThreadGroup().Kill(kernel.ExitStatus{Signal: sigKill})
 		t.Start()
@@ -249,9 +248,10 @@ func (c *container) exec(t *kernel.Task, p *control.Process) error {
 			return nil
 		}
 		if t.ThreadGroup().Ending() {
-			if last = err; err != unix.ENOMEM {
-				return err
+			if err != unix.ENOMEM {
+				return nil
 			}
+			last = err // worth a sentence
 			break
 		}
 		if err != unix.ENOENT && err != unix.ENOTDIR {
