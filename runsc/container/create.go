@@ -119,8 +119,8 @@ func (k *creation) run() (*Created, error) {
 	for _, w := range k.plan.Warnings {
 		o.Warn(w)
 	}
-	if c := k.plan.Args.Resources; o.Join != "" && (c.CPUQuota > 0 || c.CPUShares > 0) {
-		o.Warn("linux.resources.cpu: processor time is held for the sandbox as a whole, by the cgroup of its first container")
+	if c := k.plan.Args.Resources; o.Join != "" && c.CPUShares > 0 {
+		o.Warn("linux.resources.cpu.shares: weights are held between sandboxes, not between the containers of one")
 	}
 	k.state.Rootfs, k.state.Limits = k.plan.Attach[0].Name, k.plan.Args.Resources
 	if err := k.startProcesses(); err != nil {

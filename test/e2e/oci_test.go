@@ -389,6 +389,46 @@ func TestStandardInput(t *testing.T) {
 	}
 }
 
+// The first container's share of processor time is the cgroup's to hold; that of a
+// further one the sandbox's.
+func TestQuotaOfASecondContainer(t *testing.T) {
+	h := realHouse(t)
+	h.ociSpec("exec sleep 1000", nil)
+	h.must("run", "--detach", "pause")
+	second := func(id string, quota int) {
+		h.ociSpec("sleep 0.01; while :; do :; done", func(s, _, l object) {
+			s["annotations"] = object{"io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.sandbox-id": "pause"}
+			l["cgroupsPath"] = "/vitrine-test-quota/" + id
+			if quota > 0 {
+				l["resources"] = object{"cpu": object{"quota": quota, "period": 50000}}
+			}
+		})
+		h.must("run", "--detach", id)
+	}
+	defer func() {
+		h.run("delete", "--force", "slow")
+		h.run("delete", "--force", "fast")
+		dirs, _ := filepath.Glob("/sys/fs/cgroup/*/vitrine-test-quota")
+		for _, d := range append(dirs, "/sys/fs/cgroup/vitrine-test-quota") {
+			unix.Rmdir(d)
+		}
+	}()
+	second("slow", 2500)
+	second("fast", 0)
+	eventually(t, "the fast one has computed", func() bool { return h.cpuTime("fast") > 1e9 })
+	slow, fast := h.cpuTime("slow"), h.cpuTime("fast")
+	if slow*3 > fast {
+		t.Errorf("a twentieth of a processor did %d ms of work, a whole one %d", slow/1e6, fast/1e6)
+	}
+	// Without its bound it goes on.
+	h.must("update", "--cpu-quota", "-1", "slow")
+	eventually(t, "it computes", func() bool { return h.cpuTime("slow") > slow+5e8 })
+	h.must("pause", "slow")
+	h.must("resume", "slow")
+	h.must("kill", "slow", "KILL")
+	eventually(t, "it has ended", func() bool { return h.status("slow") == "stopped" })
+}
+
 // Output that nobody reads for a while fills the pipe; then all of it comes.
 func TestOutputWaitsForItsReader(t *testing.T) {
 	h := realHouse(t)

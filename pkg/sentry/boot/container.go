@@ -73,6 +73,9 @@ func (s *Sandbox) Create(args *control.CreateArgs) error {
 	}
 	s.mu.Unlock()
 	err := c.create()
+	if err != nil {
+		c.kc.SetQuota(s.k, 0, 0)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil {
@@ -148,6 +151,7 @@ func (s *Sandbox) Start(id string) error {
 // ended is what follows the end of init.
 func (c *container) ended() {
 	c.killAll()
+	c.kc.SetQuota(c.s.k, 0, 0)
 	c.settle(c.init.ThreadGroup())
 	s := c.s
 	s.mu.Lock()

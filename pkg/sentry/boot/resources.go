@@ -20,8 +20,12 @@ func (s *Sandbox) Update(id string, r *control.Resources) error {
 	return c.setResources(r)
 }
 
+// defaultPeriod is that of a quota, in microseconds, where none is given.
+const defaultPeriod = 100000
+
 // setResources puts limits in place. The host's cgroup holds the processor time of
-// the sandbox; here it is shown only.
+// the sandbox as a whole, which is the first container's limit; that of others is
+// held here.
 func (c *container) setResources(r *control.Resources) error {
 	k := c.s.k
 	if _, err := countCPUs(r.Cpus); err != nil {
@@ -30,6 +34,9 @@ func (c *container) setResources(r *control.Resources) error {
 	c.account.SetLimit(uint64(max(r.MemoryLimit, 0)))
 	c.kc.SetLimit(k, int(min(max(r.PidsLimit, 0), kernel.PIDMax)))
 	limits := *r
+	if !c.isRoot() {
+		c.kc.SetQuota(k, r.CPUQuota*1000, int64(cmp.Or(r.CPUPeriod, defaultPeriod))*1000)
+	}
 	before := c.affinity()
 	c.resources.Store(&limits)
 	now := c.affinity()
@@ -42,6 +49,13 @@ func (c *container) setResources(r *control.Resources) error {
 		}
 	}
 	return nil
+}
+
+// isRoot reports whether it is the sandbox's first container.
+func (c *container) isRoot() bool {
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	return c.s.root == c.id
 }
 
 // affinity is where tasks may run at first; zero for anywhere.

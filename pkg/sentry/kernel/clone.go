@@ -365,7 +365,7 @@ func (k *Kernel) adopt(child, parent *Task, a *CloneArgs, lim *limits.Set) error
 	}
 	child.namespaces.IPC.Enter()
 	child.rememberIDs()
-	if c := child.container; c != nil && c.frozen.Load() != nil {
+	if c := child.container; c != nil && c.held() != nil {
 		child.work.Store(true) // Pause may have looked for tasks before
 	}
 	k.tasks.Add(1)

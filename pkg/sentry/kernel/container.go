@@ -9,12 +9,31 @@ import (
 // namespaces. Children inherit it.
 type Container struct {
 	ID string
-	// frozen is not nil while the container is paused, and closed when it goes
-	// on.
-	frozen atomic.Pointer[chan struct{}]
+	// paused is for Pause and Resume, throttled for the quota: tasks stop while
+	// either is frozen.
+	paused, throttled freezer
+	quota             atomic.Pointer[quota]
 	// tasks is how many there are, limit how many there may be, zero for any
-	// number. Guarded by Kernel.tree.
+	// number; spent is the processor time, in nanoseconds, of those that have
+	// ended. Guarded by Kernel.tree.
 	tasks, limit int
+	spent        int64
+}
+
+// freezer stops tasks. What it holds is not nil while it does, and closed when they
+// go on.
+type freezer struct{ ch atomic.Pointer[chan struct{}] }
+
+// freeze reports whether it wasn't frozen before.
+func (f *freezer) freeze() bool {
+	ch := make(chan struct{})
+	return f.ch.CompareAndSwap(nil, &ch)
+}
+
+func (f *freezer) thaw() {
+	if ch := f.ch.Swap(nil); ch != nil {
+		close(*ch)
+	}
 }
 
 // SetLimit bounds the tasks of the container (the pids cgroup); zero is no bound.
@@ -38,10 +57,13 @@ func (t *Task) Container() string { return t.container.ID }
 // Pause stops all tasks of the container, unseen by them, until Resume. Those
 // that are in a system call stop when it is done.
 func (c *Container) Pause(k *Kernel) {
-	ch := make(chan struct{})
-	if !c.frozen.CompareAndSwap(nil, &ch) {
-		return
+	if c.paused.freeze() {
+		c.interrupt(k)
 	}
+}
+
+// interrupt makes all tasks of the container look whether they are to stop.
+func (c *Container) interrupt(k *Kernel) {
 	for _, t := range k.RootPIDNS.Tasks() {
 		if t.container == c {
 			t.interrupt()
@@ -51,16 +73,22 @@ func (c *Container) Pause(k *Kernel) {
 
 // Resume lets them go on.
 func (c *Container) Resume() {
-	if ch := c.frozen.Swap(nil); ch != nil {
-		close(*ch)
-	}
+	c.paused.thaw()
 }
 
-// thaw waits while the task's container is paused. It reports false when the
+// held returns what the container's tasks wait for before they go on, or nil.
+func (c *Container) held() *chan struct{} {
+	if ch := c.paused.ch.Load(); ch != nil {
+		return ch
+	}
+	return c.throttled.ch.Load()
+}
+
+// thaw waits while the task's container is paused or throttled. It reports false when the
 // task is to end.
 func (t *Task) thaw() bool {
 	for {
-		ch := t.container.frozen.Load()
+		ch := t.container.held()
 		if ch == nil {
 			return true
 		}

@@ -87,6 +87,9 @@ func (t *Task) exit() {
 	used.MaxRSS = peak
 	tg.deadUsage.Add(used)
 	k.deadUsage.Add(used)
+	if t.container != nil {
+		t.container.spent += used.User + used.System
+	}
 	var after []func()
 	if t != tg.leader {
 		tell, ok := t.exitTraced(status)

@@ -319,6 +319,7 @@ func (t *Task) Start() {
 func (t *Task) run() {
 	t.usage.Begin()
 	t.tg.awake.Add(1)
+	t.container.taskRuns()
 	if t.tg.timers.Limited() {
 		t.tg.timers.CheckCPU()
 	}
