@@ -1,23 +1,20 @@
 // Package rangemap holds values for ranges of numbers: the mappings of an
 // address space, the pages of a file, the locks on it.
 //
-// A Map keeps entries [Start, End) → Value that do not overlap, in a B-tree
-// ordered by Start. Values are copied as they are: keep them small, or make
-// them pointers to what does not change. What happens to a value when its entry
+// A Map keeps entries [Start, End) → Value that do not overlap, ordered by Start:
+// a few in a slice, more in a B-tree. Values are copied as they are: keep them
+// small, or make them pointers to what does not change. What happens to a value when its entry
 // is cut in two, and which neighbours may become one, is said by two functions
 // given to New.
 //
-// Clone is lazy: it costs the same for any size, and the two maps copy nodes of
-// the tree when they are written later. fork(2) depends on it.
+// Clone is lazy: it costs the same for any size, and the two maps copy the slice
+// or nodes of the tree when they are written later. fork(2) depends on it.
 //
 // A Map does no locking: any number of readers, or one writer. Clone is a
 // writer. Nothing here allocates for a lookup.
 package rangemap
 
-import "github.com/google/btree"
-
-// degree is chosen so that a node of entries of 56 bytes fills about a page.
-const degree = 32
+import "math"
 
 // Entry is a range and its value.
 type Entry[V any] struct {
@@ -40,24 +37,19 @@ type Funcs[V any] struct {
 
 // Map is a set of entries that do not overlap.
 type Map[V any] struct {
-	tree  *btree.BTreeG[Entry[V]]
+	set   set[V]
 	funcs Funcs[V]
 }
 
 // New returns an empty Map.
-func New[V any](funcs Funcs[V]) *Map[V] {
-	return &Map[V]{
-		tree:  btree.NewG(degree, func(a, b Entry[V]) bool { return a.Start < b.Start }),
-		funcs: funcs,
-	}
-}
+func New[V any](funcs Funcs[V]) *Map[V] { return &Map[V]{funcs: funcs} }
 
 // Clone returns a copy of the map, lazily. Split is not called: a value that
 // counts references must be counted by the caller.
-func (m *Map[V]) Clone() *Map[V] { return &Map[V]{tree: m.tree.Clone(), funcs: m.funcs} }
+func (m *Map[V]) Clone() *Map[V] { return &Map[V]{set: m.set.clone(), funcs: m.funcs} }
 
 // Len returns the number of entries.
-func (m *Map[V]) Len() int { return m.tree.Len() }
+func (m *Map[V]) Len() int { return m.set.len() }
 
 // Find returns the entry that contains x.
 func (m *Map[V]) Find(x uint64) (Entry[V], bool) {
@@ -66,13 +58,7 @@ func (m *Map[V]) Find(x uint64) (Entry[V], bool) {
 }
 
 // Floor returns the last entry that starts at or before x.
-func (m *Map[V]) Floor(x uint64) (found Entry[V], ok bool) {
-	m.tree.DescendLessOrEqual(Entry[V]{Start: x}, func(e Entry[V]) bool {
-		found, ok = e, true
-		return false
-	})
-	return found, ok
-}
+func (m *Map[V]) Floor(x uint64) (Entry[V], bool) { return m.set.floor(x) }
 
 // Below returns the last entry that starts before x.
 func (m *Map[V]) Below(x uint64) (Entry[V], bool) {
@@ -83,13 +69,7 @@ func (m *Map[V]) Below(x uint64) (Entry[V], bool) {
 }
 
 // Ceil returns the first entry that starts at or after x.
-func (m *Map[V]) Ceil(x uint64) (found Entry[V], ok bool) {
-	m.tree.AscendGreaterOrEqual(Entry[V]{Start: x}, func(e Entry[V]) bool {
-		found, ok = e, true
-		return false
-	})
-	return found, ok
-}
+func (m *Map[V]) Ceil(x uint64) (Entry[V], bool) { return m.set.ceil(x) }
 
 // Next returns the entry that contains x, or else the first one after it.
 func (m *Map[V]) Next(x uint64) (Entry[V], bool) {
@@ -100,10 +80,10 @@ func (m *Map[V]) Next(x uint64) (Entry[V], bool) {
 }
 
 // First returns the entry with the lowest Start.
-func (m *Map[V]) First() (Entry[V], bool) { return m.tree.Min() }
+func (m *Map[V]) First() (Entry[V], bool) { return m.set.ceil(0) }
 
 // Last returns the entry with the highest Start.
-func (m *Map[V]) Last() (Entry[V], bool) { return m.tree.Max() }
+func (m *Map[V]) Last() (Entry[V], bool) { return m.set.floor(math.MaxUint64) }
 
 // Gap returns the free range around x, within [0, limit); it is empty when x
 // lies in an entry.
@@ -129,7 +109,7 @@ func (m *Map[V]) Ascend(from uint64, f func(Entry[V]) bool) {
 			return
 		}
 	}
-	m.tree.AscendGreaterOrEqual(Entry[V]{Start: from}, f)
+	m.set.ascend(from, f)
 }
 
 // Descend calls f for the entries that start before from, from the last to the
@@ -138,7 +118,7 @@ func (m *Map[V]) Descend(from uint64, f func(Entry[V]) bool) {
 	if from == 0 {
 		return
 	}
-	m.tree.DescendLessOrEqual(Entry[V]{Start: from - 1}, f)
+	m.set.descend(from-1, f)
 }
 
 // Overlap calls f for the entries that share something with [start, end), in
@@ -153,7 +133,7 @@ func (m *Map[V]) Overlap(start, end uint64, f func(Entry[V]) bool) {
 			return
 		}
 	}
-	m.tree.AscendRange(Entry[V]{Start: start}, Entry[V]{Start: end}, f)
+	m.set.ascend(start, func(e Entry[V]) bool { return e.Start < end && f(e) })
 }
 
 // Free reports whether nothing lies in [start, end).
@@ -184,12 +164,12 @@ func (m *Map[V]) Insert(start, end uint64, v V) Entry[V] {
 		}
 		if after, ok := m.Ceil(end); ok && after.Start == end {
 			if v, ok := m.funcs.Merge(e, after); ok {
-				m.tree.Delete(after)
+				m.set.remove(after.Start)
 				e = Entry[V]{e.Start, after.End, v}
 			}
 		}
 	}
-	m.tree.ReplaceOrInsert(e)
+	m.set.put(e)
 	return e
 }
 
@@ -203,8 +183,8 @@ func (m *Map[V]) SplitAt(at uint64) {
 	if m.funcs.Split != nil {
 		left, right = m.funcs.Split(e, at)
 	}
-	m.tree.ReplaceOrInsert(Entry[V]{e.Start, at, left})
-	m.tree.ReplaceOrInsert(Entry[V]{at, e.End, right})
+	m.set.put(Entry[V]{e.Start, at, left})
+	m.set.put(Entry[V]{at, e.End, right})
 }
 
 // Isolate cuts entries so that none reaches across start or end.
@@ -226,7 +206,7 @@ func (m *Map[V]) Remove(start, end uint64, f func(Entry[V])) {
 		if !ok || e.Start >= end {
 			return
 		}
-		m.tree.Delete(e)
+		m.set.remove(e.Start)
 		if f != nil {
 			f(e)
 		}
@@ -248,7 +228,7 @@ func (m *Map[V]) Update(start, end uint64, f func(Entry[V]) V) {
 			break
 		}
 		e.Value = f(e)
-		m.tree.ReplaceOrInsert(e)
+		m.set.put(e)
 		at = e.End
 	}
 	m.Merge(start, end)
@@ -271,9 +251,9 @@ func (m *Map[V]) Merge(start, end uint64) {
 		}
 		if cur.End == next.Start {
 			if v, can := m.funcs.Merge(cur, next); can {
-				m.tree.Delete(next)
+				m.set.remove(next.Start)
 				cur = Entry[V]{cur.Start, next.End, v}
-				m.tree.ReplaceOrInsert(cur)
+				m.set.put(cur)
 				continue
 			}
 		}
@@ -288,4 +268,4 @@ func (m *Map[V]) Set(start, end uint64, v V) {
 }
 
 // Clear removes everything.
-func (m *Map[V]) Clear() { m.tree.Clear(false) }
+func (m *Map[V]) Clear() { m.set = set[V]{} }

@@ -1,6 +1,9 @@
 package rangemap
 
-import "testing"
+import (
+	"slices"
+	"testing"
+)
 
 // span is a value that remembers where its first byte was, so that a wrong
 // split shows.
@@ -20,7 +23,7 @@ func spanFuncs() Funcs[span] {
 	}
 }
 
-const modelSize = 64
+const modelSize = 192
 
 // model is the naive map: one cell a number. Kind zero is free.
 type model [modelSize]span
@@ -81,6 +84,12 @@ func check(t *testing.T, m *Map[span], want *model) {
 func FuzzAgainstCells(f *testing.F) {
 	f.Add([]byte{0, 0, 10, 0, 10, 20, 1, 5, 15, 4, 0, 0, 2, 8, 30, 3, 2, 60})
 	f.Add([]byte("\x00\x00\x3f\x01\x08\x10\x00\x08\x10\x02\x00\x3f\x04\x00\x00\x01\x00\x3f"))
+	// More entries than are kept in a slice: there, cut, cloned and taken away.
+	many := []byte{0, 0, modelSize}
+	for i := byte(0); i < modelSize; i += 2 {
+		many = append(many, 3, i, i+1)
+	}
+	f.Add(append(append(many, 4, 0, 0, 2, 60, 130, 0x44, 0, 0, 5, 20, 100), 1, 0, modelSize))
 	f.Fuzz(func(t *testing.T, ops []byte) {
 		m := New(spanFuncs())
 		var want model
@@ -148,6 +157,19 @@ func FuzzAgainstCells(f *testing.F) {
 				}
 			}
 			check(t, m, &want)
+			var up, down []uint64
+			m.Ascend(0, func(e Entry[span]) bool { up = append(up, e.Start); return e.Start < b })
+			m.Descend(b, func(e Entry[span]) bool { down = append(down, e.Start); return e.Start > a })
+			for i, d := range down {
+				if d >= b || i > 0 && down[i-1] <= d || !slices.Contains(up, d) {
+					t.Fatalf("Descend(%d) gave %v, Ascend %v", b, down, up)
+				}
+			}
+			for _, u := range up {
+				if u >= a && u < b && !slices.Contains(down, u) {
+					t.Fatalf("Descend(%d) to %d left %d out: %v", b, a, u, down)
+				}
+			}
 			var seen []uint64
 			m.Overlap(a, b, func(e Entry[span]) bool { seen = append(seen, e.Start); return true })
 			for _, s := range seen {
