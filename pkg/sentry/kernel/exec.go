@@ -153,7 +153,7 @@ func (t *Task) Exec(a *ExecArgs) error {
 	final := prog.File().(*execFile)
 	creds, secure, noDump := t.execCredentials(final)
 	memory, err := mm.New(t.k.Platform, t.k.Memory, t.mm.Account(), mm.Options{
-		Limits: t.tg.Limits(), NoRandom: t.personality.Load()&linux.ADDR_NO_RANDOMIZE != 0,
+		Limits: t.tg.Limits(), NoRandom: t.personality.Load()&linux.ADDR_NO_RANDOMIZE != 0, Loading: true,
 	})
 	if err != nil {
 		prog.Release()

@@ -38,7 +38,7 @@ func (m *MemoryManager) expect(s span, now bool) {
 	if len(m.ahead) < maxAhead {
 		m.ahead = append(m.ahead, s)
 	}
-	if now && s.end-s.start <= aheadPages {
+	if now && !m.loading && s.end-s.start <= aheadPages {
 		m.mapAhead(span{})
 	}
 }
@@ -50,6 +50,7 @@ func (m *MemoryManager) MapAhead() {
 	defer m.mu.RUnlock()
 	m.pageMu.Lock()
 	defer m.pageMu.Unlock()
+	m.loading = false
 	m.mapAhead(span{})
 }
 

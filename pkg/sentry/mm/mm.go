@@ -99,6 +99,7 @@ type MemoryManager struct {
 	invalSeq uint64 // counts calls of Invalidate
 	recent   recentMap
 	ahead    []span // see mapAhead
+	loading  bool   // see Options.Loading
 	habit    *habit // of its forks; nil before the first
 	learning int    // how many more faults are noted in habit
 	// forking is set while Fork builds this address space; what Invalidate
@@ -168,6 +169,7 @@ func New(p platform.Platform, f *memfile.File, acct *memfile.Account, opts Optio
 	}
 	m.layout.base = (m.layout.bounds.End - usermem.Addr(min(gap+stackGuard, size/8*7))).RoundDown()
 	m.meta.dumpable.Store(1)
+	m.loading = opts.Loading
 	return m, nil
 }
 

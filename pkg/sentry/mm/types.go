@@ -39,6 +39,9 @@ type Options struct {
 	// NoRandom makes the layout the same each time, as
 	// personality(ADDR_NO_RANDOMIZE) does.
 	NoRandom bool
+	// Loading says that a program will be put in place, and MapAhead called
+	// then: until then nothing is mapped ahead.
+	Loading bool
 }
 
 // MMapOpts are the parameters of MMap; see mmap(2).
