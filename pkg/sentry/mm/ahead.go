@@ -1,6 +1,11 @@
 package mm
 
-import "vitrine/pkg/usermem"
+import (
+	"cmp"
+	"slices"
+
+	"vitrine/pkg/usermem"
+)
 
 // A fault costs many times what one more mapping does that is made along with
 // others. So a mapping that is likely to be touched soon is noted, and made with
@@ -59,14 +64,17 @@ func (m *MemoryManager) MapAhead() {
 func (m *MemoryManager) mapAhead(done span) {
 	list := m.ahead
 	m.ahead = nil // pageMu is released meanwhile
+	// Later mappings lie over parts of earlier ones.
+	slices.SortFunc(list, func(a, b span) int { return cmp.Compare(a.start, b.start) })
+	at := uint64(0)
 	for _, s := range list {
-		for at := s.start; at < s.end; {
+		for at = max(at, s.start); at < s.end; {
 			e, ok := m.vmas.Next(at)
 			if !ok || e.Start >= s.end {
 				break
 			}
 			w := span{max(at, e.Start), min(e.End, s.end)}
-			at = e.End
+			at = w.end
 			if w.start >= done.start && w.end <= done.end {
 				continue
 			}

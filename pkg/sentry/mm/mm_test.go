@@ -265,7 +265,7 @@ func TestMemoryLimitEndsInOOM(t *testing.T) {
 func TestHostOutOfMappings(t *testing.T) {
 	e := newEnv(t, 0)
 	m := e.newMM(t, Options{})
-	a := mustMap(t, m, MMapOpts{Length: 64 * pageSize, Private: true})
+	a := mustMap(t, m, MMapOpts{Length: 4096 * pageSize, Private: true}) // large: a fault fills little of it
 	touch(t, m, a, true, 3)
 	m.as.(*fakeSpace).fail = 1
 	touch(t, m, a+40*pageSize, true, 4)
