@@ -252,3 +252,81 @@ TEST(exec_stop)
 	CHECK_OK(ptrace(PTRACE_KILL, pid, 0, 0));
 	CHECK_EQ(stopped(pid), -SIGKILL - 1);
 }
+
+/* PTRACE_GET_SYSCALL_INFO is of Linux 5.3. */
+struct call_info {
+	uint8_t op, pad[3];
+	uint32_t arch;
+	uint64_t ip, sp;
+	union {
+		struct {
+			uint64_t nr, args[6];
+		} entry;
+		struct {
+			int64_t value;
+			uint8_t is_error;
+		} exit;
+	};
+};
+
+static long call_info(pid_t pid, size_t size, struct call_info *i)
+{
+	if (i != NULL)
+		memset(i, 0xee, sizeof *i);
+	return ptrace(0x420e, pid, size, i);
+}
+
+TEST(syscall_info)
+{
+	pid_t pid = tap_fork();
+	if (pid == 0) {
+		ptrace(PTRACE_TRACEME, 0, 0, 0);
+		raise(SIGSTOP);
+		syscall(SYS_close, -7, 11, 12, 13, 14, 15);
+		_exit(0);
+	}
+	CHECK_EQ(stopped(pid), SIGSTOP);
+	struct call_info i;
+	long n = call_info(pid, sizeof i, &i);
+	if (n == -1 && errno == EIO) {
+		kill(pid, SIGKILL);
+		tap_reap(pid);
+		SKIP("Linux 5.3");
+	}
+	CHECK_EQ(n, 24);
+	CHECK_EQ(i.op, 0); /* no stop of a call */
+	CHECK_EQ(i.arch, 0xc000003e);
+	CHECK_OK(ptrace(PTRACE_SETOPTIONS, pid, 0, PTRACE_O_TRACESYSGOOD));
+	for (int k = 0; k < 20; k++) { /* what libc does before */
+		ptrace(PTRACE_SYSCALL, pid, 0, 0);
+		if (stopped(pid) != (SIGTRAP | 0x80) || call_info(pid, sizeof i, &i) < 0 ||
+		    (i.op == 1 && i.entry.nr == SYS_close))
+			break;
+	}
+	CHECK_EQ(i.op, 1);
+	CHECK_EQ(call_info(pid, sizeof i, &i), 80);
+	CHECK_EQ(i.entry.nr, SYS_close);
+	CHECK_EQ((int)i.entry.args[0], -7);
+	for (int k = 1; k < 6; k++)
+		CHECK_EQ(i.entry.args[k], 10 + k);
+	struct user_regs_struct r;
+	CHECK_OK(ptrace(PTRACE_GETREGS, pid, 0, &r));
+	CHECK_EQ(i.ip, r.rip);
+	CHECK_EQ(i.sp, r.rsp);
+	CHECK_EQ(call_info(pid, 8, &i), 80); /* what there is, not what was written */
+	CHECK_EQ(i.op, 1);
+	CHECK_EQ(i.ip, 0xeeeeeeeeeeeeeeeeul);
+	unsigned long message = 0;
+	CHECK_OK(ptrace(PTRACE_GETEVENTMSG, pid, 0, &message));
+	CHECK_EQ(message, 1);
+	ptrace(PTRACE_SYSCALL, pid, 0, 0);
+	CHECK_EQ(stopped(pid), SIGTRAP | 0x80);
+	CHECK_EQ(call_info(pid, sizeof i, &i), 33);
+	CHECK_EQ(i.op, 2);
+	CHECK_EQ(i.exit.value, -EBADF);
+	CHECK_EQ(i.exit.is_error, 1);
+	CHECK_ERRNO(call_info(pid, sizeof i, NULL), EFAULT);
+	kill(pid, SIGKILL);
+	CHECK_EQ(tap_reap(pid), SIGKILL);
+	CHECK_ERRNO(call_info(pid, sizeof i, &i), ESRCH);
+}

@@ -52,6 +52,8 @@ type Actor struct {
 	Creds *auth.Credentials
 	PID   int32
 	Now   int64 // seconds since 1970
+	// Process tells the process from others; it creates shared memory.
+	Process any
 }
 
 // Permissions are the owner, creator and mode of an object: struct ipc_perm.

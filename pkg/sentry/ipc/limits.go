@@ -7,6 +7,9 @@ type Limits struct {
 	SegmentSize  uint64 // shmmax, bytes
 	SegmentPages uint64 // shmall, pages of all segments
 	Segments     int    // shmmni
+	// ForceRemove is shm_rmid_forced: 1 where segments go that nobody has
+	// attached, when they are detached or their creator ends.
+	ForceRemove int
 
 	Message    uint64 // msgmax, bytes
 	QueueBytes uint64 // msgmnb, bytes
@@ -48,7 +51,7 @@ func (ns *Namespace) Limits() Limits {
 func (ns *Namespace) SetLimits(l Limits) error {
 	for _, n := range []struct{ value, max int }{
 		{l.Segments, maxTable}, {l.Queues, maxTable}, {l.Sets, maxTable}, {l.PerSet, MaxPerSet},
-		{l.Semaphores, 1<<31 - 1}, {l.Operations, maxOperations},
+		{l.Semaphores, 1<<31 - 1}, {l.Operations, maxOperations}, {l.ForceRemove, 1},
 	} {
 		if n.value < 0 || n.value > n.max {
 			return unix.EINVAL
@@ -60,6 +63,9 @@ func (ns *Namespace) SetLimits(l Limits) error {
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
 	ns.setLimits(l)
+	if l.ForceRemove != 0 {
+		ns.removeUnattached(nil)
+	}
 	return nil
 }
 

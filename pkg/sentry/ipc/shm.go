@@ -25,6 +25,8 @@ type Segment struct {
 	store *pagestore.Store
 	name  string
 
+	// creator is the process that made the segment, nil once it has ended.
+	creator             any
 	attached            uint64
 	created, last       int32 // processes
 	atime, dtime, ctime int64
@@ -63,7 +65,7 @@ func (ns *Namespace) ShmGet(a *Actor, key int32, size uint64, flags uint32, f *m
 			return nil, unix.ENOSPC
 		}
 		s := &Segment{
-			ns: ns, perm: newPermissions(a, key, flags), size: size, store: pagestore.New(f, acct), created: a.PID, ctime: a.Now,
+			ns: ns, perm: newPermissions(a, key, flags), size: size, store: pagestore.New(f, acct), created: a.PID, creator: a.Process, ctime: a.Now,
 			name: fmt.Sprintf("/SYSV%08x (deleted)", uint32(key)), now: now,
 		}
 		if err := s.store.Truncate(pages(size) << 12); err != nil {
@@ -82,7 +84,7 @@ func (ns *Namespace) ShmGet(a *Actor, key int32, size uint64, flags uint32, f *m
 func pages(size uint64) uint64 { return (size + 4095) >> 12 }
 
 // ShmAttach begins shmat(2): it returns the segment with a reference that keeps
-// it until the mapping has its own. write asks for writing, execute for
+// it until the mapping has its own (EndAttach). write asks for writing, execute for
 // executing.
 func (ns *Namespace) ShmAttach(a *Actor, id int32, write, execute bool) (*Segment, error) {
 	ns.mu.Lock()
@@ -131,9 +133,23 @@ func (s *Segment) IncRef() {
 func (s *Segment) DecRef() {
 	s.ns.mu.Lock()
 	defer s.ns.mu.Unlock()
-	s.attached--
 	s.dtime = s.now()
-	if s.attached == 0 && s.perm.Mode&ShmDest != 0 {
+	s.unhold()
+}
+
+// EndAttach gives back the reference of ShmAttach.
+func (s *Segment) EndAttach() {
+	s.ns.mu.Lock()
+	defer s.ns.mu.Unlock()
+	s.unhold()
+}
+
+// unhold takes an attachment away; a segment that waited for it goes. ns.mu is held.
+func (s *Segment) unhold() {
+	s.attached--
+	if s.attached == 0 && s.ns.limits.ForceRemove != 0 && s.perm.Mode&ShmDest == 0 {
+		s.ns.removeSegment(s)
+	} else if s.attached == 0 && s.perm.Mode&ShmDest != 0 {
 		if !s.perm.dead {
 			s.ns.segments.remove(s)
 		}
@@ -150,6 +166,31 @@ func (ns *Namespace) removeSegment(s *Segment) {
 		ns.segments.remove(s)
 		ns.pages -= pages(s.size)
 		s.store.Release()
+	}
+}
+
+// removeUnattached removes the segments that nobody has attached and that creator
+// made. ns.mu is held.
+func (ns *Namespace) removeUnattached(creator any) {
+	for _, s := range ns.segments.all() {
+		if s.creator == creator && s.attached == 0 {
+			ns.removeSegment(s)
+		}
+	}
+}
+
+// CreatorEnds forgets that process made segments, and removes those of them that
+// nobody has attached where shm_rmid_forced says so.
+func (ns *Namespace) CreatorEnds(process any) {
+	ns.mu.Lock()
+	defer ns.mu.Unlock()
+	if ns.limits.ForceRemove != 0 {
+		ns.removeUnattached(process)
+	}
+	for _, s := range ns.segments.all() {
+		if s.creator == process {
+			s.creator = nil
+		}
 	}
 }
 

@@ -113,6 +113,9 @@ func (t *Task) exit() {
 		}
 	}
 	if last {
+		if ns.IPC != nil {
+			after = append(after, func() { ns.IPC.ProcessEnds(tg) })
+		}
 		after = append(after, tg.ended(status)...)
 	}
 	k.tree.Unlock()

@@ -127,7 +127,16 @@ func (ns *PIDNamespace) Tasks() []*Task {
 	return all
 }
 
-// LastPID returns the pid that was given out last, for /proc/loadavg.
+// SetLastPID makes the next pid the one after n, or the next that is free
+// (pid_namespaces(7), /proc/sys/kernel/ns_last_pid).
+func (ns *PIDNamespace) SetLastPID(n int32) {
+	ns.k.tree.Lock()
+	ns.last = n
+	ns.k.tree.Unlock()
+}
+
+// LastPID returns the pid that was given out last, for /proc/loadavg
+// and ns_last_pid.
 func (ns *PIDNamespace) LastPID() int32 {
 	ns.k.tree.RLock()
 	defer ns.k.tree.RUnlock()

@@ -231,6 +231,37 @@ func (t *Task) TraceMessage(o *Task) (m uint64, err error) {
 	return m, err
 }
 
+// SyscallStop says at which sort of stop a task stands, for
+// PTRACE_GET_SYSCALL_INFO.
+type SyscallStop uint8
+
+// The values are those of struct ptrace_syscall_info.
+const (
+	SyscallStopNone SyscallStop = iota
+	SyscallStopEntry
+	SyscallStopExit
+	SyscallStopSeccomp
+)
+
+// SyscallStop calls f with the sort of stop at which o stands, its registers, and
+// what a filter said, at a stop for seccomp(2). Without PTRACE_O_TRACESYSGOOD stops
+// of system calls aren't told from others.
+func (t *Task) SyscallStop(o *Task, f func(stop SyscallStop, s *arch.State, message uint64)) error {
+	return t.TraceTarget(o, func(s *arch.State) error {
+		stop := SyscallStopNone
+		switch m := o.trace.message; {
+		case o.trace.code == int32(unix.SIGTRAP)|0x80 && m == messageEntry:
+			stop = SyscallStopEntry
+		case o.trace.code == int32(unix.SIGTRAP)|0x80 && m == messageExit:
+			stop = SyscallStopExit
+		case o.trace.code == int32(unix.SIGTRAP)|eventSeccomp<<8:
+			stop = SyscallStopSeccomp
+		}
+		f(stop, s, o.trace.message)
+		return nil
+	})
+}
+
 // TraceInfo does PTRACE_GETSIGINFO, and PTRACE_SETSIGINFO if n isn't nil.
 func (t *Task) TraceInfo(o *Task, n *signals.Info) (i signals.Info, err error) {
 	err = t.TraceTarget(o, func(*arch.State) error {
@@ -579,7 +610,7 @@ func (t *Task) traceSyscallEntry(h uint32) (no uint64, run bool) {
 	r := &t.state.Regs
 	if h&(hookSyscall|hookSysemu) != 0 && h&hookTraced != 0 {
 		r.SetReturn(failure(unix.ENOSYS))
-		t.syscallStop()
+		t.syscallStop(messageEntry)
 		if t.dying() || h&hookSysemu != 0 {
 			return 0, false
 		}
@@ -590,8 +621,17 @@ func (t *Task) traceSyscallEntry(h uint32) (no uint64, run bool) {
 	return r.SyscallNo(), true
 }
 
-// syscallStop is the stop at either end of a system call.
-func (t *Task) syscallStop() {
+// What PTRACE_GETEVENTMSG tells at a stop of a system call (ptrace(2)).
+const (
+	messageEntry = 1
+	messageExit  = 2
+)
+
+// syscallStop is the stop at either end of a system call, as message says.
+func (t *Task) syscallStop(message uint64) {
+	t.k.tree.Lock()
+	t.trace.message = message
+	t.k.tree.Unlock()
 	code := int32(unix.SIGTRAP)
 	if t.traceOptions()&TraceSysGood != 0 {
 		code |= 0x80
@@ -606,7 +646,7 @@ func (t *Task) traceSyscallExit(h uint32) {
 	switch {
 	case h&hookTraced == 0 || t.leaving:
 	case h&hookSyscall != 0:
-		t.syscallStop()
+		t.syscallStop(messageExit)
 	case h&hookStep != 0:
 		info := signals.Info{Signo: int32(unix.SIGTRAP), Code: signals.TrapBrkpt}
 		info.SetAddr(t.state.Regs.Rip)

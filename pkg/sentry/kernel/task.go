@@ -214,6 +214,9 @@ func (t *Task) SetNamespaces(n *Namespaces) {
 	old := t.namespaces
 	t.namespaces = n
 	t.mu.Unlock()
+	if old.IPC != n.IPC && old.IPC != nil {
+		old.IPC.ProcessEnds(t.tg) // there
+	}
 	old.IPC.Leave()
 }
 

@@ -75,6 +75,16 @@ func (ns *IPC) Leave() {
 	}
 }
 
+// ProcessEnds tells what there is of System V IPC that a process has ended.
+func (ns *IPC) ProcessEnds(process any) {
+	ns.mu.Lock()
+	v := ns.objects[systemV{}]
+	ns.mu.Unlock()
+	if v != nil {
+		v.(*ipc.Namespace).CreatorEnds(process)
+	}
+}
+
 // NewIPC returns an empty namespace.
 func NewIPC(user *auth.UserNamespace, inode uint64) *IPC {
 	return &IPC{UserNS: user, Inode: inode}

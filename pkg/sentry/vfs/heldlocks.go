@@ -54,13 +54,14 @@ func (l *fileLocks) list() {
 	lockedFiles.of[l] = true
 }
 
-// held appends the locks that mine, which may be nil, doesn't refuse: it is told the
-// owner of each, a *File for all but locks of processes.
-func (l *fileLocks) held(all []HeldLock, mine func(owner any) bool) []HeldLock {
+// held appends the locks that mine, which may be nil, doesn't refuse: it is told by
+// which file each was made, and its owner, which is a *File but for locks of
+// processes.
+func (l *fileLocks) held(all []HeldLock, mine func(f *File, owner any) bool) []HeldLock {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, w := range l.whole {
-		if mine == nil || mine(w.f) {
+		if mine == nil || mine(w.f, w.f) {
 			r := LockRange{Type: unix.F_RDLCK, End: math.MaxInt64, PID: w.pid}
 			if w.exclusive {
 				r.Type = unix.F_WRLCK
@@ -69,15 +70,14 @@ func (l *fileLocks) held(all []HeldLock, mine func(owner any) bool) []HeldLock {
 		}
 	}
 	for owner, rs := range l.records {
-		if mine != nil && !mine(owner) {
-			continue
-		}
 		kind := ProcessLock
 		if _, ok := owner.(*File); ok {
 			kind = DescriptionLock
 		}
 		for _, r := range rs {
-			all = append(all, HeldLock{r.LockRange, kind, l.dev, l.ino})
+			if mine == nil || mine(r.f, owner) {
+				all = append(all, HeldLock{r.LockRange, kind, l.dev, l.ino})
+			}
 		}
 	}
 	return all
@@ -102,11 +102,11 @@ func compareLocks(a, b HeldLock) int {
 	return cmp.Or(cmp.Compare(a.Dev, b.Dev), cmp.Compare(a.Ino, b.Ino), cmp.Compare(b.Kind, a.Kind), cmp.Compare(a.Start, b.Start), cmp.Compare(a.PID, b.PID))
 }
 
-// HeldLocks lists the locks on f's file that are f's, or those of the process with
-// descriptors table.
+// HeldLocks lists the locks that were made by f: its own, and those of the process
+// with descriptors table.
 func (f *File) HeldLocks(table *FDTable) (all []HeldLock) {
 	if l := f.locks(false); l != nil {
-		all = l.held(nil, func(owner any) bool { return owner == any(f) || owner == any(table) })
+		all = l.held(nil, func(by *File, owner any) bool { return by == f && (owner == any(f) || owner == any(table)) })
 		slices.SortFunc(all, compareLocks)
 	}
 	return all

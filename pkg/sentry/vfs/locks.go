@@ -38,6 +38,7 @@ type wholeLock struct {
 
 type record struct {
 	LockRange
+	f *File // by which it was locked
 }
 
 // LockRange is what a record lock covers: the bytes from Start to End, which is
@@ -276,7 +277,7 @@ func (f *File) SetLock(ctx Context, owner any, want LockRange, wait bool) error 
 				return unix.EAGAIN
 			}
 		}
-		return l.set(owner, want)
+		return l.set(owner, record{want, f})
 	}
 	if !wait {
 		return try()
@@ -295,16 +296,16 @@ func (f *File) SetLock(ctx Context, owner any, want LockRange, wait bool) error 
 
 // set puts want in the place of what owner had there, and joins neighbours of
 // one type. mu is held.
-func (l *fileLocks) set(owner any, want LockRange) error {
+func (l *fileLocks) set(owner any, want record) error {
 	old := l.records[owner]
 	fresh := make([]record, 0, len(old)+2)
 	freed, placed := false, want.Type == unix.F_UNLCK
-	add := func(r LockRange) {
+	add := func(r record) {
 		if k := len(fresh) - 1; k >= 0 && fresh[k].Type == r.Type && fresh[k].End+1 == r.Start {
 			fresh[k].End = r.End
 			return
 		}
-		fresh = append(fresh, record{r})
+		fresh = append(fresh, r)
 	}
 	for _, r := range old {
 		if !placed && r.Start > want.Start {
@@ -312,12 +313,12 @@ func (l *fileLocks) set(owner any, want LockRange) error {
 			add(want)
 			placed = true
 		}
-		if !r.overlaps(want) {
-			add(r.LockRange)
+		if !r.overlaps(want.LockRange) {
+			add(r)
 			continue
 		}
 		freed = freed || r.Type != want.Type && want.Type != unix.F_WRLCK
-		left, right := r.LockRange, r.LockRange
+		left, right := r, r
 		left.End, right.Start = want.Start-1, want.End+1
 		if r.Start < want.Start {
 			add(left)

@@ -53,5 +53,5 @@ func lockLine(b *bytes.Buffer, n int, l *vfs.HeldLock, pid int32) {
 	if l.End != math.MaxInt64 {
 		end = strconv.FormatInt(l.End, 10)
 	}
-	fmt.Fprintf(b, "%d: %s ADVISORY  %-5s %d %02x:%02x:%d %d %s\n", n, kind, access, pid, unix.Major(l.Dev), unix.Minor(l.Dev), l.Ino, l.Start, end)
+	fmt.Fprintf(b, "%d: %s ADVISORY  %s %d %02x:%02x:%d %d %s\n", n, kind, access, pid, unix.Major(l.Dev), unix.Minor(l.Dev), l.Ino, l.Start, end)
 }

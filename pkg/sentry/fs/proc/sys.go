@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/sentry/fs/pseudo"
 	"vitrine/pkg/sentry/kernel"
@@ -39,6 +41,12 @@ var settings = []setting{
 	{path: "kernel/osrelease", get: fixed(kernel.Release)},
 	{path: "kernel/version", get: fixed(kernel.Version)},
 	{path: "kernel/pid_max", get: number(kernel.PIDMax)},
+	{path: "kernel/ns_last_pid", mode: 0o666, get: func(p *procfs, ctx vfs.Context) string {
+		if t := p.callerTask(ctx); t != nil {
+			return strconv.Itoa(int(t.PIDNamespace().LastPID()))
+		}
+		return "0"
+	}, set: setLastPID},
 	{path: "kernel/threads-max", get: number(threadsMax)},
 	{path: "kernel/cap_last_cap", get: number(auth.LastCap)},
 	{path: "kernel/ngroups_max", get: number(65536)},
@@ -126,6 +134,19 @@ var settings = []setting{
 	{path: "net/ipv4/tcp_available_congestion_control", get: fixed("reno")},
 	{path: "net/ipv4/tcp_allowed_congestion_control", get: fixed("reno")},
 	{path: "net/unix/max_dgram_qlen", get: number(10)},
+}
+
+// setLastPID is for the superuser of the caller's pid namespace.
+func setLastPID(p *procfs, ctx vfs.Context, value string) error {
+	t := p.callerTask(ctx)
+	if t == nil || !ctx.Credentials().HasCapIn(unix.CAP_SYS_ADMIN, t.PIDNamespace().UserNS) {
+		return unix.EPERM
+	}
+	n, err := parseNumber(value, 0, kernel.PIDMax-1)
+	if err == nil {
+		t.PIDNamespace().SetLastPID(int32(n))
+	}
+	return err
 }
 
 // fillSys puts the settings into /proc/sys.

@@ -105,6 +105,7 @@ var sysctls = []sysctl{
 	limit("kernel/shmmax", func(l *ipc.Limits) []any { return []any{&l.SegmentSize} }),
 	limit("kernel/shmall", func(l *ipc.Limits) []any { return []any{&l.SegmentPages} }),
 	limit("kernel/shmmni", func(l *ipc.Limits) []any { return []any{&l.Segments} }),
+	limit("kernel/shm_rmid_forced", func(l *ipc.Limits) []any { return []any{&l.ForceRemove} }),
 	limit("kernel/msgmax", func(l *ipc.Limits) []any { return []any{&l.Message} }),
 	limit("kernel/msgmnb", func(l *ipc.Limits) []any { return []any{&l.QueueBytes} }),
 	limit("kernel/msgmni", func(l *ipc.Limits) []any { return []any{&l.Queues} }),

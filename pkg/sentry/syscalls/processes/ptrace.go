@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vitrine/pkg/sentry/arch"
+	"vitrine/pkg/sentry/callfilter"
 	"vitrine/pkg/sentry/kernel"
 	"vitrine/pkg/sentry/signals"
 	"vitrine/pkg/sentry/syscalls/call"
@@ -119,6 +120,8 @@ func ptrace(t *kernel.Task, request int64, pid call.PID, addr, data uint64) (uin
 		return 0, traceMask(t, o, addr, usermem.Addr(data), request == unix.PTRACE_SETSIGMASK)
 	case unix.PTRACE_PEEKSIGINFO:
 		return peekSigInfo(t, o, usermem.Addr(addr), usermem.Addr(data))
+	case getSyscallInfo:
+		return syscallInfo(t, o, addr, usermem.Addr(data))
 	case unix.PTRACE_LISTEN:
 		return 0, t.ListenTrace(o)
 	}
@@ -129,6 +132,44 @@ func ptrace(t *kernel.Task, request int64, pid call.PID, addr, data uint64) (uin
 		return 0, t.ResumeTrace(o, how, signals.Signal(data))
 	}
 	return 0, unix.EIO
+}
+
+// getSyscallInfo is PTRACE_GET_SYSCALL_INFO, of Linux 5.3.
+const getSyscallInfo = 0x420e
+
+// syscallInfo writes a struct ptrace_syscall_info, as much as size bytes have room
+// for, and returns how much there is of it.
+func syscallInfo(t, o *kernel.Task, size uint64, a usermem.Addr) (uint64, error) {
+	var w call.Writer
+	err := t.SyscallStop(o, func(stop kernel.SyscallStop, s *arch.State, message uint64) {
+		r := &s.Regs
+		w.U32(uint32(stop)) // op, and three bytes of padding
+		w.U32(callfilter.AuditArch)
+		w.U64(r.Rip)
+		w.U64(r.Rsp)
+		switch stop {
+		case kernel.SyscallStopEntry, kernel.SyscallStopSeccomp:
+			w.U64(r.SyscallNo())
+			for _, v := range r.SyscallArgs() {
+				w.U64(v)
+			}
+			if stop == kernel.SyscallStopSeccomp {
+				w.U32(uint32(message))
+			}
+		case kernel.SyscallStopExit:
+			w.U64(r.Rax)
+			failed := byte(0)
+			if r.Rax > ^uint64(4095) {
+				failed = 1
+			}
+			w.Buf = append(w.Buf, failed)
+		}
+	})
+	if err != nil {
+		return 0, err
+	}
+	_, err = t.MM().CopyOut(a, w.Buf[:min(size, uint64(len(w.Buf)))])
+	return uint64(len(w.Buf)), err
 }
 
 var resumptions = map[int64]kernel.Resumption{

@@ -55,6 +55,7 @@ const (
 func ipcActor(t *kernel.Task) *ipc.Actor {
 	return &ipc.Actor{
 		Creds: t.Credentials(), PID: t.ThreadGroup().ID(t.PIDNamespace()), Now: t.Kernel().Clock.Realtime() / call.Second,
+		Process: t.ThreadGroup(),
 	}
 }
 
@@ -126,7 +127,7 @@ func shmat(t *kernel.Task, id int32, a usermem.Addr, flags uint32) (uint64, erro
 	if err != nil {
 		return 0, err
 	}
-	defer s.DecRef()
+	defer s.EndAttach()
 	o.Addr, o.Length, o.Mappable, o.Identity = a, s.Size(), s.Store(), s
 	if a != 0 {
 		o.Fixed, o.FixedNoReplace = flags&shmRemap != 0, flags&shmRemap == 0
