@@ -124,7 +124,7 @@ func (p *Platform) NewAddressSpace() (platform.AddressSpace, error) {
 }
 
 func (p *Platform) newProcess() (*process, error) {
-	s, err := p.factory.NewProcess()
+	s, err := p.factory.NewProcess(func(*stub.Process) {})
 	if err != nil {
 		return nil, err
 	}
@@ -181,7 +181,7 @@ func (p *Platform) destroy(proc *process) {
 	if leader != nil {
 		leader.reap()
 	}
-	p.factory.Recycle(proc.Process)
+	p.factory.Recycle(proc.Process, stub.CommandBytes, proc.slots*slotSize)
 }
 
 // thisTracer returns the tracer of the thread that the caller is locked to.

@@ -57,8 +57,8 @@ type Factory struct {
 
 	mu     locks.Mutex[locks.StubFactory]
 	socket int
-	free   []int64 // regions of the control file that are not in use
-	next   int64   // the first region that was never used
+	free   []region // that are not in use
+	next   int64    // the first region that was never used
 }
 
 // Program is a platform's part of the stub.
@@ -174,6 +174,12 @@ func (f *Factory) Close() {
 	}
 }
 
+// region is a stub's part of the control file.
+type region struct {
+	offset int64
+	memory []byte // as the Sentry maps it, or nil
+}
+
 type reply struct {
 	value, second, region int64
 }
@@ -264,61 +270,81 @@ type Process struct {
 	memory []byte
 }
 
-// NewProcess makes a stub.
-func (f *Factory) NewProcess() (*Process, error) {
+// NewProcess makes a stub. What prepare writes to its memory is there from its
+// first instruction on.
+func (f *Factory) NewProcess(prepare func(*Process)) (*Process, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	region, err := f.takeRegion()
+	r, err := f.takeRegion()
 	if err != nil {
 		return nil, err
 	}
-	p := &Process{region: region}
-	p.memory, err = unix.Mmap(f.control, region, regionSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	if err != nil {
-		f.free = append(f.free, region)
-		return nil, fmt.Errorf("mapping a stub's control area: %w", err)
+	if r.memory == nil {
+		r.memory, err = unix.Mmap(f.control, r.offset, regionSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+		if err != nil {
+			f.free = append(f.free, r)
+			return nil, fmt.Errorf("mapping a stub's control area: %w", err)
+		}
 	}
-	if err = f.request(opClone, uint64(region), nil); err == nil {
+	p := &Process{region: r.offset, memory: r.memory}
+	prepare(p)
+	if err = f.request(opClone, uint64(r.offset), nil); err == nil {
 		var r reply
 		r, err = f.reply()
 		p.Leader, p.Second = int(r.value), int(r.second)
 	}
 	if err != nil {
-		unix.Munmap(p.memory)
-		f.free = append(f.free, region)
+		f.recycle(r)
 		return nil, fmt.Errorf("making a stub: %w", err)
 	}
 	return p, nil
 }
 
-func (f *Factory) takeRegion() (int64, error) {
+func (f *Factory) takeRegion() (region, error) {
 	if n := len(f.free); n > 0 {
 		r := f.free[n-1]
 		f.free = f.free[:n-1]
 		return r, nil
 	}
 	if f.next == maxStubs*regionSize {
-		return 0, ErrTooMany
+		return region{}, ErrTooMany
 	}
 	f.next += regionSize
-	return f.next - regionSize, nil
+	return region{offset: f.next - regionSize}, nil
 }
 
-// Recycle takes back what a stub that has ended had of the control file. The
-// caller makes sure that the process is gone.
-func (f *Factory) Recycle(p *Process) {
+// maxWarm is how many regions without a stub keep their memory.
+const maxWarm = 16
+
+// Recycle takes back what a stub that has ended had of the control file, of
+// which the first commands bytes of the command page and the first slots bytes of the
+// threads' memory were used. The caller makes sure that the process is gone.
+func (f *Factory) Recycle(p *Process, commands, slots int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if p.memory == nil {
 		return
 	}
-	unix.Munmap(p.memory)
+	r := region{p.region, p.memory}
 	p.memory = nil
+	if f.socket >= 0 && len(f.free) < maxWarm && commands+slots <= 1<<16 {
+		// The next stub is another application's.
+		clear(r.memory[:commands])
+		clear(r.memory[cmdSize : cmdSize+slots])
+		f.free = append(f.free, r)
+		return
+	}
+	f.recycle(r)
+}
+
+// recycle gives a region's memory back. Caller holds f.mu.
+func (f *Factory) recycle(r region) {
+	unix.Munmap(r.memory)
 	if f.socket < 0 {
 		return
 	}
-	unix.Fallocate(f.control, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, p.region, regionSize)
-	f.free = append(f.free, p.region)
+	unix.Fallocate(f.control, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, r.offset, regionSize)
+	f.free = append([]region{{offset: r.offset}}, f.free...)
 }
 
 // Commands is the command page, which the stub can only read.

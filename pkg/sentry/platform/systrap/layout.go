@@ -121,7 +121,11 @@ const (
 	// interruptSignal has a thread leave application code.
 	interruptSignal = 23 // SIGURG
 
-	// For the assembly.
+	// For the assembly: the first slot's shared page, and where in the last
+	// slot a new stub writes its message.
+	firstPageAddr = stub.SlotsAddr + stackSize
+	messageAddr   = stub.SlotsAddr + stub.SlotsBytes - slotSize
+
 	codeBase    = stub.CodeBase
 	codeSize    = stub.CodeSize
 	threadFlags = stub.ThreadFlags

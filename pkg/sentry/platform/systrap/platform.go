@@ -60,6 +60,7 @@ type Platform struct {
 	mu      locks.Mutex[locks.StubPool]
 	pool    []*process
 	filling bool
+	reports []report // that no stub has
 }
 
 // New starts the platform. It is called before the Sentry's jail is up: see
@@ -195,7 +196,6 @@ func (p *Platform) refill() {
 // reclaim frees what is left of a stub that has ended and that nobody uses.
 func (p *Platform) reclaim(proc *process) {
 	unix.Close(proc.pidfd)
-	p.factory.Forget(proc.event)
-	unix.Close(proc.event)
-	p.factory.Recycle(proc.Process)
+	p.putReport(proc.event)
+	p.factory.Recycle(proc.Process, cmdList+maxCommands*commandSize, proc.slots*slotSize)
 }

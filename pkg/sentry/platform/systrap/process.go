@@ -25,8 +25,7 @@ var errFull = errors.New("systrap: too many threads in a stub")
 // addressSpace.mu, or belongs to the goroutine that makes the process.
 type process struct {
 	*stub.Process
-	// event is the eventfd that the memory thread reports to.
-	event int
+	event report
 	pidfd int
 	// memoryCPU is the only CPU that the memory thread runs on, or -1.
 	memoryCPU int
@@ -42,38 +41,75 @@ type process struct {
 	gone    bool      // the process has ended
 }
 
+// report is an eventfd that a memory thread reports to, with its number in the
+// stubs.
+type report struct{ fd, there int }
+
+// newReport returns one that nobody has.
+func (p *Platform) newReport() (report, error) {
+	p.mu.Lock()
+	if n := len(p.reports); n > 0 {
+		r := p.reports[n-1]
+		p.reports = p.reports[:n-1]
+		p.mu.Unlock()
+		return r, nil
+	}
+	p.mu.Unlock()
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	if err != nil {
+		return report{}, fmt.Errorf("an eventfd for a stub: %w", err)
+	}
+	there, err := p.factory.Take(fd)
+	if err != nil {
+		unix.Close(fd)
+	}
+	return report{fd, there}, err
+}
+
+// putReport takes back one that nobody writes to any more.
+func (p *Platform) putReport(r report) {
+	var b [8]byte
+	b[0] = 1
+	unix.Write(r.fd, b[:]) // for the read not to block
+	unix.Read(r.fd, b[:])
+	p.mu.Lock()
+	if len(p.reports) < 4*poolSize {
+		p.reports = append(p.reports, r)
+		p.mu.Unlock()
+		return
+	}
+	p.mu.Unlock()
+	p.factory.Forget(r.fd)
+	unix.Close(r.fd)
+}
+
 // newProcess makes a stub with one thread for application code.
 func (p *Platform) newProcess() (*process, error) {
-	event, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	event, err := p.newReport()
 	if err != nil {
-		return nil, fmt.Errorf("an eventfd for a stub: %w", err)
-	}
-	there, err := p.factory.Take(event)
-	if err != nil {
-		unix.Close(event)
 		return nil, err
 	}
-	s, err := p.factory.NewProcess()
+	proc := &process{event: event, pidfd: -1, memoryCPU: -1}
+	var th *thread
+	proc.Process, err = p.factory.NewProcess(func(s *stub.Process) {
+		proc.Process = s
+		binary.LittleEndian.PutUint64(s.Commands()[cmdEvent:], uint64(event.there))
+		th = proc.newThread()
+	})
 	if err != nil {
-		p.factory.Forget(event)
-		unix.Close(event)
+		p.putReport(event)
 		return nil, err
 	}
-	proc := &process{Process: s, event: event, pidfd: -1, memoryCPU: -1}
-	binary.LittleEndian.PutUint64(s.Commands()[cmdEvent:], uint64(there))
-	if proc.pidfd, err = unix.PidfdOpen(s.Leader, 0); err != nil {
-		// Nobody would hear of its end.
-		unix.Kill(s.Leader, unix.SIGKILL)
-		p.factory.Forget(event)
-		unix.Close(event)
+	proc.threads, th.tid = append(proc.threads, th), proc.Second
+	if proc.pidfd, err = unix.PidfdOpen(proc.Leader, 0); err == nil {
+		err = p.watcher.add(proc)
+	}
+	if err != nil {
+		// Nobody will hear of its end: what it has is never used again.
+		unix.Kill(proc.Leader, unix.SIGKILL)
 		return nil, fmt.Errorf("watching a stub: %w", err)
 	}
-	if err := p.watcher.add(proc); err != nil {
-		p.destroy(proc)
-		return nil, err
-	}
-	th, err := proc.spawn()
-	if err != nil {
+	if err := th.await(0); err != nil {
 		p.destroy(proc)
 		return nil, err
 	}
@@ -117,7 +153,7 @@ func (p *Platform) ended(proc *process) {
 func (p *process) wake() {
 	var b [8]byte
 	binary.LittleEndian.PutUint64(b[:], reportLost)
-	unix.Write(p.event, b[:])
+	unix.Write(p.event.fd, b[:])
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, th := range p.threads {
@@ -154,7 +190,7 @@ func (p *process) Run(commands []stub.Command) (done int, errno unix.Errno, err 
 	var report uint64
 	for report&reportDone == 0 {
 		var b [8]byte
-		if _, err := unix.Read(p.event, b[:]); err == unix.EINTR {
+		if _, err := unix.Read(p.event.fd, b[:]); err == unix.EINTR {
 			continue
 		} else if err != nil {
 			return 0, 0, errLost
@@ -192,26 +228,33 @@ type thread struct {
 	interrupted atomic.Bool
 }
 
-// spawn makes a thread. Caller holds addressSpace.mu or has made p.
-func (p *process) spawn() (*thread, error) {
+// newThread prepares the next slot, and the memory thread's page for it. Caller
+// holds addressSpace.mu or is making p, and puts the thread into p.threads.
+func (p *process) newThread() *thread {
 	i := p.slots
-	if i == maxSlots {
-		return nil, errFull
-	}
 	p.slots++
 	th := &thread{proc: p, base: stub.SlotsAddr + uint64(i)*slotSize, number: 1, place: placement{cpu: -1}}
 	th.slot = p.Slots()[i*slotSize : (i+1)*slotSize]
 	th.shared = sharedAt(th.slot[stackSize:])
 	th.shared.command.Store(uint64(th.number)) // the one that its start ends
-	p.mu.Lock()
-	p.threads = append(p.threads, th)
-	p.mu.Unlock()
 	// stack_t: the address, no flags, the size.
 	le := binary.LittleEndian
 	stack := p.Commands()[cmdStack:]
 	le.PutUint64(stack[0:], th.base)
 	le.PutUint64(stack[8:], 0)
 	le.PutUint64(stack[16:], stackSize)
+	return th
+}
+
+// spawn makes another thread. Caller holds addressSpace.mu.
+func (p *process) spawn() (*thread, error) {
+	if p.slots == maxSlots {
+		return nil, errFull
+	}
+	th := p.newThread()
+	p.mu.Lock()
+	p.threads = append(p.threads, th)
+	p.mu.Unlock()
 	_, errno, err := p.Run([]stub.Command{{Nr: ^uint64(0), Args: [6]uint64{th.base + stackSize}}})
 	if err != nil {
 		return nil, err

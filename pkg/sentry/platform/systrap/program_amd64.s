@@ -27,14 +27,28 @@
 	MOVQ	$addr, R11; \
 	JMP	R11
 
-// stubChild is where a new stub starts: BX is a page for messages, R12 the
-// region. It says who it is and becomes the memory thread, which makes the
-// commands in the command page whenever their number changes (R13 is the last
+// stubChild is where a new stub starts: R12 is the region. It makes a thread for
+// application code, says who they are, and becomes the memory thread, which
+// makes the commands in the command page whenever their number changes (R13 is the last
 // one) and adds the result to an eventfd.
 TEXT ·stubChild(SB),NOSPLIT|NOFRAME,$0
 	MUST(39)			// getpid
-	MOVQ	AX, 0(BX)
-	MOVQ	$0, 8(BX)
+	MOVQ	AX, R13
+	MOVQ	$const_firstPageAddr, R15
+	MOVQ	$const_threadFlags, DI
+	XORL	SI, SI
+	XORL	DX, DX
+	XORL	R10, R10
+	XORL	R8, R8
+	MOVL	$56, AX			// clone
+	SYSCALL
+	TESTQ	AX, AX
+	JEQ	thread
+	JLT	fail
+	// The page for messages is that of the first slot's stack by now.
+	MOVQ	$const_messageAddr, BX
+	MOVQ	R13, 0(BX)
+	MOVQ	AX, 8(BX)
 	MOVQ	R12, 16(BX)
 	MOVQ	$const_socket, DI
 	MOVQ	BX, SI
