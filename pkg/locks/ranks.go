@@ -112,6 +112,8 @@ type (
 	StubThreads struct{ rank }
 	// StubWatchdog is which contexts the platform watches.
 	StubWatchdog struct{ rank }
+	// StubSpinners is which of the platform's threads looks on which CPU.
+	StubSpinners struct{ rank }
 	// StubFactory is the socket on which processes are ordered.
 	StubFactory struct{ rank }
 	// MemoryFile is the memory file's free and used ranges and their owners.
@@ -184,6 +186,7 @@ var order = [...]Rank{
 	StubPool{},
 	StubThreads{},
 	StubWatchdog{},
+	StubSpinners{},
 	StubFactory{},
 	MemoryFile{},
 	P9Fid{},

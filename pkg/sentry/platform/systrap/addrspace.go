@@ -127,9 +127,11 @@ func (a *addressSpace) take(th *thread) (*thread, error) {
 	return th, err
 }
 
-// giveBack makes a thread free.
+// giveBack makes a thread free. It goes to sleep, at once or after a while.
 func (p *process) giveBack(th *thread) {
-	th.rest()
+	if th.place.mode != apart {
+		th.rest()
+	}
 	p.mu.Lock()
 	p.free = append(p.free, th)
 	p.mu.Unlock()

@@ -363,9 +363,13 @@ func (c *context) PullFP(state *arch.State) {
 
 // Park implements platform.Context.
 func (c *context) Park(state *arch.State) {
-	if c.active {
-		c.active = false
-		c.platform.active.Add(-1)
+	if !c.active {
+		return
+	}
+	c.active = false
+	c.platform.active.Add(-1)
+	if c.platform.cpus.count > 1 {
+		c.platform.bindServer(-1)
 	}
 	if c.held() != nil {
 		c.pullFP(state)
@@ -390,6 +394,9 @@ func (c *context) Release() {
 	if c.active {
 		c.active = false
 		c.platform.active.Add(-1)
+		if c.platform.cpus.count > 1 {
+			c.platform.bindServer(-1)
+		}
 	}
 	if c.held() != nil {
 		c.drop()

@@ -131,6 +131,10 @@ func getAffinity(tid int, s *cpuSet) unix.Errno {
 // currentCPU is where the caller runs, without a system call.
 func currentCPU() int { return int(processorID() & 0xfff) }
 
+// threadBase is the FS base of the calling thread: where the Go runtime keeps what
+// is its own, and so different for each.
+func threadBase() uintptr
+
 // processorID is what the kernel has in IA32_TSC_AUX: the CPU in the low twelve
 // bits.
 func processorID() uint32

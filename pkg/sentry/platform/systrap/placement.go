@@ -1,9 +1,13 @@
 package systrap
 
 import (
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"vitrine/pkg/locks"
 )
 
 // Waking a thread that sleeps on another, idle CPU costs ten times what a
@@ -15,8 +19,13 @@ import (
 // CPU for each side of every active context, and an application that is back
 // soon.
 //
+// A thread whose task goes to sleep looks on for a while, and makes room when
+// another one is resumed on its CPU: so tasks that wait for each other take turns
+// there without waking anybody on a CPU that has gone to sleep.
+//
 // Together: on one CPU, each asleep while the other runs. The Sentry's thread,
-// which is Go's, is bound to the CPU only while it sleeps.
+// which is Go's, is bound to the CPU from its first such sleep on until its task
+// goes to sleep itself.
 //
 // Loose: wherever the host puts them, asleep while the other runs. It is for
 // threads that compute: the Sentry's thread comes back after a millisecond to
@@ -106,6 +115,71 @@ func (th *thread) bind(p *Platform, cpu int) {
 	}
 }
 
+// spinners is which stub thread looks for its word on each CPU.
+type spinners struct {
+	mu locks.Mutex[locks.StubSpinners]
+	at map[int]*thread
+}
+
+// take says that th is to run on cpu: who looks there makes room.
+func (s *spinners) take(cpu int, th *thread) {
+	s.mu.Lock()
+	if old := s.at[cpu]; old != th {
+		if old != nil {
+			old.rest()
+		}
+		s.at[cpu] = th
+	}
+	s.mu.Unlock()
+}
+
+// drop forgets the threads of p, whose memory is about to go.
+func (s *spinners) drop(p *process) {
+	s.mu.Lock()
+	for cpu, th := range s.at {
+		if th.proc == p {
+			delete(s.at, cpu)
+		}
+	}
+	s.mu.Unlock()
+}
+
+// server is a thread of the Sentry that serves stub threads, known by the
+// address of its thread-local storage.
+type server struct {
+	cpu atomic.Int32 // the only CPU that it may run on, or -1
+}
+
+var servers sync.Map // of addresses to *server
+
+// thisServer returns that of the calling thread. One that isn't known may have
+// got its CPU from the thread that made it.
+func (p *Platform) thisServer() *server {
+	base := threadBase()
+	if v, ok := servers.Load(base); ok {
+		return v.(*server)
+	}
+	s := &server{}
+	s.cpu.Store(-1)
+	servers.Store(base, s)
+	setAffinity(0, &p.cpus.all)
+	return s
+}
+
+// bindServer has the calling thread run on cpu, or with -1 anywhere.
+func (p *Platform) bindServer(cpu int) {
+	s := p.thisServer()
+	if int(s.cpu.Load()) == cpu {
+		return
+	}
+	s.cpu.Store(int32(cpu))
+	if cpu < 0 {
+		setAffinity(0, &p.cpus.all)
+	} else {
+		setAffinity(0, oneCPU(cpu))
+	}
+}
+
 // handOver resumes the thread and waits for the event that ends its command.
 func (th *thread) handOver(p *Platform) error {
 	pl := &th.place
@@ -118,8 +192,10 @@ func (th *thread) handOver(p *Platform) error {
 		switch me := currentCPU(); pl.mode {
 		case apart:
 			if pl.cpu < 0 || pl.cpu == me {
+				p.bindServer(-1)
 				th.bind(p, p.cpus.after(me))
 			}
+			p.spinners.take(pl.cpu, th)
 			n = looks
 			if pl.rounds == settled {
 				pl.toApart = minToApart
@@ -130,6 +206,7 @@ func (th *thread) handOver(p *Platform) error {
 				th.bind(p, -1)
 			} else {
 				th.bind(p, me)
+				p.spinners.take(me, th)
 			}
 		}
 	}
@@ -151,21 +228,20 @@ func (th *thread) sleep(p *Platform) error {
 		// It computes, or has lost its CPU to somebody.
 		pl.mode = together
 		pl.quick = 0
-		pl.toApart = min(2*pl.toApart, maxToApart)
+		pl.toApart = min(2*max(pl.toApart, minToApart), maxToApart)
 	}
 	th.shared.spin = 0
 	before := time.Now()
-	bound := pl.cpu >= 0
-	if bound {
-		setAffinity(0, oneCPU(pl.cpu))
+	limit := time.Duration(0)
+	if pl.cpu >= 0 {
+		limit = patience
+		p.bindServer(pl.cpu)
 	}
-	err := th.await(patience)
-	if bound {
-		setAffinity(0, &p.cpus.all)
-	}
+	err := th.await(limit)
 	if err == errPatience {
 		pl.mode = loose
 		pl.quick = 0
+		p.bindServer(-1)
 		th.bind(p, -1)
 		return th.await(0)
 	}
@@ -180,6 +256,7 @@ func (th *thread) sleep(p *Platform) error {
 	default:
 		pl.quick++
 		if pl.quick >= max(pl.toApart, minToApart) && p.roomy() {
+			p.bindServer(-1)
 			pl.mode = apart
 			pl.quick = 0
 		}

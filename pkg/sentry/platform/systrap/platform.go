@@ -28,6 +28,7 @@
 // application code), shared (the page of such a thread).
 //
 // Locks: addressSpace.mu, then Platform.mu, then process.mu, then the factory's own.
+// spinners.mu is a leaf.
 package systrap
 
 import (
@@ -53,6 +54,7 @@ type Platform struct {
 	watcher  *watcher
 	watchdog *watchdog
 	cpus     cpus
+	spinners spinners
 
 	// active counts the contexts that run or are about to.
 	active atomic.Int32
@@ -87,6 +89,7 @@ func New() (*Platform, error) {
 		user:     usermem.AddrRange{Start: stub.FirstAddr(), End: stub.UserEnd},
 		watcher:  w,
 		watchdog: newWatchdog(overdue),
+		spinners: spinners{at: make(map[int]*thread)},
 		cpus:     hostCPUs(),
 	}
 	go w.run(p.ended)

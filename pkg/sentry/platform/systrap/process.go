@@ -119,6 +119,7 @@ func (p *Platform) newProcess() (*process, error) {
 
 // destroy ends a stub that nobody uses.
 func (p *Platform) destroy(proc *process) {
+	p.spinners.drop(proc)
 	proc.kill()
 	proc.mu.Lock()
 	proc.released.Store(true)

@@ -382,3 +382,9 @@ TEXT ·processorID(SB),NOSPLIT,$0-4
 	RDTSCP
 	MOVL	CX, ret+0(FP)
 	RET
+
+// func threadBase() uintptr
+TEXT ·threadBase(SB),NOSPLIT,$0-8
+	RDFSBASEQ	AX
+	MOVQ	AX, ret+0(FP)
+	RET
