@@ -36,7 +36,7 @@ import (
 )
 
 type options struct {
-	rows, platform, image            string
+	rows, platforms, image           string
 	runtime, sentry, gofer, ops      string
 	against, againstName, againstArg string
 	runs                             int
@@ -46,7 +46,7 @@ type options struct {
 func main() {
 	var o options
 	flag.StringVar(&o.rows, "rows", "", "measure only rows whose name matches this `regexp`")
-	flag.StringVar(&o.platform, "platform", "systrap", "the sandbox's `platform`")
+	flag.StringVar(&o.platforms, "platform", "systrap,ptrace", "the sandbox's `platforms`, a column each, separated by commas")
 	flag.StringVar(&o.image, "image", "debian", "the `image` to run in")
 	flag.IntVar(&o.runs, "runs", 5, "repetitions of each row")
 	flag.BoolVar(&o.json, "json", false, "print JSON, with all samples")
@@ -78,10 +78,6 @@ func run(o options) error {
 	if o.runs < 1 {
 		return fmt.Errorf("--runs must be 1 at least")
 	}
-	goals, err := targets(targetsText, o.platform)
-	if err != nil {
-		return err
-	}
 	// What a runtime leaves behind stays below this process.
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return err
@@ -95,19 +91,27 @@ func run(o options) error {
 		return err
 	}
 
-	subjects := []subject{{name: "native"}, {name: o.platform, runtime: o.runtime, flags: []string{"--platform=" + o.platform}}}
-	if o.sentry != "" {
-		subjects[1].flags = append(subjects[1].flags, "--sentry-path="+o.sentry)
-	}
-	if o.gofer != "" {
-		subjects[1].flags = append(subjects[1].flags, "--gofer-path="+o.gofer)
+	subjects := []subject{{name: "native"}}
+	goals := map[string]map[string]float64{} // by platform and row
+	for _, platform := range strings.Split(o.platforms, ",") {
+		flags := []string{"--platform=" + platform}
+		if o.sentry != "" {
+			flags = append(flags, "--sentry-path="+o.sentry)
+		}
+		if o.gofer != "" {
+			flags = append(flags, "--gofer-path="+o.gofer)
+		}
+		subjects = append(subjects, subject{name: platform, runtime: o.runtime, flags: flags})
+		if goals[platform], err = targets(targetsText, platform); err != nil {
+			return err
+		}
 	}
 	if o.against != "" {
 		subjects = append(subjects, subject{name: "against", runtime: o.against, flags: strings.Fields(o.againstArg)})
 	}
 
 	report := report{
-		Time: time.Now().UTC().Truncate(time.Second), Platform: o.platform, Runs: o.runs,
+		Time: time.Now().UTC().Truncate(time.Second), Platforms: o.platforms, Runs: o.runs,
 		CPUs: runtime.NumCPU(), Kernel: kernel(), LoadBefore: load(),
 	}
 	if !o.json {
@@ -116,17 +120,18 @@ func run(o options) error {
 	failed := 0
 	for _, r := range chosen {
 		res := b.row(r, subjects, o.runs)
-		if goal, ok := goals[r.name]; ok {
-			res.Target = &goal
-		}
-		for _, c := range res.Columns {
+		for i := range res.Columns {
+			c := &res.Columns[i]
+			if goal, ok := goals[c.Name][r.name]; ok {
+				c.Target = &goal
+			}
 			if c.Error != "" {
 				failed++
 			}
 		}
 		report.Rows = append(report.Rows, res)
 		if !o.json {
-			res.print(subjects)
+			res.print()
 		}
 	}
 	report.LoadAfter = load()

@@ -16,7 +16,7 @@ import (
 type report struct {
 	Time       time.Time
 	Kernel     string
-	Platform   string
+	Platforms  string
 	CPUs       int
 	Runs       int
 	LoadBefore string // as the start of /proc/loadavg
@@ -28,14 +28,15 @@ type result struct {
 	Name    string
 	Unit    string
 	Columns []column
-	Target  *float64 `json:",omitempty"`
 	unit    unit
 }
 
 type column struct {
 	Name    string
-	Value   float64  `json:",omitempty"`
+	Value   float64  `json:",omitempty"` // the median of the samples that count
+	Spread  float64  `json:",omitempty"` // half of their range, as a part of it
 	Busy    bool     // no sample was taken while the machine was quiet
+	Target  *float64 `json:",omitempty"`
 	Samples []sample `json:",omitempty"`
 	Error   string   `json:",omitempty"`
 }
@@ -89,6 +90,9 @@ func (c *column) summarize() {
 		quiet = all
 	}
 	c.Value = percentile(quiet, 50)
+	if c.Value > 0 {
+		c.Spread = (slices.Max(quiet) - slices.Min(quiet)) / 2 / c.Value
+	}
 }
 
 // percentile returns the p-th of values, which is one of them.
@@ -97,59 +101,35 @@ func percentile(values []float64, p int) float64 {
 	return sorted[(len(sorted)-1)*p/100]
 }
 
-const nameWidth, valueWidth = 26, 13
+// Widths of what a column prints.
+const nameWidth, valueWidth, spreadWidth, ratioWidth, targetWidth = 26, 13, 6, 8, 13
 
 func (r report) header(subjects []subject) {
-	fmt.Printf("%s, %s, Linux %s, %d CPUs, %d runs, load %s\n\n", r.Time.Format(time.RFC3339), r.Platform, r.Kernel, r.CPUs, r.Runs, r.LoadBefore)
+	fmt.Printf("%s, Linux %s, %d CPUs, %d runs, load %s\n\n", r.Time.Format(time.RFC3339), r.Kernel, r.CPUs, r.Runs, r.LoadBefore)
 	fmt.Printf("%-*s", nameWidth, "")
 	for i, s := range subjects {
-		fmt.Printf("%*s", valueWidth, s.name)
+		fmt.Printf("%*s%*s", valueWidth, s.name, spreadWidth, "+-")
 		if i > 0 {
-			fmt.Printf("%8s", "ratio")
+			fmt.Printf("%*s%*s  ", ratioWidth, "ratio", targetWidth, "target")
 		}
 	}
-	fmt.Printf("%*s\n", valueWidth, "target")
+	fmt.Println()
 }
 
 func (r report) footer() {
 	fmt.Printf("\nload %s. A ratio is the time, or one by the rate, that of the host being 1.\n"+
+		"+- is half of the range of the repetitions that count. "+
 		"~ no repetition was undisturbed: others used the processors. ! misses the target.\n", r.LoadAfter)
 }
 
-func (r result) print(subjects []subject) {
+func (r result) print() {
 	var line strings.Builder
 	fmt.Fprintf(&line, "%-*s", nameWidth, r.Name)
-	native := r.Columns[0]
-	for i, c := range r.Columns {
-		value := "-"
-		if c.Error != "" {
-			value = "failed"
-		} else if len(c.Samples) > 0 {
-			value = format(c.Value, r.unit)
-			if c.Busy {
-				value = "~" + value
-			}
-		}
-		fmt.Fprintf(&line, "%*s", valueWidth, value)
-		if i == 0 {
-			continue
-		}
-		ratio := ""
-		if c.Value > 0 && native.Value > 0 {
-			x := c.Value / native.Value
-			if r.unit == bytesPerSecond {
-				x = 1 / x
-			}
-			ratio = strconv.FormatFloat(x, 'f', 2, 64)
-		}
-		fmt.Fprintf(&line, "%8s", ratio)
-	}
-	if r.Target != nil {
-		fmt.Fprintf(&line, "%*s", valueWidth, format(*r.Target, r.unit))
-		if c := r.Columns[1]; c.Error == "" {
-			if r.unit == bytesPerSecond && c.Value < *r.Target || r.unit != bytesPerSecond && c.Value > *r.Target {
-				line.WriteString(" !")
-			}
+	for i := range r.Columns {
+		c := &r.Columns[i]
+		c.print(&line, r.unit)
+		if i > 0 {
+			c.compare(&line, &r.Columns[0], r.unit)
 		}
 	}
 	fmt.Println(strings.TrimRight(line.String(), " "))
@@ -158,6 +138,40 @@ func (r result) print(subjects []subject) {
 			fmt.Printf("  %s: %s\n", c.Name, c.Error)
 		}
 	}
+}
+
+func (c *column) print(line *strings.Builder, u unit) {
+	value, spread := "-", ""
+	switch {
+	case c.Error != "":
+		value = "failed"
+	case len(c.Samples) > 0:
+		value = format(c.Value, u)
+		spread = strconv.FormatFloat(100*c.Spread, 'f', 0, 64) + "%"
+		if c.Busy {
+			value = "~" + value
+		}
+	}
+	fmt.Fprintf(line, "%*s%*s", valueWidth, value, spreadWidth, spread)
+}
+
+// compare prints the ratio to the host's and the target.
+func (c *column) compare(line *strings.Builder, native *column, u unit) {
+	ratio, target, missed := "", "", "  "
+	if c.Value > 0 && native.Value > 0 {
+		x := c.Value / native.Value
+		if u == bytesPerSecond {
+			x = 1 / x
+		}
+		ratio = strconv.FormatFloat(x, 'f', 2, 64)
+	}
+	if c.Target != nil {
+		target = format(*c.Target, u)
+		if c.Error == "" && (u == bytesPerSecond && c.Value < *c.Target || u != bytesPerSecond && c.Value > *c.Target) {
+			missed = " !"
+		}
+	}
+	fmt.Fprintf(line, "%*s%*s%s", ratioWidth, ratio, targetWidth, target, missed)
 }
 
 // busyNow says whether anybody else wants to run right now: more than half of
