@@ -34,6 +34,35 @@ TEST(sigchld_comes_before_the_status)
 	sigprocmask(SIG_SETMASK, &old, NULL);
 }
 
+/* The same for a child that has stopped. */
+TEST(sigchld_comes_before_the_stop)
+{
+	sigset_t chld, old;
+	sigemptyset(&chld);
+	sigaddset(&chld, SIGCHLD);
+	sigprocmask(SIG_BLOCK, &chld, &old);
+	pid_t pid = tap_fork();
+	if (pid == 0)
+		for (;;)
+			pause();
+	int missing = 0;
+	for (int i = 0; i < 300; i++) {
+		struct timespec none = {0, 0};
+		int status;
+		kill(pid, SIGSTOP);
+		waitpid(pid, &status, WUNTRACED);
+		missing += sigtimedwait(&chld, NULL, &none) != SIGCHLD;
+		kill(pid, SIGCONT);
+		waitpid(pid, &status, WCONTINUED);
+		while (sigtimedwait(&chld, NULL, &(struct timespec){20, 0}) != SIGCHLD)
+			;
+	}
+	CHECK_EQ(missing, 0);
+	kill(pid, SIGKILL);
+	tap_reap(pid);
+	sigprocmask(SIG_SETMASK, &old, NULL);
+}
+
 static void reap_all(int sig)
 {
 	(void)sig;

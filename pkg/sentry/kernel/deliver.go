@@ -241,7 +241,7 @@ func (t *Task) groupStop() {
 	var notify func()
 	signal := g.stop.signal
 	if g.stop.waiting--; g.stop.waiting <= 0 && !g.stop.complete {
-		g.stop.complete, g.stop.unreported = true, true
+		g.stop.complete = true
 		notify = t.tg.childStateChanged(signals.ChildStopped, int32(g.stop.signal))
 	}
 	g.unlock()
@@ -312,27 +312,34 @@ func (tg *ThreadGroup) Stopped() bool {
 }
 
 // childStateChanged returns a function that tells the parent of a stop or a
-// continuation: SIGCHLD, unless SA_NOCLDSTOP, and wait(2).
+// continuation: SIGCHLD, unless SA_NOCLDSTOP, and then wait(2). Who has waited for
+// a stop has its signal.
 func (tg *ThreadGroup) childStateChanged(code, status int32) func() {
 	return func() {
 		k := tg.k
+		var after []func()
 		k.tree.RLock()
 		parent := tg.parent
 		if tg.tracedByParent() && code == signals.ChildStopped {
 			parent = nil // each task tells of its own stop
 		}
-		var info signals.Info
 		if parent != nil {
-			info = tg.childInfo(parent, code, status)
+			if parent.signals.actionsGet(sigChld).Flags&signals.FlagNoCldStop == 0 {
+				info := tg.childInfo(parent, code, status)
+				after, _ = parent.sendHeld(nil, &info, nil)
+			}
+			after = append(after, parent.notifyChildren)
+		}
+		if code == signals.ChildStopped {
+			g := &tg.signals
+			g.lock()
+			g.stop.unreported = g.stop.complete // unless it is over already
+			g.unlock()
 		}
 		k.tree.RUnlock()
-		if parent == nil {
-			return
+		for _, f := range after {
+			f()
 		}
-		if parent.signals.actionsGet(sigChld).Flags&signals.FlagNoCldStop == 0 {
-			parent.Send(&info)
-		}
-		parent.notifyChildren()
 	}
 }
 

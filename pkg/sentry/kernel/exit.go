@@ -69,7 +69,7 @@ func (t *Task) exit() {
 	if st := &g.stop; t.sig.stopping {
 		t.sig.stopping = false
 		if st.waiting--; st.waiting <= 0 && !st.complete && !last {
-			st.complete, st.unreported, stopDone = true, true, true
+			st.complete, stopDone = true, true
 		}
 	}
 	status := g.status

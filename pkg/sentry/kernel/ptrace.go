@@ -393,12 +393,14 @@ func (t *Task) trapInfo(tracer *Task) signals.Info {
 	return info
 }
 
-// tellTracer sends SIGCHLD and wakes wait4(2). No locks are held.
-func (t *Task) tellTracer(tracer *Task, info *signals.Info) {
+// tellTracer sends SIGCHLD about a stop, so that who has waited for it has the
+// signal. tree is held; what it returns is to be called without, and wakes wait4(2).
+func (t *Task) tellTracer(tracer *Task) (after []func()) {
 	if tracer.tg.signals.actionsGet(sigChld).Flags&signals.FlagNoCldStop == 0 {
-		tracer.tg.Send(info)
+		info := t.trapInfo(tracer)
+		after, _ = tracer.tg.sendHeld(nil, &info, nil)
 	}
-	tracer.tg.notifyChildren()
+	return append(after, tracer.tg.notifyChildren)
 }
 
 // standing says whether a stop goes on: it ends when the task is to die. leaving
@@ -428,9 +430,11 @@ func (t *Task) traceStop(code int32, info *signals.Info, leaving bool) (signals.
 	s.code, s.info, s.signal = code, info, 0
 	resume := make(chan struct{})
 	s.resume = resume
-	child := t.trapInfo(tracer)
+	after := t.tellTracer(tracer)
 	k.tree.Unlock()
-	t.tellTracer(tracer, &child)
+	for _, f := range after {
+		f()
+	}
 	for t.standing(leaving) {
 		var group <-chan struct{}
 		if t.listens() {
@@ -479,9 +483,11 @@ func (t *Task) relisten() {
 	}
 	t.trace.listening, t.trace.unreported = false, true
 	t.trace.code = int32(unix.SIGTRAP) | eventStop<<8
-	info := t.trapInfo(tracer)
+	after := t.tellTracer(tracer)
 	k.tree.Unlock()
-	t.tellTracer(tracer, &info)
+	for _, f := range after {
+		f()
+	}
 }
 
 // syncRestart derives from the registers whether a system call is to be
