@@ -307,6 +307,29 @@ TEST(threads_end_wherever_they_sleep)
 	CHECK_EQ(ends, 60);
 }
 
+/* A parent that has seen the exec, by a file that it closes, is too late for setpgid(2). */
+TEST(setpgid_after_exec)
+{
+	int late = 0;
+	char *argv[] = {tap_self, "--bye", NULL};
+	for (int i = 0; i < 60; i++) {
+		int p[2];
+		char c;
+		pipe2(p, O_CLOEXEC);
+		pid_t pid = tap_fork();
+		if (pid == 0) {
+			execve(tap_self, argv, environ);
+			_exit(99);
+		}
+		close(p[1]);
+		read(p[0], &c, 1);
+		late += setpgid(pid, pid) == -1 && (errno == EACCES || errno == ESRCH);
+		tap_reap(pid);
+		close(p[0]);
+	}
+	CHECK_EQ(late, 60);
+}
+
 /* Two threads that wait for children of either: each child is told once, and ECHILD comes in the end. */
 static void *waits(void *count)
 {

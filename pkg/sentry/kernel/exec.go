@@ -218,16 +218,6 @@ func (t *Task) becomes(memory *mm.MemoryManager, creds *auth.Credentials, img *l
 	t.mu.Unlock()
 	t.unpark()
 	t.creds.Store(creds)
-	t.releaseVfork()
-	if old != nil {
-		old.DecUsers()
-	}
-	if t.fds.Shared() {
-		shared := t.fds
-		t.SetFDs(shared.Fork())
-		closeAll(t, shared, shared.DecRef())
-	}
-	closeAll(t, t.fds, t.fds.RemoveIf(func(_ int32, cloexec bool) bool { return cloexec }))
 	g := &tg.signals
 	g.lock()
 	g.actions = g.actions.fork()
@@ -240,6 +230,18 @@ func (t *Task) becomes(memory *mm.MemoryManager, creds *auth.Credentials, img *l
 	t.pdeathSignal = 0
 	tg.exitSignal = sigChldUnlessNone(tg.exitSignal)
 	t.k.tree.Unlock()
+	// What others learn of the exec by comes when all else is as it is to be: that the
+	// parent of a vfork(2) goes on, that files are closed.
+	t.releaseVfork()
+	if old != nil {
+		old.DecUsers()
+	}
+	if t.fds.Shared() {
+		shared := t.fds
+		t.SetFDs(shared.Fork())
+		closeAll(t, shared, shared.DecRef())
+	}
+	closeAll(t, t.fds, t.fds.RemoveIf(func(_ int32, cloexec bool) bool { return cloexec }))
 	t.state.Exec(uint64(img.Entry), uint64(img.StackPointer))
 	t.NoReturn()
 	t.syscall.restart = 0
