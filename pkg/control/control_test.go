@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"os"
 	"path/filepath"
@@ -85,6 +86,24 @@ func TestEveryFieldCrossesTheWire(t *testing.T) {
 		if err := unmarshal(append(body, 0), got); err == nil {
 			t.Errorf("%T: no error for a trailing byte", v)
 		}
+	}
+}
+
+// A runsc and a sentry of different builds find out by the version: it has to change
+// with what is on the wire.
+func TestVersionChangesWithTheWire(t *testing.T) {
+	sum := crc32.NewIEEE()
+	for _, v := range []coded{
+		&CreateArgs{}, &ExecArgs{}, &ContainerState{}, &Stats{}, &processList{}, &idList{},
+		&WaitStatus{}, &Error{}, &processRef{}, &pidResult{}, &update{},
+	} {
+		n := 0
+		fillValue(reflect.ValueOf(v).Elem(), &n)
+		sum.Write(marshal(v))
+	}
+	const version, want = 0x5654_0002, 0x11bd0236
+	if wireVersion != version || sum.Sum32() != want {
+		t.Errorf("version %#x has the sum %#x, and version %#x had %#x: a change of types needs a new version, and its sum here", wireVersion, sum.Sum32(), version, want)
 	}
 }
 
