@@ -18,7 +18,9 @@
 // Up to 64 MiB, or a quarter of what is in use, may stay for good. Beyond that
 // what nobody wanted for a second goes back, and beyond 512 MiB half of it at once.
 // Together with what an account uses the warm pages never exceed the account's
-// limit: the host may enforce the same one. The timer for this runs only while
+// limit: the host may enforce the same one. And they are not beyond what was in
+// use at some time, but for 64 MiB, should there be a limit of the host's that
+// nobody told. The timer for this runs only while
 // there is something to give back.
 //
 // The memfd can't shrink (F_SEAL_SHRINK), so touching a page of it never
@@ -92,6 +94,7 @@ type File struct {
 	chunks [maxChunks]atomic.Pointer[chunk]
 
 	usedPages atomic.Int64
+	peakPages atomic.Int64 // the most that usedPages was
 	warmPages atomic.Int64
 
 	mu       locks.Mutex[locks.MemoryFile]
@@ -224,7 +227,9 @@ func (f *File) Alloc(r Request) (Run, error) {
 	}
 	f.mu.Unlock()
 
-	f.usedPages.Add(int64(n))
+	used := f.usedPages.Add(int64(n))
+	for peak := f.peakPages.Load(); used > peak && !f.peakPages.CompareAndSwap(peak, used); peak = f.peakPages.Load() {
+	}
 	if n < want {
 		r.Account.uncharge(int64(want - n))
 	}
@@ -235,7 +240,7 @@ func (f *File) Alloc(r Request) (Run, error) {
 		}
 	}
 	if kept := f.warmPages.Load(); kept > 0 {
-		if room := r.Account.headroom(); kept > room {
+		if room := min(r.Account.headroom(), f.peakPages.Load()+warmFloor-used); kept > room {
 			f.trimTo(room)
 		}
 	}

@@ -248,6 +248,32 @@ func TestWarmPagesStayWithinTheLimit(t *testing.T) {
 	free(f, b)
 }
 
+// Without a limit, what was in use at some time is one.
+func TestWarmPagesStayWithinThePeak(t *testing.T) {
+	f, acct := newFile(t, 0)
+	const many = 3 * warmFloor
+	low := fill(t, f, acct, many)
+	high := fill(t, f, acct, many)
+	end := high[len(high)-1]
+	free(f, low)
+	if n := kept(f); n != many {
+		t.Fatalf("%d pages are kept, want %d", n, many)
+	}
+	hint := end.Offset + uint64(end.Pages)*pageSize
+	for range 2 * warmFloor / 64 {
+		r, err := f.Alloc(Request{Account: acct, Pages: 64, Hint: hint})
+		if err != nil {
+			t.Fatal(err)
+		}
+		hint = r.Offset + uint64(r.Pages)*pageSize
+		high = append(high, r)
+		if used, kept := f.Usage(); used+kept > (2*many+warmFloor)*pageSize {
+			t.Fatalf("%d bytes in use and %d kept, after %d in use", used, kept, 2*many*pageSize)
+		}
+	}
+	free(f, high)
+}
+
 // A run goes through warm and cold pages, and all are clear.
 func TestRunsOfWarmAndColdPagesAreClear(t *testing.T) {
 	f, acct := newFile(t, 0)
