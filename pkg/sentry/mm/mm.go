@@ -32,6 +32,14 @@
 // pages may have been taken away meanwhile. Where two address spaces are locked,
 // in Fork, the second is the new one.
 //
+// # Ahead of the application
+//
+// A fault costs a stop and a call into the address space's process; one more
+// mapping that is made along with others costs a tenth. So HandleFault fills and maps
+// windows that grow while memory is touched in order, or all over; new mappings
+// that are likely to be touched are mapped with what comes next (mapAhead); and
+// Fork gives the child what children before it touched first (habit).
+//
 // # Cost
 //
 // A fault of anonymous memory and a copy of resident memory do not allocate. No
