@@ -492,9 +492,9 @@ func (s *Sandbox) Stats(id string) (control.Stats, error) {
 	}
 	st := control.Stats{MemoryUsage: int64(c.account.Usage()), MemoryPeak: int64(c.account.Peak()), MemoryLimit: int64(c.account.Limit()),
 		OOMKills: int64(c.account.Failures())}
+	u := c.kc.Usage(s.k)
+	st.CPUTime = u.User + u.System
 	for _, tg := range c.groups() {
-		u := tg.Usage()
-		st.CPUTime += u.User + u.System
 		st.Pids += int64(len(tg.Tasks()))
 	}
 	return st, nil

@@ -238,7 +238,7 @@ func (c *container) newFilesystem(kind, data string, ns *kernel.Namespaces, isDe
 	case "mqueue":
 		return mqueue.New(o.UID, o.GID), nil
 	case "cgroup", "cgroup2":
-		return cgroup.New(k, ns.PIDForChildren, cgroup.Options{Account: o.Account, Limits: c.limits})
+		return cgroup.New(k, ns.PIDForChildren, cgroup.Options{Account: o.Account, Limits: c.limits, Container: c.kc})
 	}
 	return nil, unix.ENODEV
 }

@@ -3,6 +3,8 @@ package kernel
 import (
 	"strings"
 	"sync/atomic"
+
+	"vitrine/pkg/sentry/usage"
 )
 
 // Container is what the tasks of one container have in common beyond their
@@ -14,10 +16,10 @@ type Container struct {
 	paused, throttled freezer
 	quota             atomic.Pointer[quota]
 	// tasks is how many there are, limit how many there may be, zero for any
-	// number; spent is the processor time, in nanoseconds, of those that have
-	// ended. Guarded by Kernel.tree.
+	// number; ended is what those have used that have ended. Guarded by
+	// Kernel.tree.
 	tasks, limit int
-	spent        int64
+	ended        usage.Resources
 }
 
 // freezer stops tasks. What it holds is not nil while it does, and closed when they
@@ -50,6 +52,23 @@ func (c *Container) Count(k *Kernel) (tasks, limit int) {
 	defer k.tree.RUnlock()
 	return c.tasks, c.limit
 }
+
+// Usage returns what all tasks of the container have used, those that are gone
+// included.
+func (c *Container) Usage(k *Kernel) usage.Resources {
+	k.tree.RLock()
+	defer k.tree.RUnlock()
+	sum := c.ended
+	for _, t := range k.RootPIDNS.tasks {
+		if t.container == c && !t.dead {
+			sum.Add(t.usage.Read())
+		}
+	}
+	return sum
+}
+
+// Has reports whether t is one of the container's tasks.
+func (c *Container) Has(t *Task) bool { return t.container == c }
 
 // Container returns the ID of the task's container.
 func (t *Task) Container() string { return t.container.ID }

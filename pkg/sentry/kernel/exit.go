@@ -87,8 +87,8 @@ func (t *Task) exit() {
 	used.MaxRSS = peak
 	tg.deadUsage.Add(used)
 	k.deadUsage.Add(used)
-	if t.container != nil {
-		t.container.spent += used.User + used.System
+	if c := t.container; c != nil {
+		c.ended.Add(used)
 	}
 	var after []func()
 	if t != tg.leader {

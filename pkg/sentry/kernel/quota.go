@@ -107,15 +107,8 @@ func (c *Container) awake(k *Kernel) bool {
 }
 
 // spentTime is the processor time that the container's tasks have used, those that
-// ended among them.
+// have ended included, in nanoseconds.
 func (c *Container) spentTime(k *Kernel) int64 {
-	k.tree.RLock()
-	defer k.tree.RUnlock()
-	sum := c.spent
-	for _, t := range k.RootPIDNS.tasks {
-		if t.container == c && !t.dead {
-			sum += t.usage.Total()
-		}
-	}
-	return sum
+	u := c.Usage(k)
+	return u.User + u.System
 }

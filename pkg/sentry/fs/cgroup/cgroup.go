@@ -20,7 +20,6 @@ import (
 	"vitrine/pkg/sentry/fs/pseudo"
 	"vitrine/pkg/sentry/kernel"
 	"vitrine/pkg/sentry/memfile"
-	"vitrine/pkg/sentry/usage"
 	"vitrine/pkg/sentry/vfs"
 )
 
@@ -30,6 +29,8 @@ type Options struct {
 	Account *memfile.Account
 	// Limits returns the others, as they are when it is called. It may be nil.
 	Limits func() Limits
+	// Container is whose tasks are in the group.
+	Container *kernel.Container
 }
 
 // Limits are those that change while somebody reads.
@@ -52,7 +53,7 @@ type view struct {
 	opts Options
 }
 
-// New returns an instance that shows the tasks of ns.
+// New returns an instance that shows the container's tasks under their numbers in ns.
 func New(k *kernel.Kernel, ns *kernel.PIDNamespace, o Options) (*vfs.Filesystem, error) {
 	fs := &vfs.Filesystem{Type: "cgroup2", Dev: vfs.NewDev(), Magic: unix.CGROUP2_SUPER_MAGIC, Policy: vfs.CacheAll, ReadOnly: true}
 	if o.Limits == nil {
@@ -68,7 +69,7 @@ func New(k *kernel.Kernel, ns *kernel.PIDNamespace, o Options) (*vfs.Filesystem,
 		{"cgroup.controllers", text("cpuset cpu memory pids\n")},
 		{"cgroup.subtree_control", text("")},
 		{"cgroup.type", text("domain\n")},
-		{"cgroup.events", func(b *bytes.Buffer) { fmt.Fprintf(b, "populated %d\nfrozen 0\n", min(1, len(ns.Tasks()))) }},
+		{"cgroup.events", func(b *bytes.Buffer) { fmt.Fprintf(b, "populated %d\nfrozen 0\n", min(1, v.count())) }},
 		{"cgroup.stat", text("nr_descendants 0\nnr_dying_descendants 0\n")},
 		{"cgroup.max.depth", text("0\n")},
 		{"cgroup.max.descendants", text("0\n")},
@@ -105,7 +106,7 @@ func New(k *kernel.Kernel, ns *kernel.PIDNamespace, o Options) (*vfs.Filesystem,
 			if o.Account != nil {
 				n = o.Account.Failures()
 			}
-			fmt.Fprintf(b, "low 0\nhigh 0\nmax %d\noom %d\n", n, n)
+			fmt.Fprintf(b, "low 0\nhigh 0\nmax %d\noom %d\noom_kill %d\n", n, n, n)
 		}},
 		{"memory.stat", func(b *bytes.Buffer) {
 			var n uint64
@@ -116,7 +117,7 @@ func New(k *kernel.Kernel, ns *kernel.PIDNamespace, o Options) (*vfs.Filesystem,
 		}},
 		{"memory.swap.current", text("0\n")},
 		{"memory.swap.max", text("0\n")},
-		{"pids.current", func(b *bytes.Buffer) { fmt.Fprintf(b, "%d\n", len(ns.Tasks())) }},
+		{"pids.current", func(b *bytes.Buffer) { fmt.Fprintf(b, "%d\n", v.count()) }},
 		{"pids.max", func(b *bytes.Buffer) { b.WriteString(limit(o.Limits().Tasks) + "\n") }},
 	} {
 		build.PutFile(root, f.name, 0o444, pseudo.Whole(func(_ vfs.Context, b *bytes.Buffer) error {
@@ -145,11 +146,18 @@ func list(n int) string {
 	return fmt.Sprintf("0-%d", n-1)
 }
 
-// tasks lists processes or threads by number.
+// count returns how many tasks are in the group.
+func (v *view) count() int {
+	n, _ := v.opts.Container.Count(v.k)
+	return n
+}
+
+// tasks lists processes or threads by number, as the instance's namespace has
+// them; those that it doesn't know are left out.
 func (v *view) tasks(b *bytes.Buffer, processes bool) {
 	var ids []int32
 	for _, t := range v.ns.Tasks() {
-		if !processes || t == t.ThreadGroup().Leader() {
+		if v.opts.Container.Has(t) && (!processes || t == t.ThreadGroup().Leader()) {
 			ids = append(ids, t.TID(v.ns))
 		}
 	}
@@ -159,30 +167,13 @@ func (v *view) tasks(b *bytes.Buffer, processes bool) {
 	}
 }
 
-// cpuStat counts the whole sandbox's time in the root namespace's group, and that
-// of the processes that live in others.
+// cpuStat counts what the container's tasks have used, those that are gone
+// included: it never goes back.
 func (v *view) cpuStat(b *bytes.Buffer) {
-	u := v.usage()
+	u := v.opts.Container.Usage(v.k)
 	const micro = 1000
 	fmt.Fprintf(b, "usage_usec %d\nuser_usec %d\nsystem_usec %d\nnr_periods 0\nnr_throttled 0\nthrottled_usec 0\n",
 		(u.User+u.System)/micro, u.User/micro, u.System/micro)
-}
-
-// usage sums what the namespace's processes have used, and the children they
-// have waited for. What nobody waited for is lost.
-func (v *view) usage() (sum usage.Resources) {
-	if v.ns == v.k.RootPIDNS {
-		return v.k.TotalUsage()
-	}
-	for _, t := range v.ns.Tasks() {
-		if tg := t.ThreadGroup(); tg.Leader() == t {
-			for _, u := range []usage.Resources{tg.Usage(), tg.ChildUsage()} {
-				sum.User += u.User
-				sum.System += u.System
-			}
-		}
-	}
-	return sum
 }
 
 func (v *view) memory(of func(*memfile.Account) uint64) func(*bytes.Buffer) {

@@ -31,6 +31,7 @@ func TestLimitsAreShown(t *testing.T) {
 			"cpu.stat":           "usage_usec 0\nuser_usec 0\nsystem_usec 0\nnr_periods 0\nnr_throttled 0\nthrottled_usec 0\n",
 		}},
 	} {
+		c.opts.Container = &kernel.Container{ID: "test"}
 		fs, err := New(k, k.RootPIDNS, c.opts)
 		if err != nil {
 			t.Fatal(err)
