@@ -241,6 +241,15 @@ func (c *Credentials) Fork() *Credentials {
 	return &n
 }
 
+// NoMoreThan reports whether who has c may do nothing that somebody with o
+// may not: the ids are the same, and no capability is new.
+func (c *Credentials) NoMoreThan(o *Credentials) bool {
+	return c.RUID == o.RUID && c.EUID == o.EUID && c.SUID == o.SUID && c.FSUID == o.FSUID &&
+		c.RGID == o.RGID && c.EGID == o.EGID && c.SGID == o.SGID && c.FSGID == o.FSGID &&
+		slices.Equal(c.Groups, o.Groups) && c.UserNS == o.UserNS &&
+		c.Permitted&^o.Permitted == 0 && c.Effective&^o.Permitted == 0
+}
+
 // InGroup reports whether g is the file-system group or a supplementary one.
 func (c *Credentials) InGroup(g KGID) bool {
 	if c.FSGID == g {

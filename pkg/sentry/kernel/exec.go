@@ -196,6 +196,9 @@ func (t *Task) Exec(a *ExecArgs) error {
 		dumpable = 0
 	}
 	memory.SetDumpable(dumpable)
+	if !secure && !noDump && creds.NoMoreThan(t.Credentials()) {
+		memory.Inherit(t.mm)
+	}
 	t.becomes(memory, creds, &img)
 	if tr := t.k.Trace; tr != nil {
 		tr.Exec(t, path)
@@ -242,6 +245,7 @@ func (t *Task) becomes(memory *mm.MemoryManager, creds *auth.Credentials, img *l
 		closeAll(t, shared, shared.DecRef())
 	}
 	closeAll(t, t.fds, t.fds.RemoveIf(func(_ int32, cloexec bool) bool { return cloexec }))
+	t.ctx.PullFP(t.state)
 	t.state.Exec(uint64(img.Entry), uint64(img.StackPointer))
 	t.NoReturn()
 	t.syscall.restart = 0

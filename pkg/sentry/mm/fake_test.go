@@ -80,8 +80,9 @@ func (s *fakeSpace) Protect(r usermem.AddrRange, access usermem.Access) {
 		s.pages[at] = p
 	})
 }
-func (s *fakeSpace) Flush()   {}
-func (s *fakeSpace) Release() { s.pages = nil }
+func (*fakeSpace) Inherit(platform.AddressSpace) {}
+func (s *fakeSpace) Flush()                      {}
+func (s *fakeSpace) Release()                    { s.pages = nil }
 
 // touch does what an instruction of the application does: it reads or writes
 // one byte, with faults handled until it works.
@@ -225,6 +226,7 @@ func (nullSpace) MapFile(usermem.Addr, platform.File, uint64, uint64, usermem.Ac
 }
 func (nullSpace) Unmap(usermem.AddrRange)                   {}
 func (nullSpace) Protect(usermem.AddrRange, usermem.Access) {}
+func (nullSpace) Inherit(platform.AddressSpace)             {}
 func (nullSpace) Flush()                                    {}
 func (nullSpace) Release()                                  {}
 

@@ -245,6 +245,15 @@ func (m *MemoryManager) DecUsers() {
 	m.SetExecutable(nil)
 }
 
+// Inherit says that m, in which nothing has run yet, is for the program that
+// replaces the one in old, with no more rights (execve(2)). The caller is a user
+// of both, and gives old up next.
+func (m *MemoryManager) Inherit(old *MemoryManager) {
+	if old.users.Load() == 1 {
+		m.as.Inherit(old.as)
+	}
+}
+
 // Users returns how many users there are.
 func (m *MemoryManager) Users() int64 { return m.users.Load() }
 
@@ -258,6 +267,7 @@ type deadSpace struct{}
 func (deadSpace) MapFile(usermem.Addr, platform.File, uint64, uint64, usermem.Access, bool) error {
 	return unix.ESRCH
 }
+func (deadSpace) Inherit(platform.AddressSpace)             {}
 func (deadSpace) Unmap(usermem.AddrRange)                   {}
 func (deadSpace) Protect(usermem.AddrRange, usermem.Access) {}
 func (deadSpace) Flush()                                    {}

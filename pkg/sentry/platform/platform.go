@@ -66,6 +66,11 @@ type AddressSpace interface {
 	Protect(r usermem.AddrRange, access usermem.Access)
 	// Flush makes all earlier operations take effect.
 	Flush()
+	// Inherit says that the application of the address space, which hasn't run
+	// yet, is what the one in old turns into, with no more rights than it has
+	// (execve(2)): the platform may go on with what old has of the host. No
+	// context is in Switch with either, and old is only released afterwards.
+	Inherit(old AddressSpace)
 	// Release gives the address space up. No context is in Switch with it, and
 	// vector state that is to live on has been fetched with PullFP or Park.
 	// What it maps is unmapped by the time Release returns.

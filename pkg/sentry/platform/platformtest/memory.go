@@ -27,6 +27,7 @@ var memoryTests = []Test{
 	{"hundred-address-spaces", testHundredSpaces},
 	{"hundred-address-spaces-on-two-threads", testHundredOnTwo},
 	{"more-mappings-than-the-host-allows", testTooManyMappings},
+	{"inherited-address-spaces-are-empty", testInherit},
 	{"released-address-spaces-leave-nothing-behind", testReleaseLeavesNothing},
 }
 
@@ -468,5 +469,30 @@ func testTooManyMappings(t T, p platform.Platform) {
 	}
 	if ev := touch(at); ev.Kind != platform.EventSyscall {
 		t.Errorf("afterwards: %s", show(ev))
+	}
+}
+
+func testInherit(t T, p platform.Platform) {
+	e := newEnv(t, p, codeLoad)
+	defer e.close()
+	// The same task goes on in a new address space, again and again, as with
+	// execve(2). What only the old one had is gone, and vector state is loaded.
+	only := dataAt + 1<<30
+	for range 20 {
+		e.mapIn(e.as, only, dataOff, page, usermem.Read)
+		e.state.Exec(uint64(codeAt), uint64(stackAt)-64)
+		e.state.Regs.Rdi = uint64(only)
+		e.runTo(e.as, platform.EventSyscall)
+		next := e.space()
+		next.Inherit(e.as)
+		e.ctx.Park(e.state)
+		e.as.Release()
+		e.as = next
+		e.ctx.PullFP(e.state)
+		e.state.Exec(uint64(codeAt), uint64(stackAt)-64)
+		e.state.Regs.Rdi = uint64(only)
+		e.fault(e.as, pageFault(only, usermem.Read, segvMapErr))
+		e.state.Regs.Rdi = uint64(dataAt)
+		e.runTo(e.as, platform.EventSyscall)
 	}
 }

@@ -120,6 +120,10 @@ func (a *addressSpace) flush(t *tracer) error {
 	return err
 }
 
+// Inherit implements platform.AddressSpace: Release makes the stub another one's
+// anyway.
+func (a *addressSpace) Inherit(platform.AddressSpace) {}
+
 // Release implements platform.AddressSpace.
 func (a *addressSpace) Release() {
 	runtime.LockOSThread()

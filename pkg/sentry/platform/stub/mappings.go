@@ -93,6 +93,12 @@ func (m *Mappings) UnmapAll() {
 	m.enqueue(Command{Nr: unix.SYS_MUNMAP, Args: [6]uint64{0, uint64(UserEnd)}})
 }
 
+// UnmapAllFirst has the same unmapped before the queue, which is for an empty stub.
+func (m *Mappings) UnmapAllFirst() {
+	m.queue = append([]Command{{Nr: unix.SYS_MUNMAP, Args: [6]uint64{0, uint64(UserEnd)}}}, m.queue...)
+	m.queued.Store(true)
+}
+
 // Drop forgets the queue: the stub is lost.
 func (m *Mappings) Drop() {
 	m.queue = m.queue[:0]

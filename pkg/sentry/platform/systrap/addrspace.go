@@ -24,6 +24,7 @@ type addressSpace struct {
 
 	mu       locks.Mutex[locks.AddressSpace] // guards what follows, and what proc's memory thread is told
 	mappings stub.Mappings
+	used     bool // something was mapped in the stub
 }
 
 // MapFile implements platform.AddressSpace.
@@ -84,6 +85,7 @@ func (a *addressSpace) flush() error {
 	if !a.mappings.Queued() {
 		return nil
 	}
+	a.used = true
 	err := a.mappings.Run(a.proc)
 	if err != nil {
 		a.lose()
@@ -137,6 +139,34 @@ func (p *process) giveBack(th *thread) {
 	p.mu.Unlock()
 }
 
+// Inherit implements platform.AddressSpace: the stub of old is emptied and a's.
+func (a *addressSpace) Inherit(o platform.AddressSpace) {
+	old := o.(*addressSpace)
+	a.mu.Lock()
+	used := a.used
+	a.mu.Unlock()
+	if used || old.running.Load() != 0 {
+		return
+	}
+	old.mu.Lock()
+	p := old.proc
+	if p.lost.Load() {
+		old.mu.Unlock()
+		return
+	}
+	old.proc = deadProcess
+	old.mappings = stub.NewMappings()
+	old.mu.Unlock()
+
+	a.mu.Lock()
+	spare := a.proc
+	a.proc = p
+	a.mappings.UnmapAllFirst()
+	a.flush()
+	a.mu.Unlock()
+	a.platform.putBack(spare)
+}
+
 // Release implements platform.AddressSpace. The stub isn't used again, even
 // after everything is unmapped: the application may have left something behind
 // in its threads' registers.
@@ -149,7 +179,9 @@ func (a *addressSpace) Release() {
 	}
 	p := a.proc
 	a.proc = deadProcess
-	a.platform.destroy(p)
+	if p != deadProcess {
+		a.platform.destroy(p)
+	}
 }
 
 // deadProcess stands in for the stub of an address space that was released.

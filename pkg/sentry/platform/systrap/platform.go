@@ -173,6 +173,18 @@ func (p *Platform) NewAddressSpace() (platform.AddressSpace, error) {
 	}
 }
 
+// putBack takes a stub in which nothing was done.
+func (p *Platform) putBack(proc *process) {
+	p.mu.Lock()
+	if !proc.lost.Load() && len(p.pool) < 2*poolSize {
+		p.pool = append(p.pool, proc)
+		p.mu.Unlock()
+		return
+	}
+	p.mu.Unlock()
+	p.destroy(proc)
+}
+
 // refill has the pool filled up in the background. Caller holds p.mu.
 func (p *Platform) refill() {
 	if p.filling || len(p.pool) >= poolSize/2 {
