@@ -338,8 +338,12 @@ func (t *Task) run() {
 		}
 		locks.AssertNoneHeld()
 		t.usage.EnterUser()
+		before := t.mm.Rewrites()
 		ev, err := t.ctx.Switch(t.mm.AddressSpace(), t.state)
 		t.usage.LeaveUser()
+		if t.mm.Rewrites() != 0 {
+			t.mm.Original(before, &ev, &t.state.Regs)
+		}
 		if step {
 			t.stepEnds()
 		}
@@ -350,7 +354,11 @@ func (t *Task) run() {
 		}
 		switch ev.Kind {
 		case platform.EventSyscall:
+			behind := t.state.Regs.Rip
 			t.doSyscall()
+			if ev.Rewrite {
+				t.mm.RewriteCall(usermem.Addr(behind - 2))
+			}
 		case platform.EventFault:
 			t.state.Regs.OrigRax = noSyscall
 			t.fault(&ev)

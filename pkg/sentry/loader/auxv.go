@@ -39,11 +39,14 @@ const (
 // CPUFeatures is what the auxiliary vector tells about the processor.
 type CPUFeatures struct {
 	HWCap  uint64 // EDX of CPUID leaf 1
-	HWCap2 uint64 // bit 1: FSGSBASE instructions may be used
+	HWCap2 uint64
 	// MinSigStackSize is the size of a signal frame with all of the
 	// processor's state, in bytes; zero leaves it out.
 	MinSigStackSize uint64
 }
+
+// hwCap2FSGSBase says that FSGSBASE instructions may be used.
+const hwCap2FSGSBase = 1 << 1
 
 // HostCPU returns the features that the host's kernel tells this process of.
 func HostCPU() (CPUFeatures, error) {
@@ -57,7 +60,8 @@ func HostCPU() (CPUFeatures, error) {
 		case atHWCap:
 			c.HWCap = uint64(a[1])
 		case atHWCap2:
-			c.HWCap2 = uint64(a[1])
+			// GS may hold a platform's own base, which is not for copying.
+			c.HWCap2 = uint64(a[1]) &^ hwCap2FSGSBase
 		case atMinSigStkSz:
 			c.MinSigStackSize = uint64(a[1])
 		}

@@ -51,6 +51,7 @@ func (m *MemoryManager) CopyInForce(addr usermem.Addr, dst []byte) (int, error) 
 // that are read-only are refused.
 func (m *MemoryManager) CopyOutForce(addr usermem.Addr, src []byte) (int, error) {
 	n, err := m.transfer(addr, uint64(len(src)), src, copyOut, true)
+	m.undoRewrites(uint64(addr), uint64(addr)+n)
 	return int(n), err
 }
 

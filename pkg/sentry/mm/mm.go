@@ -40,6 +40,11 @@
 // that are likely to be touched are mapped with what comes next (mapAhead); and
 // Fork gives the child what children before it touched first (habit).
 //
+// # Rewritten code
+//
+// Code that the platform offers a cheaper system call for is rewritten in what the
+// address space maps, and nowhere else: see rewrite.go.
+//
 // # Cost
 //
 // A fault of anonymous memory and a copy of resident memory do not allocate. No
@@ -90,7 +95,10 @@ type MemoryManager struct {
 	platform platform.Platform
 	file     *memfile.File
 	acct     *memfile.Account
-	as       platform.AddressSpace
+	// space is the platform's, and as what is used of it: see rewrite.go. as
+	// is guarded by pageMu.
+	space, as platform.AddressSpace
+	rewrites  rewriteView
 
 	users atomic.Int64
 
@@ -182,7 +190,7 @@ func New(p platform.Platform, f *memfile.File, acct *memfile.Account, opts Optio
 }
 
 func newManager(p platform.Platform, f *memfile.File, acct *memfile.Account, as platform.AddressSpace) *MemoryManager {
-	m := &MemoryManager{platform: p, file: f, acct: acct, as: as, epoch: 1}
+	m := &MemoryManager{platform: p, file: f, acct: acct, space: as, as: as, epoch: 1}
 	m.users.Store(1)
 	return m
 }
@@ -196,7 +204,7 @@ func (m *MemoryManager) SetLimits(l Limits) {
 
 // AddressSpace returns the platform's side, for Context.Switch. It stays the
 // same until the last user is gone.
-func (m *MemoryManager) AddressSpace() platform.AddressSpace { return m.as }
+func (m *MemoryManager) AddressSpace() platform.AddressSpace { return m.space }
 
 // Bounds returns the addresses that may be mapped.
 func (m *MemoryManager) Bounds() usermem.AddrRange { return m.layout.bounds }
@@ -239,7 +247,7 @@ func (m *MemoryManager) DecUsers() {
 	})
 	m.vmas = rangemap.New(vmaFuncs)
 	m.sizes = sizes{peak: m.sizes.peak}
-	m.as = deadSpace{}
+	m.as, m.space = deadSpace{}, deadSpace{}
 	m.pageMu.Unlock()
 	m.collect(&g)
 	m.SetExecutable(nil)
@@ -250,7 +258,7 @@ func (m *MemoryManager) DecUsers() {
 // of both, and gives old up next.
 func (m *MemoryManager) Inherit(old *MemoryManager) {
 	if old.users.Load() == 1 {
-		m.as.Inherit(old.as)
+		m.space.Inherit(old.space)
 	}
 }
 
@@ -466,6 +474,7 @@ func (m *MemoryManager) sharePages(c *MemoryManager, gone, wiped []usermem.AddrR
 		return true
 	})
 	c.mapTouches(soon)
+	m.shareRewrites(c)
 	return nil
 }
 

@@ -94,6 +94,7 @@ func (s *sizes) add(e vmaEntry, sign int64) {
 // insertVMA adds a mapping and takes over a reference on its identity. mu is
 // held.
 func (m *MemoryManager) insertVMA(start, end uint64, v *vma) {
+	m.vacate(start, end)
 	m.pageMu.Lock()
 	m.vmas.Insert(start, end, v)
 	m.pageMu.Unlock()
@@ -523,6 +524,9 @@ func (m *MemoryManager) protectHost(start, end uint64) {
 	defer m.pageMu.Unlock()
 	e, _ := m.vmas.Find(start)
 	full := e.Value.prot.Effective()
+	if w, ok := m.as.(*rewritten); ok && full != usermem.Read|usermem.Execute {
+		w.undo(start, end)
+	}
 	var run usermem.AddrRange
 	var access usermem.Access
 	runs := 0

@@ -114,6 +114,40 @@ type Event struct {
 	// signal frame (sigcontext's trapno and err).
 	TrapNo    uint64
 	ErrorCode uint64
+	// Rewrite, of an EventSyscall, says that this instruction has called often
+	// and costs more than a CallEntry would. It comes with an AddressSpace that
+	// is a CallRewriter only.
+	Rewrite bool
+}
+
+// CallRewriter is an AddressSpace in which a jump can take the place of a
+// syscall instruction, for less than the instruction costs. Whoever rewrites
+// code has it jump to a trampoline of this form, anywhere in the application's
+// memory:
+//
+//	        lea  tail(%rip), %rcx
+//	        jmp  CallEntry
+//	slow:   syscall
+//	tail:   cmp  $imm32, %rax
+//	        jmp  next
+//
+// The event is the same as if a syscall instruction had stood six bytes in
+// front of next, and what is in registers then is what the instruction leaves
+// there. A Switch with Rip six bytes in front of next goes on at tail, as long
+// as neither Retire nor Expel was called since the event. Other events may show
+// an Rip within the trampoline, and where the platform can't do better a system
+// call is made by the instruction at slow, its event showing an Rip of tail.
+type CallRewriter interface {
+	AddressSpace
+	// CallEntry is the address to jump to.
+	CallEntry() usermem.Addr
+	// Retire says that code with a trampoline may have changed: calls that are
+	// under way return to it, not to the trampoline.
+	Retire()
+	// Expel is Retire, and has each Switch return that is under way. When it
+	// returns no context runs, or will return to, a trampoline that nothing
+	// jumps to any more. No context in Switch waits for the caller.
+	Expel()
 }
 
 // Context runs the code of one task.

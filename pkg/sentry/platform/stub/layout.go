@@ -14,7 +14,7 @@ import (
 //	codeBase               the image's code (read, execute)
 const (
 	taskSize  = 0x7ffffffff000
-	slotsBase = 0x7ffffd000000
+	slotsBase = 0x7ffffc000000
 	slotsSize = 32 << 20
 	cmdBase   = 0x7fffff000000
 	cmdSize   = 1 << 16
@@ -87,7 +87,8 @@ const (
 	// CommandBytes long, and can only read it.
 	CommandAddr  = cmdBase
 	CommandBytes = cmdSize
-	// SlotsAddr is where it sees Process.Slots, which is SlotsBytes long.
+	// SlotsAddr is where it sees Process.Slots, which is SlotsBytes long, a power
+	// of two that SlotsAddr is a multiple of.
 	SlotsAddr  = slotsBase
 	SlotsBytes = slotsSize
 

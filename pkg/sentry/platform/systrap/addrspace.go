@@ -21,6 +21,7 @@ type addressSpace struct {
 	// looks at mappings.Queued, Unmap queues before it looks at running: one of
 	// them sees the other.
 	running atomic.Int32
+	calls   callRewriting
 
 	mu       locks.Mutex[locks.AddressSpace] // guards what follows, and what proc's memory thread is told
 	mappings stub.Mappings

@@ -33,6 +33,13 @@ type context struct {
 	// current.
 	fpAt     *byte
 	fpPulled bool
+
+	// call is the last system call if it came by way of a trampoline, and calls
+	// counts those that didn't.
+	call  handedCall
+	calls callCounts
+	// turn counts the calls of Switch.
+	turn atomic.Uint32
 }
 
 // Switch implements platform.Context.
@@ -74,11 +81,12 @@ func (c *context) Switch(as platform.AddressSpace, state *arch.State) (platform.
 	if rip := state.Regs.Rip; rip >= taskEnd && rip < kernelStart {
 		return generalProtection(), nil
 	}
-	th.setRegs(&state.Regs)
 
+	c.turn.Add(1)
 	c.running.Store(th)
 	defer func() {
 		c.running.Store(nil)
+		a.left()
 		c.asked.Store(0)
 		th.interrupted.Store(false)
 	}()
@@ -86,6 +94,7 @@ func (c *context) Switch(as platform.AddressSpace, state *arch.State) (platform.
 		if c.pending.Load() && c.pending.Swap(false) {
 			return platform.Event{Kind: platform.EventInterrupted}, nil
 		}
+		c.setRegs(a, th, &state.Regs)
 		if err := th.handOver(c.platform); err != nil {
 			return platform.Event{}, err
 		}
@@ -97,7 +106,6 @@ func (c *context) Switch(as platform.AddressSpace, state *arch.State) (platform.
 		if !again {
 			return ev, nil
 		}
-		th.setRegs(&state.Regs)
 	}
 }
 
@@ -142,21 +150,32 @@ const (
 	kernelStart = 0xffff800000000000
 )
 
-// setRegs writes the registers to load.
-func (th *thread) setRegs(r *arch.Registers) {
+// setRegs writes the registers to load. c is seen to be running.
+func (c *context) setRegs(a *addressSpace, th *thread, r *arch.Registers) {
 	s := th.shared
+	rip, same := c.returnTo(a, th, r)
+	th.live = false
+	if same {
+		s.result = r.Rax
+		s.load = loadResult
+		return
+	}
+	gs := r.GsBase
+	if gs == 0 {
+		gs = th.sharedAddr()
+	}
 	s.regs = [22]uint64{
 		r.R8, r.R9, r.R10, r.R11, r.R12, r.R13, r.R14, r.R15, r.Rdi, r.Rsi, r.Rbp, r.Rbx,
-		r.Rdx, r.Rax, r.Rcx, r.Rsp, r.Rip, r.Eflags, r.Cs, r.Ss, r.FsBase, r.GsBase,
+		r.Rdx, r.Rax, r.Rcx, r.Rsp, rip, r.Eflags, r.Cs, r.Ss, r.FsBase, gs,
 	}
 	load := uint32(0)
 	if r.FsBase != th.fsBase {
 		load |= loadFS
 		th.fsBase = r.FsBase
 	}
-	if r.GsBase != th.gsBase {
+	if gs != th.gsBase {
 		load |= loadGS
-		th.gsBase = r.GsBase
+		th.gsBase = gs
 	}
 	s.load = load
 }
@@ -172,6 +191,9 @@ func (c *context) event(th *thread, state *arch.State) (ev platform.Event, again
 			return platform.Event{Kind: platform.EventInterrupted}, false, nil
 		}
 		return ev, true, nil // a late one
+	case kindCall:
+		c.handedOver(th, state)
+		return platform.Event{Kind: platform.EventSyscall}, false, nil
 	case kindRefused:
 		return generalProtection(), false, nil
 	}
@@ -251,12 +273,17 @@ func (c *context) signal(th *thread, state *arch.State) (ev platform.Event, agai
 	r.OrigRax = ^uint64(0)
 	r.FsBase, r.GsBase = s.fsBase, s.gsBase
 	th.fsBase, th.gsBase = r.FsBase, r.GsBase
+	if r.GsBase == th.sharedAddr() {
+		r.GsBase = 0
+	}
 	th.fp = fp
 
 	signo, code, addr := int32(s.signo), int32(le.Uint32(info[8:])), le.Uint64(info[16:])
 	switch unix.Signal(signo) {
 	case unix.SIGSYS:
 		ev, err = syscallEvent(r, code, addr, int32(le.Uint32(info[24:])), le.Uint32(info[28:]))
+		// With a base of its own in GS its trampolines would be of no use.
+		ev.Rewrite = ev.Kind == platform.EventSyscall && r.GsBase == 0 && c.calls.often(addr)
 		return ev, false, err
 	case unix.SIGSEGV, unix.SIGBUS, unix.SIGFPE, unix.SIGILL, unix.SIGTRAP:
 		if code <= 0 {
@@ -334,11 +361,11 @@ func faultEvent(r *arch.Registers, signo, code int32, addr, trap, errorCode uint
 // loadFP has the thread load state.FP.
 func (c *context) loadFP(th *thread, state *arch.State) {
 	arch.SanitizeFP(state.FP)
-	at := stackSize + ctxFPArea
-	th.fp = th.slot[at : at+len(state.FP)]
+	th.fp = th.fpArea(len(state.FP))
 	copy(th.fp, state.FP)
-	th.shared.fp = th.base + uint64(at)
+	th.shared.fp = th.sharedAddr() + ctxFPArea
 	th.fpOwner = c
+	th.live = false
 	c.fpAt = &state.FP[0]
 	c.fpPulled = true
 }

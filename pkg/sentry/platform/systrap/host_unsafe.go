@@ -12,7 +12,7 @@ import (
 // of their places.
 //
 //go:noescape
-func pieceAddrs(p *[6]uintptr)
+func pieceAddrs(p *[7]uintptr)
 
 // spin looks at word until it is want, which it reports, or n times.
 //
@@ -28,8 +28,9 @@ type shared struct {
 	// then rather than spin.
 	command atomic.Uint64
 	spin    uint32 // how often to look before sleeping
-	load    uint32 // which segment bases to load
-	_       [0x30]byte
+	load    uint32 // which registers to load: see loadFS
+	result  uint64 // rax, with loadResult
+	_       [0x28]byte
 
 	// Written by the thread, event after the others: the number of the command
 	// that ended with it.
@@ -51,6 +52,9 @@ type shared struct {
 	// regs are those to load, in the order of struct sigcontext
 	// (asm/sigcontext.h) up to eflags, then cs, ss and the segment bases.
 	regs [22]uint64
+	_    [0x10]byte
+	// call is written by the thread: see callR8.
+	call [callWords]uint64
 }
 
 // sharedAt overlays b, the page of a slot.

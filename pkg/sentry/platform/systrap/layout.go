@@ -47,6 +47,7 @@ const (
 	ctxGo           = 0x00
 	ctxSpin         = 0x08
 	ctxLoad         = 0x0c
+	ctxResult       = 0x10
 	ctxEvent        = 0x40
 	ctxKind         = 0x44
 	ctxSeen         = 0x48
@@ -64,11 +65,42 @@ const (
 	ctxRegs         = 0x140
 	ctxRegFS        = ctxRegs + 20*8
 	ctxRegGS        = ctxRegs + 21*8
+	ctxCall         = 0x200
 	ctxFPArea       = 0x400
 
 	// Bits of shared.load.
 	loadFS = 1
 	loadGS = 2
+	// loadResult: the thread still has all registers, but for rax and what it
+	// has saved in shared.call itself.
+	loadResult = 4
+
+	// To see whether an address is of a slot.
+	slotsShift  = 25
+	slotsPrefix = stub.SlotsAddr >> slotsShift
+)
+
+// Words of shared.call, from ctxCall on: what a call that was handed over without
+// a signal leaves there.
+const (
+	callR8 = iota
+	callR9
+	callR10
+	callR12
+	callR13
+	callR14
+	callR15
+	callRDI
+	callRSI
+	callRBP
+	callRBX
+	callRDX
+	callRAX
+	callRSP
+	callEflags
+	callTail // where the trampoline goes on
+	callNext // where it returns to the program
+	callWords
 )
 
 // What a thread for application code has to say.
@@ -82,6 +114,8 @@ const (
 	kindInterrupted
 	// kindRefused: the processor doesn't go where the registers say.
 	kindRefused
+	// kindCall: a system call by way of a trampoline: shared.call.
+	kindCall
 )
 
 // Where things are in the platform's part of the code area.
@@ -90,11 +124,13 @@ const (
 	offStart       = 0x200
 	offPost        = 0x300
 	offResume      = 0x400
-	offInterrupted = 0x540
-	offHandler     = 0x580
-	offNoSignals   = 0x680
-	offFprog       = 0x690
-	offFilter      = 0x700
+	offInterrupted = 0x600
+	offHandler     = 0x640
+	offEntry       = 0x740
+	offNoSignals   = 0x8c0
+	offFprog       = 0x8d0
+	offFeatures    = 0x8e0
+	offFilter      = 0x900
 	offLeftTable   = 0x1000
 	offErrnoTable  = 0x1900
 	offEnd         = 0x2100
@@ -105,6 +141,8 @@ const (
 	resumeAddr      = stub.PlatformCode + offResume
 	interruptedAddr = stub.PlatformCode + offInterrupted
 	handlerAddr     = stub.PlatformCode + offHandler
+	entryAddr       = stub.PlatformCode + offEntry
+	featuresAddr    = stub.PlatformCode + offFeatures
 	noSignalsAddr   = stub.PlatformCode + offNoSignals
 	fprogAddr       = stub.PlatformCode + offFprog
 	filterAddr      = stub.PlatformCode + offFilter

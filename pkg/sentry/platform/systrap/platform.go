@@ -24,6 +24,10 @@
 // takes the thread. The stub goes to the application with iretq, not with
 // rt_sigreturn(2), which spares a system call.
 //
+// A system call from code that was rewritten (platform.CallRewriter) comes without
+// a signal: see rewrite.go. A Switch asks for that where an instruction traps
+// often.
+//
 // Types: Platform, addressSpace, context, process (a stub), thread (of a stub, for
 // application code), shared (the page of such a thread).
 //

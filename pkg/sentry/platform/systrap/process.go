@@ -224,7 +224,12 @@ type thread struct {
 	fpOwner *context
 	// fsBase and gsBase are those that the thread has.
 	fsBase, gsBase uint64
-	place          placement
+	// as and age are what c.call will say of a call that ends the command.
+	as  *addressSpace
+	age uint32
+	// live says that its vector registers are still those of fp.
+	live  bool
+	place placement
 	// interrupted says that a signal was sent since the last command.
 	interrupted atomic.Bool
 }

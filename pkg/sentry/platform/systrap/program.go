@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vitrine/pkg/seccomp"
+	"vitrine/pkg/sentry/arch"
 	"vitrine/pkg/sentry/platform/stub"
 )
 
@@ -53,9 +54,9 @@ var threadRows = []seccomp.Row{
 // program is the platform's part of the stub.
 func program() (*stub.Program, error) {
 	code := make([]byte, offEnd)
-	var addrs [6]uintptr
+	var addrs [7]uintptr
 	pieceAddrs(&addrs)
-	offs := [...]int{offChild, offStart, offPost, offResume, offInterrupted, offHandler, offNoSignals}
+	offs := [...]int{offChild, offStart, offPost, offResume, offInterrupted, offHandler, offEntry, offNoSignals}
 	for i, a := range addrs {
 		b := stub.Piece(a)
 		if b == nil || offs[i]+len(b) > offs[i+1] {
@@ -73,6 +74,7 @@ func program() (*stub.Program, error) {
 	le := binary.LittleEndian
 	le.PutUint16(code[offFprog:], uint16(len(filter)))
 	le.PutUint64(code[offFprog+8:], filterAddr)
+	le.PutUint64(code[offFeatures:], arch.FPFeatures())
 	for i, ins := range filter {
 		f := code[offFilter+8*i:]
 		le.PutUint16(f, ins.Code)

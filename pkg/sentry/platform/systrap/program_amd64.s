@@ -234,6 +234,9 @@ gone:
 TEXT ·stubResume(SB),NOSPLIT|NOFRAME,$0
 	CMPL	const_ctxInterrupt(R15), $0
 	JNE	interrupted
+	MOVL	const_ctxLoad(R15), CX
+	TESTL	$const_loadResult, CX
+	JNE	result
 	MOVQ	const_ctxFP(R15), DI
 	TESTQ	DI, DI
 	JEQ	haveFP
@@ -241,7 +244,6 @@ TEXT ·stubResume(SB),NOSPLIT|NOFRAME,$0
 	MOVL	$-1, DX
 	BYTE	$0x48; BYTE $0x0f; BYTE $0xae; BYTE $0x2f	// XRSTOR64 (DI)
 haveFP:
-	MOVL	const_ctxLoad(R15), CX
 	TESTL	$const_loadFS, CX
 	JEQ	haveFS
 	MOVQ	const_ctxRegFS(R15), AX
@@ -276,6 +278,28 @@ haveGS:
 	MOVQ	(const_ctxRegs+14*8)(R15), CX
 	MOVQ	(const_ctxRegs+7*8)(R15), R15
 	IRETQ
+result:
+	// Back to the trampoline, which sets the flags that are changed here.
+	MOVQ	(const_ctxCall+const_callR8*8)(R15), R8
+	MOVQ	(const_ctxCall+const_callR9*8)(R15), R9
+	MOVQ	(const_ctxCall+const_callR10*8)(R15), R10
+	MOVQ	(const_ctxCall+const_callR12*8)(R15), R12
+	MOVQ	(const_ctxCall+const_callR13*8)(R15), R13
+	MOVQ	(const_ctxCall+const_callR14*8)(R15), R14
+	MOVQ	(const_ctxCall+const_callRDI*8)(R15), DI
+	MOVQ	(const_ctxCall+const_callRSI*8)(R15), SI
+	MOVQ	(const_ctxCall+const_callRBP*8)(R15), AX
+	XCHGQ	BP, AX
+	MOVQ	(const_ctxCall+const_callRBX*8)(R15), BX
+	MOVQ	(const_ctxCall+const_callRDX*8)(R15), DX
+	MOVQ	(const_ctxCall+const_callEflags*8)(R15), R11
+	MOVQ	(const_ctxCall+const_callNext*8)(R15), CX
+	SUBQ	$6, CX
+	MOVQ	(const_ctxCall+const_callRSP*8)(R15), SP
+	MOVQ	const_ctxResult(R15), AX
+	MOVQ	(const_ctxCall+const_callR15*8)(R15), R15
+	BYTE	$0x65; BYTE $0xff; BYTE $0x24; BYTE $0x25	// JMP *GS:
+	LONG	$const_ctxCall+const_callTail*8
 interrupted:
 	GOTO(const_interruptedAddr)
 	PIECE_END
@@ -341,7 +365,62 @@ fault:
 	GOTO(const_postAddr)
 	PIECE_END
 
-// func pieceAddrs(p *[6]uintptr)
+// stubEntry is where a trampoline hands a system call over: RCX is the place
+// behind its syscall instruction, and what a syscall instruction loses, RCX, R11
+// and, as what follows sets them, the flags, is free. The slot is found by
+// the base of GS, unless the application uses that itself.
+TEXT ·stubEntry(SB),NOSPLIT|NOFRAME,$0
+	RDGSBASEQ	R11
+	SHRQ	$const_slotsShift, R11
+	CMPL	R11, $const_slotsPrefix
+	JNE	trap
+	RDGSBASEQ	R11
+	MOVQ	R15, (const_ctxCall+const_callR15*8)(R11)
+	MOVQ	R11, R15
+	MOVQ	SP, (const_ctxCall+const_callRSP*8)(R15)
+	LEAQ	-64(R15), SP
+	PUSHFQ
+	POPQ	R11
+	TESTL	$0x4000, R11		// NT, with which iretq faults
+	JNE	back
+	MOVQ	R11, (const_ctxCall+const_callEflags*8)(R15)
+	MOVQ	R8, (const_ctxCall+const_callR8*8)(R15)
+	MOVQ	R9, (const_ctxCall+const_callR9*8)(R15)
+	MOVQ	R10, (const_ctxCall+const_callR10*8)(R15)
+	MOVQ	R12, (const_ctxCall+const_callR12*8)(R15)
+	MOVQ	R13, (const_ctxCall+const_callR13*8)(R15)
+	MOVQ	R14, (const_ctxCall+const_callR14*8)(R15)
+	MOVQ	DI, (const_ctxCall+const_callRDI*8)(R15)
+	MOVQ	SI, (const_ctxCall+const_callRSI*8)(R15)
+	MOVQ	BP, (const_ctxCall+const_callRBP*8)(R15)
+	MOVQ	BX, (const_ctxCall+const_callRBX*8)(R15)
+	MOVQ	DX, (const_ctxCall+const_callRDX*8)(R15)
+	MOVQ	AX, (const_ctxCall+const_callRAX*8)(R15)
+	MOVQ	CX, (const_ctxCall+const_callTail*8)(R15)
+	// There: cmp $imm32, %rax (6 bytes); jmp rel32 (5 bytes).
+	MOVLQSX	7(CX), R11
+	LEAQ	11(CX)(R11*1), R11
+	MOVQ	R11, (const_ctxCall+const_callNext*8)(R15)
+	RDFSBASEQ	AX
+	MOVQ	AX, const_ctxFSBase(R15)
+	MOVQ	SP, const_ctxSP(R15)
+	LEAQ	const_ctxFPArea(R15), DI
+	MOVQ	DI, const_ctxFP(R15)
+	MOVQ	$const_featuresAddr, AX
+	MOVL	4(AX), DX
+	MOVL	0(AX), AX
+	BYTE	$0x48; BYTE $0x0f; BYTE $0xae; BYTE $0x27	// XSAVE64 (DI)
+	MOVL	$const_kindCall, const_ctxKind(R15)
+	GOTO(const_postAddr)
+back:
+	MOVQ	(const_ctxCall+const_callRSP*8)(R15), SP
+	MOVQ	(const_ctxCall+const_callR15*8)(R15), R15
+trap:
+	SUBQ	$2, CX			// the syscall instruction itself
+	JMP	CX
+	PIECE_END
+
+// func pieceAddrs(p *[7]uintptr)
 TEXT ·pieceAddrs(SB),NOSPLIT,$0-8
 	MOVQ	p+0(FP), DI
 	LEAQ	·stubChild(SB), AX
@@ -356,6 +435,8 @@ TEXT ·pieceAddrs(SB),NOSPLIT,$0-8
 	MOVQ	AX, 32(DI)
 	LEAQ	·stubHandler(SB), AX
 	MOVQ	AX, 40(DI)
+	LEAQ	·stubEntry(SB), AX
+	MOVQ	AX, 48(DI)
 	RET
 
 // func spin(word *uint32, want uint32, n int) bool

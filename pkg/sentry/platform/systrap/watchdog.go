@@ -39,6 +39,15 @@ func (w *watchdog) drop(c *context) {
 	w.mu.Unlock()
 }
 
+// each calls f for all contexts.
+func (w *watchdog) each(f func(*context)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for c := range w.contexts {
+		f(c)
+	}
+}
+
 // arm has it look after a while.
 func (w *watchdog) arm() {
 	w.mu.Lock()

@@ -1,0 +1,551 @@
+package mm
+
+import (
+	"bytes"
+	"encoding/binary"
+	"math/big"
+	"math/bits"
+	"math/rand/v2"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"vitrine/pkg/sentry/arch"
+	"vitrine/pkg/sentry/platform"
+	"vitrine/pkg/usermem"
+)
+
+// rewriteSpace is a fakeSpace whose code can be rewritten.
+type rewriteSpace struct {
+	fakeSpace
+	retired, expelled int
+}
+
+const fakeEntry = 0x7ffffff00000
+
+func (*rewriteSpace) CallEntry() usermem.Addr { return fakeEntry }
+func (s *rewriteSpace) Retire()               { s.retired++ }
+func (s *rewriteSpace) Expel()                { s.expelled++ }
+
+type rewritePlatform struct{ fakePlatform }
+
+func (rewritePlatform) NewAddressSpace() (platform.AddressSpace, error) {
+	return &rewriteSpace{fakeSpace: fakeSpace{pages: map[uint64]fakePage{}}}, nil
+}
+
+// callCode is a system call in the form that is rewritten, with another cmp.
+var callCode = []byte{0x0f, 0x05, 0x48, 0x3d, 0x01, 0xf0, 0xff, 0xff}
+
+// program is a MemoryManager with a page of code, calls in it at given offsets.
+type program struct {
+	*MemoryManager
+	t    *testing.T
+	code usermem.Addr
+}
+
+func newProgram(t *testing.T, sites ...usermem.Addr) *program {
+	t.Helper()
+	e := newEnv(t, 0)
+	m, err := New(rewritePlatform{}, e.file, e.acct, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		m.DecUsers()
+		if used, _ := e.file.Usage(); used != 0 {
+			t.Errorf("%d bytes are left", used)
+		}
+	})
+	p := &program{m, t, mustMap(t, m, MMapOpts{Length: 4 * pageSize, Private: true})}
+	for _, s := range sites {
+		p.write(p.code+s, callCode)
+	}
+	p.protect(usermem.Read | usermem.Execute)
+	return p
+}
+
+func (p *program) write(at usermem.Addr, b []byte) {
+	p.t.Helper()
+	if _, err := p.CopyOut(at, b); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+func (p *program) protect(prot usermem.Access) {
+	p.t.Helper()
+	if err := p.MProtect(p.code, 4*pageSize, prot, false); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// fetch returns n bytes as they are executed.
+func fetch(t *testing.T, m *MemoryManager, addr usermem.Addr, n uint64) []byte {
+	t.Helper()
+	return instruction(t, m, addr, n, usermem.Execute)
+}
+
+// instruction returns n bytes as an instruction sees them.
+func instruction(t *testing.T, m *MemoryManager, addr usermem.Addr, n uint64, access usermem.Access) []byte {
+	t.Helper()
+	s := m.space.(*rewriteSpace)
+	for range 10 {
+		if page, ok := s.pages[uint64(addr.RoundDown())]; ok && page.access.Has(access) {
+			b, err := page.file.Slice(page.offset+addr.PageOffset(), n)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return bytes.Clone(b)
+		}
+		if err := m.HandleFault(addr, access); err != nil {
+			t.Fatalf("%#x can't be reached: %v", addr, err)
+		}
+	}
+	t.Fatalf("fault at %#x is not resolved", addr)
+	return nil
+}
+
+// trampoline returns where the instruction at site jumps to, or zero.
+func (p *program) trampoline(m *MemoryManager, site usermem.Addr) usermem.Addr {
+	p.t.Helper()
+	b := fetch(p.t, m, site, 8)
+	if b[0] != 0xe9 {
+		if !bytes.Equal(b, callCode) {
+			p.t.Fatalf("at %#x is % x", site, b)
+		}
+		return 0
+	}
+	if !invalidOpcodes[b[2]] {
+		p.t.Errorf("the cmp's place has % x", b[2:])
+	}
+	return site + 5 + usermem.Addr(int64(int32(binary.LittleEndian.Uint32(b[1:]))))
+}
+
+// rewrite has the call at site rewritten and checks the trampoline.
+func (p *program) rewrite(m *MemoryManager, site usermem.Addr) usermem.Addr {
+	p.t.Helper()
+	m.RewriteCall(site)
+	at := p.trampoline(m, site)
+	if at == 0 {
+		p.t.Fatalf("the call at %#x was not rewritten", site)
+	}
+	p.checkTrampoline(m, site, at)
+	return at
+}
+
+func (p *program) checkTrampoline(m *MemoryManager, site, at usermem.Addr) {
+	p.t.Helper()
+	page, ok := m.space.(*rewriteSpace).pages[uint64(at.RoundDown())]
+	if !ok || page.access != usermem.Read|usermem.Execute {
+		p.t.Fatalf("the trampoline at %#x isn't mapped: %v", at, page)
+	}
+	whole, _ := page.file.Slice(page.offset, pageSize)
+	b := whole[at.PageOffset():]
+	le := binary.LittleEndian
+	distance := func(off int) usermem.Addr { return usermem.Addr(int64(int32(le.Uint32(b[off:])))) }
+	entry := at + 13 + distance(9)
+	if !bytes.HasPrefix(b, []byte{0x48, 0x8d, 0x0d}) || at+7+distance(3) != at+trampolineTail ||
+		b[7] != 0xff || b[8] != 0x25 || entry != at.RoundDown() || le.Uint64(whole) != fakeEntry ||
+		!bytes.Equal(b[13:21], callCode) || b[21] != 0xe9 || at+26+distance(22) != site+8 {
+		p.t.Errorf("trampoline of %#x: % x", site, b[:trampolineSize])
+	}
+}
+
+func (p *program) original(m *MemoryManager, at usermem.Addr) {
+	p.t.Helper()
+	b := make([]byte, 8)
+	if _, err := m.CopyInForce(at, b); err != nil || !bytes.Equal(b, callCode) {
+		p.t.Errorf("%#x holds % x (%v)", at, b, err)
+	}
+	if _, err := m.Blocks(usermem.AddrRange{Start: at, End: at + 8}, usermem.Read, func(got []byte) (int, error) {
+		if !bytes.Equal(got, callCode) {
+			p.t.Errorf("%#x holds % x for write(2)", at, got)
+		}
+		return len(got), nil
+	}); err != nil {
+		p.t.Error(err)
+	}
+}
+
+func TestRewrittenCallsAreSeenByInstructionsOnly(t *testing.T) {
+	p := newProgram(t, 0x10, 0x100, 2*pageSize-8)
+	before := p.Stats()
+	seen := map[usermem.Addr]bool{}
+	for _, s := range []usermem.Addr{0x10, 0x100, 2*pageSize - 8} {
+		seen[p.rewrite(p.MemoryManager, p.code+s)] = true
+		p.RewriteCall(p.code + s) // once more
+	}
+	if len(seen) != 3 {
+		t.Error("trampolines are shared")
+	}
+	for _, s := range []usermem.Addr{0x10, 0x100, 2*pageSize - 8} {
+		p.checkTrampoline(p.MemoryManager, p.code+s, p.trampoline(p.MemoryManager, p.code+s))
+		p.original(p.MemoryManager, p.code+s)
+	}
+	if got := p.Stats(); got != before {
+		t.Errorf("sizes are %+v, were %+v", got, before)
+	}
+	for at := range seen {
+		if _, ok := p.VMA(at); ok {
+			t.Error("a trampoline is in a mapping")
+		}
+		if err := p.MProtect(at.RoundDown(), pageSize, usermem.Read, false); err != unix.ENOMEM {
+			t.Errorf("mprotect of a trampoline: %v", err)
+		}
+		if err := p.MIncore(at.RoundDown(), pageSize, p.code); err != unix.ENOMEM {
+			t.Errorf("mincore of a trampoline: %v", err)
+		}
+	}
+}
+
+func TestWhatIsNotRewritten(t *testing.T) {
+	p := newProgram(t, 0x10, pageSize-4)
+	p.RewriteCall(p.code + pageSize - 4) // over two pages
+	p.RewriteCall(p.code + 0x200)        // not a call
+	p.RewriteCall(p.code + 0x12)
+	p.RewriteCall(0)
+	p.RewriteCall(^usermem.Addr(0))
+	p.RewriteCall(p.code + 1<<30)
+	p.protect(usermem.ReadWrite | usermem.Execute)
+	p.RewriteCall(p.code + 0x10)
+	p.protect(usermem.Read)
+	p.RewriteCall(p.code + 0x10)
+	shared := mustMap(t, p.MemoryManager, MMapOpts{Length: pageSize})
+	p.write(shared, callCode)
+	if err := p.MProtect(shared, pageSize, usermem.Read|usermem.Execute, false); err != nil {
+		t.Fatal(err)
+	}
+	p.RewriteCall(shared)
+	if p.Rewrites() != 0 || len(p.space.(*rewriteSpace).pages) > 8 {
+		t.Error("something was rewritten")
+	}
+	e := newEnv(t, 0)
+	m := e.newMM(t, Options{}) // of a platform that can't
+	at := mustMap(t, m, MMapOpts{Length: pageSize, Private: true})
+	m.CopyOut(at, callCode)
+	m.MProtect(at, pageSize, usermem.Read|usermem.Execute, false)
+	m.RewriteCall(at)
+	if m.Rewrites() != 0 {
+		t.Error("rewritten on a platform that can't")
+	}
+	m.DecUsers()
+}
+
+func TestRewritingIsUndone(t *testing.T) {
+	other := []byte{0xb8, 42, 0, 0, 0, 0xc3, 0x90, 0x90}
+	for _, test := range []struct {
+		name string
+		f    func(p *program, site usermem.Addr)
+		want []byte // nil: nothing can be executed there
+	}{
+		{"mprotect and write", func(p *program, site usermem.Addr) {
+			p.protect(usermem.ReadWrite)
+			p.write(site, other)
+			p.protect(usermem.Read | usermem.Execute)
+		}, other},
+		{"mprotect to all", func(p *program, site usermem.Addr) {
+			p.protect(usermem.ReadWrite | usermem.Execute)
+			p.write(site, other)
+		}, other},
+		{"mprotect to read", func(p *program, site usermem.Addr) {
+			p.protect(usermem.Read)
+			if got := instruction(p.t, p.MemoryManager, site, 8, usermem.Read); !bytes.Equal(got, callCode) {
+				p.t.Errorf("it reads % x", got)
+			}
+			p.protect(usermem.Read | usermem.Execute)
+		}, callCode},
+		{"write by force", func(p *program, site usermem.Addr) {
+			if _, err := p.CopyOutForce(site, other); err != nil {
+				p.t.Fatal(err)
+			}
+		}, other},
+		{"write by force elsewhere in the page, twice", func(p *program, site usermem.Addr) {
+			for i := range byte(2) {
+				if _, err := p.CopyOutForce(site+8, []byte{i}); err != nil {
+					p.t.Fatal(err)
+				}
+				p.RewriteCall(site)
+				p.rewrite(p.MemoryManager, site)
+			}
+			p.CopyOutForce(site+8, []byte{9})
+		}, callCode},
+		{"madvise", func(p *program, site usermem.Addr) {
+			p.MAdvise(p.code, 4*pageSize, unix.MADV_DONTNEED)
+		}, make([]byte, 8)},
+		{"munmap", func(p *program, site usermem.Addr) { p.MUnmap(p.code, 4*pageSize) }, nil},
+		{"another mapping", func(p *program, site usermem.Addr) {
+			mustMap(p.t, p.MemoryManager, MMapOpts{Addr: p.code, Length: pageSize, Fixed: true, Private: true, Prot: usermem.Read | usermem.Execute})
+		}, make([]byte, 8)},
+		{"mremap", func(p *program, site usermem.Addr) {
+			if _, err := p.MRemap(p.code, 4*pageSize, 8*pageSize, MRemapOpts{MayMove: true, Fixed: true, NewAddr: p.code + 64*pageSize}); err != nil {
+				p.t.Fatal(err)
+			}
+			p.original(p.MemoryManager, site+64*pageSize)
+			p.rewrite(p.MemoryManager, site+64*pageSize)
+		}, nil},
+		{"the host unmaps", func(p *program, site usermem.Addr) {
+			p.space.Unmap(usermem.AddrRange{Start: p.code, End: p.code + pageSize})
+			p.rewrite(p.MemoryManager, site)
+			p.pageMu.Lock()
+			p.as.Unmap(p.UserRange())
+			p.pageMu.Unlock()
+		}, callCode},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			p := newProgram(t, 0x20)
+			site := p.code + 0x20
+			p.rewrite(p.MemoryManager, site)
+			p.t = t
+			retired := p.space.(*rewriteSpace).retired
+			test.f(p, site)
+			if p.space.(*rewriteSpace).retired == retired {
+				t.Error("nobody was told")
+			}
+			if test.want == nil {
+				if err := p.HandleFault(site, usermem.Execute); err == nil {
+					t.Error("it can still be executed")
+				}
+				return
+			}
+			if got := fetch(t, p.MemoryManager, site, 8); !bytes.Equal(got, test.want) {
+				t.Errorf("there is % x", got)
+			}
+			if bytes.Equal(test.want, callCode) {
+				p.rewrite(p.MemoryManager, site)
+			}
+		})
+	}
+}
+
+func (p *program) UserRange() usermem.AddrRange { return p.platform.UserRange() }
+
+func TestForkInheritsWhatWasRewritten(t *testing.T) {
+	p := newProgram(t, 0x20, 0x40, pageSize+0x20)
+	a, b, other := p.code+0x20, p.code+0x40, p.code+pageSize+0x20
+	p.rewrite(p.MemoryManager, a)
+	c, err := p.Fork()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := p.trampoline(c, a); got != p.trampoline(p.MemoryManager, a) {
+		t.Errorf("the child's trampoline is at %#x", got)
+	}
+	p.checkTrampoline(c, a, p.trampoline(c, a))
+	// What one adds, the other doesn't see.
+	p.rewrite(c, b)
+	p.rewrite(p.MemoryManager, other)
+	p.rewrite(p.MemoryManager, b)
+	if p.trampoline(c, other) != 0 {
+		t.Error("the child sees what the parent has rewritten")
+	}
+	for _, m := range []*MemoryManager{p.MemoryManager, c} {
+		for _, s := range []usermem.Addr{a, b} {
+			p.checkTrampoline(m, s, p.trampoline(m, s))
+			p.original(m, s)
+		}
+	}
+	if err := c.MProtect(p.code, pageSize, usermem.ReadWrite, false); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.CopyOut(a, []byte("12345678")); err != nil {
+		t.Fatal(err)
+	}
+	p.checkTrampoline(p.MemoryManager, a, p.trampoline(p.MemoryManager, a))
+	p.original(p.MemoryManager, a)
+	c.DecUsers()
+	p.checkTrampoline(p.MemoryManager, b, p.trampoline(p.MemoryManager, b))
+}
+
+func TestForkOfMemoryThatIsWipedInheritsNothing(t *testing.T) {
+	p := newProgram(t, 0x20)
+	p.rewrite(p.MemoryManager, p.code+0x20)
+	if err := p.MAdvise(p.code, 4*pageSize, unix.MADV_WIPEONFORK); err != nil {
+		t.Fatal(err)
+	}
+	c, err := p.Fork()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.DecUsers()
+	if got := fetch(t, c, p.code+0x20, 8); bytes.Count(got, []byte{0}) != len(got) {
+		t.Errorf("the child executes % x", got)
+	}
+}
+
+func TestTrampolinesMakeRoom(t *testing.T) {
+	p := newProgram(t, 0x20, pageSize)
+	site := p.code + 0x20
+	at := p.rewrite(p.MemoryManager, site)
+	p.rewrite(p.MemoryManager, p.code+pageSize)
+	s := p.space.(*rewriteSpace)
+	before := p.Rewrites()
+	mustMap(t, p.MemoryManager, MMapOpts{Addr: at.RoundDown(), Length: pageSize, Fixed: true, Private: true, Prot: usermem.Read | usermem.Execute})
+	if s.expelled == 0 {
+		t.Error("nobody was expelled")
+	}
+	if p.trampoline(p.MemoryManager, site) != 0 || p.trampoline(p.MemoryManager, p.code+pageSize) != 0 {
+		t.Error("calls still go there")
+	}
+	if got := fetch(t, p.MemoryManager, at.RoundDown(), pageSize); bytes.Count(got, []byte{0}) != len(got) {
+		t.Error("the new mapping isn't empty")
+	}
+	// Who was there is still put back; who comes later isn't.
+	r := &arch.Registers{Rip: uint64(at) + trampolineTail}
+	ev := platform.Event{Kind: platform.EventInterrupted}
+	if p.Original(before, &ev, r); r.Rip != uint64(site)+2 {
+		t.Errorf("from the tail to %#x", r.Rip)
+	}
+	r.Rip = uint64(at) + trampolineTail
+	if p.Original(p.Rewrites(), &ev, r); r.Rip != uint64(at)+trampolineTail {
+		t.Error("the application's own code is taken for a trampoline")
+	}
+	if again := p.rewrite(p.MemoryManager, site); again.RoundDown() == at.RoundDown() {
+		t.Error("in the way again")
+	}
+}
+
+func TestPlacesInTrampolines(t *testing.T) {
+	p := newProgram(t, 0x20)
+	site := uint64(p.code) + 0x20
+	at := uint64(p.rewrite(p.MemoryManager, usermem.Addr(site)))
+	interrupted := platform.Event{Kind: platform.EventInterrupted}
+	step := platform.Event{Kind: platform.EventFault, Signo: int32(unix.SIGTRAP), Code: trapTrace, TrapNo: 1}
+	for _, test := range []struct {
+		name string
+		rip  uint64
+		ev   platform.Event
+		want uint64
+		kind platform.EventKind
+	}{
+		{"interrupted before", at, interrupted, site, platform.EventInterrupted},
+		{"interrupted at the jump", at + 7, interrupted, site, platform.EventInterrupted},
+		{"interrupted at the instruction", at + 13, interrupted, site, platform.EventInterrupted},
+		{"interrupted behind", at + 15, interrupted, site + 2, platform.EventInterrupted},
+		{"interrupted at the end", at + 21, interrupted, site + 8, platform.EventInterrupted},
+		{"interrupted nowhere", at + 3, interrupted, at + 3, platform.EventInterrupted},
+		{"another place", at + trampolineSize, interrupted, at + trampolineSize, platform.EventInterrupted},
+		{"a step", at, step, site + 2, platform.EventSyscall},
+		{"a step of the cmp", at + 21, step, site + 8, platform.EventFault},
+		{"a call", at + 15, platform.Event{Kind: platform.EventSyscall}, site + 2, platform.EventSyscall},
+		{"unmapped", at + 7, platform.Event{Kind: platform.EventFault, Signo: int32(unix.SIGSEGV), Code: 1, Access: usermem.Execute, Addr: usermem.Addr(at)}, site, platform.EventInterrupted},
+		{"int3", at + 27, platform.Event{Kind: platform.EventFault, Signo: int32(unix.SIGTRAP), Code: 0x80}, at + 27, platform.EventFault},
+	} {
+		p.RewriteCall(usermem.Addr(site))
+		r := &arch.Registers{Rip: test.rip, Rax: 39, Eflags: 0x246}
+		ev := test.ev
+		p.Original(p.Rewrites(), &ev, r)
+		if r.Rip != test.want || ev.Kind != test.kind {
+			t.Errorf("%s: %+v at %#x", test.name, ev, r.Rip)
+		}
+		if ev.Kind == platform.EventSyscall && r.Rcx != r.Rip {
+			t.Errorf("%s: rcx is %#x", test.name, r.Rcx)
+		}
+		if test.name == "a step" && (r.OrigRax != 39 || r.R11 != 0x246) {
+			t.Errorf("%s: registers %+v", test.name, r)
+		}
+	}
+}
+
+func TestComparisonIsCarriedOut(t *testing.T) {
+	p := newProgram(t, 0x20)
+	site := uint64(p.code) + 0x20
+	ill := platform.Event{Kind: platform.EventFault, Signo: int32(unix.SIGILL), Code: 1, TrapNo: 6}
+	ev, r := ill, &arch.Registers{Rip: site + 2}
+	if p.Original(0, &ev, r); ev != ill || r.Rip != site+2 {
+		t.Error("though nothing was rewritten")
+	}
+	p.rewrite(p.MemoryManager, usermem.Addr(site))
+	p.Original(0, &ev, r)
+	if ev.Kind != platform.EventInterrupted || r.Rip != site+8 || r.Eflags != arch.FlagCF|arch.FlagPF|arch.FlagAF {
+		t.Errorf("%+v, at %#x, flags %#x", ev, r.Rip, r.Eflags)
+	}
+	ev, r = ill, &arch.Registers{Rip: site + 2, Eflags: arch.FlagTF}
+	p.Original(0, &ev, r)
+	if ev.Signo != int32(unix.SIGTRAP) || ev.Code != trapTrace || ev.Addr != usermem.Addr(site+8) || ev.TrapNo != 1 {
+		t.Errorf("with the trap flag: %+v", ev)
+	}
+	for _, rip := range []uint64{site, site + 3, site + 0x100, 0, ^uint64(0)} {
+		ev, r = ill, &arch.Registers{Rip: rip}
+		if p.Original(0, &ev, r); ev != ill || r.Rip != rip {
+			t.Errorf("something is carried out at %#x", rip)
+		}
+	}
+}
+
+// subtractionFlags computes them in another way.
+func subtractionFlags(a, b uint64) (flags uint64) {
+	d, borrow := bits.Sub64(a, b, 0)
+	exact := new(big.Int).Sub(big.NewInt(int64(a)), big.NewInt(int64(b)))
+	for flag, on := range map[uint64]bool{
+		arch.FlagCF: borrow != 0,
+		arch.FlagPF: bits.OnesCount8(uint8(d))%2 == 0,
+		arch.FlagAF: a&15 < b&15,
+		arch.FlagZF: a == b,
+		arch.FlagSF: int64(d) < 0,
+		arch.FlagOF: !exact.IsInt64(),
+	} {
+		if on {
+			flags |= flag
+		}
+	}
+	return flags
+}
+
+func TestCompareFlags(t *testing.T) {
+	values := []uint64{0, 1, 15, 16, 0x7f, 0x80, 0xff, 1<<31 - 1, 1 << 31, 1<<63 - 1, 1 << 63, ^uint64(0), ^uint64(4094), ^uint64(4095), ^uint64(4096)}
+	for range 1000 {
+		values = append(values, rand.Uint64()>>rand.UintN(64))
+	}
+	const status = arch.FlagCF | arch.FlagPF | arch.FlagAF | arch.FlagZF | arch.FlagSF | arch.FlagOF
+	for _, a := range values {
+		for _, b := range values[:30] {
+			for _, before := range []uint64{0, ^uint64(0)} {
+				if got, want := compareFlags(before, a, b), before&^status|subtractionFlags(a, b); got != want {
+					t.Fatalf("cmp %#x, %#x gives %#x, want %#x", b, a, got, want)
+				}
+			}
+		}
+	}
+}
+
+// Many calls all over a large program.
+func TestManyRewrites(t *testing.T) {
+	e := newEnv(t, 0)
+	m, err := New(rewritePlatform{}, e.file, e.acct, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.DecUsers()
+	const pages = 300
+	p := &program{m, t, mustMap(t, m, MMapOpts{Length: pages * pageSize, Private: true})}
+	var sites []usermem.Addr
+	for i := range usermem.Addr(pages * 16) {
+		s := p.code + i*256 + i%240
+		sites = append(sites, s)
+		p.write(s, callCode)
+	}
+	if err := m.MProtect(p.code, pages*pageSize, usermem.Read|usermem.Execute, false); err != nil {
+		t.Fatal(err)
+	}
+	all := map[usermem.Addr]usermem.Addr{}
+	for _, s := range sites {
+		m.RewriteCall(s)
+		if at := p.trampoline(m, s); at != 0 {
+			if o, ok := all[at]; ok {
+				t.Fatalf("%#x and %#x share a trampoline", s, o)
+			}
+			all[at] = s
+		}
+	}
+	if len(all) < 900 {
+		t.Errorf("only %d of %d", len(all), len(sites))
+	}
+	for at, s := range all {
+		if p.trampoline(m, s) != at {
+			t.Fatalf("%#x goes elsewhere now", s)
+		}
+		p.checkTrampoline(m, s, at)
+	}
+	if w := m.as.(*rewritten); len(w.pages) > maxRewrittenPages || len(w.areas) > maxTrampolineAreas {
+		t.Errorf("%d pages, %d areas", len(w.pages), len(w.areas))
+	}
+}
