@@ -219,6 +219,10 @@ func (c *Container) destroy(e *entry) error {
 		// The sentry goes with its root container: no need to ask it.
 		kill(c.State.Sentry)
 	} else if c.State.Sentry.Alive() {
+		if !c.State.Complete {
+			// The sentry may be making it yet, from files that don't come.
+			kill(c.State.Gofer)
+		}
 		if client, err := c.Dial(); err == nil {
 			err = client.Destroy(c.State.ID)
 			client.Close()

@@ -298,6 +298,36 @@ func TestCommandsKilledInHooks(t *testing.T) {
 	}
 }
 
+// A second container whose create is killed while the sandbox waits for its files can
+// be deleted, and the first goes on.
+func TestSecondCreateKilledInTheMiddle(t *testing.T) {
+	h := realHouse(t)
+	r := newRemains(h)
+	h.ociSpec("exec sleep 1000", nil)
+	h.must("run", "--detach", "pause")
+	h.ociSpec("exec sleep 1000", func(s, _, _ object) {
+		s["annotations"] = object{"io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.sandbox-id": "pause"}
+	})
+	_, r.files = r.now()
+	cmd := h.start("create", "c")
+	var gofer int
+	eventually(t, "its gofer has started", func() bool {
+		for gofer = range childrenOf(cmd.Process.Pid, "gofer") {
+			return unix.Kill(gofer, unix.SIGSTOP) == nil
+		}
+		return false
+	})
+	eventually(t, "it is being created", func() bool { return h.status("c") == "creating" })
+	cmd.Process.Kill()
+	cmd.Wait()
+	h.must("delete", "--force", "c")
+	if s := h.status("pause"); s != "running" {
+		t.Errorf("the first container is %s", s)
+	}
+	h.must("delete", "--force", "pause")
+	r.check("create killed in the middle")
+}
+
 // A second container of a sandbox, whose create is killed: the first goes on, and
 // nothing of the second stays when it is deleted.
 func TestSecondCreateKilled(t *testing.T) {

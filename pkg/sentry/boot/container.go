@@ -37,6 +37,9 @@ type container struct {
 	// reads of files too.
 	resources atomic.Pointer[control.Resources]
 
+	// made is closed when Create is done with the container, well or not.
+	made chan struct{}
+
 	// Guarded by Sandbox.mu.
 	status control.Status
 	init   *kernel.Task
@@ -64,7 +67,7 @@ func (s *Sandbox) Create(args *control.CreateArgs) error {
 		s.mu.Unlock()
 		return failf(control.KindExists, "container %s exists already", args.ID)
 	}
-	c := &container{id: args.ID, s: s, args: args, kc: &kernel.Container{ID: args.ID}, user: s.k.RootUserNS, status: control.StatusCreating, execed: map[int32]*kernel.ThreadGroup{},
+	c := &container{id: args.ID, s: s, args: args, kc: &kernel.Container{ID: args.ID}, user: s.k.RootUserNS, status: control.StatusCreating, made: make(chan struct{}), execed: map[int32]*kernel.ThreadGroup{},
 		terminals: map[*kernel.ThreadGroup]consoleOf{}}
 	s.containers[args.ID] = c
 	first := s.root == ""
@@ -72,6 +75,7 @@ func (s *Sandbox) Create(args *control.CreateArgs) error {
 		s.root = args.ID
 	}
 	s.mu.Unlock()
+	defer close(c.made)
 	err := c.create()
 	if err != nil {
 		c.kc.SetQuota(s.k, 0, 0)
@@ -448,6 +452,15 @@ func (s *Sandbox) Destroy(id string) error {
 	s.mu.Lock()
 	c := s.containers[id]
 	if c == nil {
+		s.mu.Unlock()
+		return nil
+	}
+	s.mu.Unlock()
+	// One that is being made has processes that nobody can end yet. Its maker may
+	// have gone.
+	<-c.made
+	s.mu.Lock()
+	if s.containers[id] != c {
 		s.mu.Unlock()
 		return nil
 	}
