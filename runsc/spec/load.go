@@ -450,7 +450,9 @@ func Process(p *specs.Process) (control.Process, []string) {
 		NoNewPrivileges: p.NoNewPrivileges,
 		OOMScoreAdj:     p.OOMScoreAdj,
 	}
-	out.Scheduler, _ = scheduler(p.Scheduler)
+	if out.Scheduler, _ = scheduler(p.Scheduler); out.Scheduler == nil {
+		out.Scheduler = callerScheduler()
+	}
 	out.IOPriority, _ = ioPriority(p.IOPriority)
 	var warnings []string
 	if c := p.Capabilities; c != nil {

@@ -51,6 +51,17 @@ func scheduler(s *specs.Scheduler) (*control.Scheduler, error) {
 	return out, nil
 }
 
+// callerScheduler is what a child of this process would have where nothing is said:
+// its nice value (nice(1)); nil for the usual one.
+func callerScheduler() *control.Scheduler {
+	// The call itself returns 20 less the nice value (getpriority(2), "C library/kernel differences").
+	v, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
+	if err != nil || v == 20 {
+		return nil
+	}
+	return &control.Scheduler{Policy: unix.SCHED_NORMAL, Nice: int32(20 - v)}
+}
+
 // ioPriority translates process.ioPriority into ioprio_set(2)'s number.
 func ioPriority(p *specs.LinuxIOPriority) (*int32, error) {
 	if p == nil {

@@ -458,6 +458,30 @@ func TestOutputWaitsForItsReader(t *testing.T) {
 	}
 }
 
+// A container is as nice as who makes it, unless the spec says otherwise: as a child
+// is.
+func TestNiceIsTheCallers(t *testing.T) {
+	h := realHouse(t)
+	for _, test := range []struct {
+		edit func(s, p, l object)
+		want string
+	}{{nil, "11\n"}, {func(_, p, _ object) { p["scheduler"] = object{"policy": "SCHED_OTHER", "nice": 3} }, "3\n"}} {
+		h.ociSpec("cut -d' ' -f19 /proc/self/stat", test.edit)
+		cmd := h.command("run", "c")
+		cmd.Args = append([]string{"nice", "-n", "11"}, cmd.Args...)
+		cmd.Path, _ = exec.LookPath("nice")
+		before, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
+		if err != nil || before != 20 {
+			cmd.Args = cmd.Args[3:]
+			cmd.Path = cmd.Args[0]
+			test.want = strings.ReplaceAll(test.want, "11", strconv.Itoa(20-before))
+		}
+		if out, err := cmd.Output(); string(out) != test.want || err != nil {
+			t.Errorf("%q, %v; want %q", out, err, test.want)
+		}
+	}
+}
+
 func TestUpdate(t *testing.T) {
 	h := realHouse(t)
 	h.ociSpec("exec sleep 1000", func(s, _, l object) {
