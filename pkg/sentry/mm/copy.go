@@ -150,18 +150,9 @@ func moveGuarded(page, buf []byte, from uint64, d direction) error {
 // ensure makes the page of addr exist for the Sentry, and more of n bytes from
 // it on. It fails where the application would get a signal.
 func (m *MemoryManager) ensure(addr usermem.Addr, n uint64, access usermem.Access, force bool) error {
-	m.mu.RLock()
-	e, ok := m.vmas.Find(uint64(addr))
+	e, ok := m.lockVMA(addr)
 	if !ok {
-		m.mu.RUnlock()
-		if !m.growStack(addr) {
-			return faultMapErr
-		}
-		m.mu.RLock()
-		if e, ok = m.vmas.Find(uint64(addr)); !ok {
-			m.mu.RUnlock()
-			return faultMapErr
-		}
+		return faultMapErr
 	}
 	defer m.mu.RUnlock()
 	if !e.Value.permits(access, force) {

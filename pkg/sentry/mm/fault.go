@@ -38,6 +38,24 @@ var (
 	faultBus    = &Fault{int32(unix.SIGBUS), BusAdrErr}
 )
 
+// lockVMA returns the VMA that addr is in, grown if it is a stack, with mu held for
+// reading; without a VMA mu isn't held.
+func (m *MemoryManager) lockVMA(addr usermem.Addr) (vmaEntry, bool) {
+	m.mu.RLock()
+	e, ok := m.vmas.Find(uint64(addr))
+	if !ok {
+		m.mu.RUnlock()
+		if !m.growStack(addr) {
+			return e, false
+		}
+		m.mu.RLock()
+		if e, ok = m.vmas.Find(uint64(addr)); !ok {
+			m.mu.RUnlock()
+		}
+	}
+	return e, ok
+}
+
 // HandleFault resolves a page fault of the application at addr. Nil means that
 // the instruction can be tried again. Otherwise the error is a *Fault, for a
 // signal, or ErrOOM.
@@ -45,18 +63,9 @@ func (m *MemoryManager) HandleFault(addr usermem.Addr, access usermem.Access) er
 	if access == 0 {
 		access = usermem.Read
 	}
-	m.mu.RLock()
-	e, ok := m.vmas.Find(uint64(addr))
+	e, ok := m.lockVMA(addr)
 	if !ok {
-		m.mu.RUnlock()
-		if !m.growStack(addr) {
-			return faultMapErr
-		}
-		m.mu.RLock()
-		if e, ok = m.vmas.Find(uint64(addr)); !ok {
-			m.mu.RUnlock()
-			return faultMapErr
-		}
+		return faultMapErr
 	}
 	defer m.mu.RUnlock()
 	if !e.Value.prot.Effective().Has(access) {

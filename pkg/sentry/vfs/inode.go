@@ -79,6 +79,26 @@ type SetAttr struct {
 	Atime, Mtime int64
 }
 
+// Apply changes what s asks for, but for the size, in the attributes of a file:
+// its mode keeps the type.
+func (s *SetAttr) Apply(mode *uint32, uid *auth.KUID, gid *auth.KGID, atime, mtime *int64) {
+	if s.Mask&SetMode != 0 {
+		*mode = *mode&unix.S_IFMT | s.Mode&0o7777
+	}
+	if s.Mask&SetUID != 0 {
+		*uid = s.UID
+	}
+	if s.Mask&SetGID != 0 {
+		*gid = s.GID
+	}
+	if s.Mask&SetAtime != 0 {
+		*atime = s.Atime
+	}
+	if s.Mask&SetMtime != 0 {
+		*mtime = s.Mtime
+	}
+}
+
 // NewAttr describes an inode to be made.
 type NewAttr struct {
 	Mode uint32 // type and permission bits, umask applied

@@ -242,21 +242,7 @@ func (n *node) SetAttributes(_ vfs.Context, s *vfs.SetAttr) error {
 	now := time.Now().UnixNano()
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if s.Mask&vfs.SetMode != 0 {
-		n.mode = n.mode&unix.S_IFMT | s.Mode&0o7777
-	}
-	if s.Mask&vfs.SetUID != 0 {
-		n.uid = s.UID
-	}
-	if s.Mask&vfs.SetGID != 0 {
-		n.gid = s.GID
-	}
-	if s.Mask&vfs.SetAtime != 0 {
-		n.atime = s.Atime
-	}
-	if s.Mask&vfs.SetMtime != 0 {
-		n.mtime = s.Mtime
-	}
+	s.Apply(&n.mode, &n.uid, &n.gid, &n.atime, &n.mtime)
 	n.ctime = now
 	return nil
 }

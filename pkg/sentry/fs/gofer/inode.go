@@ -84,21 +84,7 @@ func (i *inode) SetAttributes(_ vfs.Context, s *vfs.SetAttr) error {
 		n.writes.Add(1)
 	}
 	n.update(func(a *vfs.Attr) {
-		if s.Mask&vfs.SetMode != 0 {
-			a.Mode = a.Type() | s.Mode&0o7777
-		}
-		if s.Mask&vfs.SetUID != 0 {
-			a.UID = s.UID
-		}
-		if s.Mask&vfs.SetGID != 0 {
-			a.GID = s.GID
-		}
-		if s.Mask&vfs.SetAtime != 0 {
-			a.Atime = s.Atime
-		}
-		if s.Mask&vfs.SetMtime != 0 {
-			a.Mtime = s.Mtime
-		}
+		s.Apply(&a.Mode, &a.UID, &a.GID, &a.Atime, &a.Mtime)
 		a.Ctime = at
 	})
 	return nil

@@ -108,21 +108,7 @@ func (m *Meta) SetAttributes(_ vfs.Context, s *vfs.SetAttr) error {
 	now := Now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if s.Mask&vfs.SetMode != 0 {
-		m.mode = m.mode&unix.S_IFMT | s.Mode&0o7777
-	}
-	if s.Mask&vfs.SetUID != 0 {
-		m.uid = s.UID
-	}
-	if s.Mask&vfs.SetGID != 0 {
-		m.gid = s.GID
-	}
-	if s.Mask&vfs.SetAtime != 0 {
-		m.atime = s.Atime
-	}
-	if s.Mask&vfs.SetMtime != 0 {
-		m.mtime = s.Mtime
-	}
+	s.Apply(&m.mode, &m.uid, &m.gid, &m.atime, &m.mtime)
 	m.ctime = now
 	return nil
 }

@@ -105,19 +105,24 @@ func fstat(t *kernel.Task, fd call.FD, buf usermem.Addr) (uint64, error) {
 }
 
 func newfstatat(t *kernel.Task, d call.DirFD, p call.PathPtr, buf usermem.Addr, flags call.AtFlags) (uint64, error) {
-	w, err := flags.Walk(unix.AT_SYMLINK_NOFOLLOW | unix.AT_EMPTY_PATH | unix.AT_NO_AUTOMOUNT)
-	if err != nil {
-		return 0, err
-	}
-	at, err := d.Resolve(t, p, w)
-	if err != nil {
-		return 0, err
-	}
 	var a vfs.Attr
-	if err := at.Inode().Attributes(t, &a); err != nil {
+	if err := attributes(t, d, p, flags, &a); err != nil {
 		return 0, err
 	}
 	return 0, putStat(t, buf, &a)
+}
+
+// attributes fills a with those of what a path of the stat calls leads to.
+func attributes(t *kernel.Task, d call.DirFD, p call.PathPtr, flags call.AtFlags, a *vfs.Attr) error {
+	w, err := flags.Walk(unix.AT_SYMLINK_NOFOLLOW | unix.AT_EMPTY_PATH | unix.AT_NO_AUTOMOUNT)
+	if err != nil {
+		return err
+	}
+	at, err := d.Resolve(t, p, w)
+	if err != nil {
+		return err
+	}
+	return at.Inode().Attributes(t, a)
 }
 
 // putStat writes a struct stat.
@@ -148,16 +153,8 @@ func statx(t *kernel.Task, d call.DirFD, p call.PathPtr, flags call.AtFlags, mas
 	if mask&unix.STATX__RESERVED != 0 || flags&sync == sync {
 		return 0, unix.EINVAL
 	}
-	w, err := (flags &^ sync).Walk(unix.AT_SYMLINK_NOFOLLOW | unix.AT_EMPTY_PATH | unix.AT_NO_AUTOMOUNT)
-	if err != nil {
-		return 0, err
-	}
-	at, err := d.Resolve(t, p, w)
-	if err != nil {
-		return 0, err
-	}
 	var a vfs.Attr
-	if err := at.Inode().Attributes(t, &a); err != nil {
+	if err := attributes(t, d, p, flags&^sync, &a); err != nil {
 		return 0, err
 	}
 	ns := t.Credentials().UserNS
