@@ -130,6 +130,30 @@ TEST(stop_and_continue)
 	CHECK_EQ(status, SIGKILL);
 }
 
+/* A process that is stopped on its way out of a call goes on as it was. */
+TEST(stop_and_continue_often)
+{
+	int stops = 0, continues = 0;
+	for (int k = 0; k < 100; k++) {
+		pid_t pid = waiting();
+		for (int j = 0; j < 4; j++) {
+			siginfo_t i = {0};
+			kill(pid, SIGSTOP);
+			waitid(P_PID, pid, &i, WSTOPPED | WEXITED | WNOWAIT);
+			stops += i.si_code == CLD_STOPPED;
+			waitid(P_PID, pid, &i, WSTOPPED | WNOHANG);
+			kill(pid, SIGCONT);
+			waitid(P_PID, pid, &i, WCONTINUED | WEXITED | WNOWAIT);
+			continues += i.si_code == CLD_CONTINUED;
+			waitid(P_PID, pid, &i, WCONTINUED | WNOHANG);
+		}
+		kill(pid, SIGKILL);
+		tap_reap(pid);
+	}
+	CHECK_EQ(stops, 400);
+	CHECK_EQ(continues, 400);
+}
+
 TEST(usage)
 {
 	struct rusage u, before, after;

@@ -180,6 +180,13 @@ func (c *context) setRegs(a *addressSpace, th *thread, r *arch.Registers) {
 	s.load = load
 }
 
+// forgetBases says that it isn't known which segment bases the thread has: it was
+// interrupted before or after it has loaded what it was told to.
+func (th *thread) forgetBases() {
+	const none = ^uint64(0) // no application has it: Registers.Sanitize
+	th.fsBase, th.gsBase = none, none
+}
+
 // event makes an event of what th has posted. It reports again where the thread
 // is to be resumed as it is.
 func (c *context) event(th *thread, state *arch.State) (ev platform.Event, again bool, err error) {
@@ -187,6 +194,7 @@ func (c *context) event(th *thread, state *arch.State) (ev platform.Event, again
 	case kindSignal:
 		return c.signal(th, state)
 	case kindInterrupted:
+		th.forgetBases()
 		if c.pending.Swap(false) {
 			return platform.Event{Kind: platform.EventInterrupted}, false, nil
 		}
@@ -195,6 +203,7 @@ func (c *context) event(th *thread, state *arch.State) (ev platform.Event, again
 		c.handedOver(th, state)
 		return platform.Event{Kind: platform.EventSyscall}, false, nil
 	case kindRefused:
+		th.forgetBases()
 		return generalProtection(), false, nil
 	}
 	return ev, false, errLost
