@@ -83,12 +83,12 @@ func (c *context) Switch(as platform.AddressSpace, state *arch.State) (platform.
 	}
 
 	c.turn.Add(1)
+	c.answered(th)
 	c.running.Store(th)
 	defer func() {
 		c.running.Store(nil)
 		a.left()
-		c.asked.Store(0)
-		th.interrupted.Store(false)
+		c.answered(th)
 	}()
 	for {
 		if c.pending.Load() && c.pending.Swap(false) {
@@ -107,6 +107,15 @@ func (c *context) Switch(as platform.AddressSpace, state *arch.State) (platform.
 			return ev, nil
 		}
 	}
+}
+
+// answered forgets that th was sent a signal: it has come, or nobody waits for it.
+// An Interrupt that saw th run may say otherwise after Switch has returned, which is
+// why it is forgotten before th runs again, too; and before pending is looked at,
+// for an Interrupt sends no second signal.
+func (c *context) answered(th *thread) {
+	c.asked.Store(0)
+	th.interrupted.Store(false)
 }
 
 // takeThread finds a thread for c in a.
@@ -198,7 +207,8 @@ func (c *context) event(th *thread, state *arch.State) (ev platform.Event, again
 		if c.pending.Swap(false) {
 			return platform.Event{Kind: platform.EventInterrupted}, false, nil
 		}
-		return ev, true, nil // a late one
+		c.answered(th) // a late one
+		return ev, true, nil
 	case kindCall:
 		c.handedOver(th, state)
 		return platform.Event{Kind: platform.EventSyscall}, false, nil
@@ -303,7 +313,8 @@ func (c *context) signal(th *thread, state *arch.State) (ev platform.Event, agai
 		if c.pending.Swap(false) {
 			return platform.Event{Kind: platform.EventInterrupted}, false, nil
 		}
-		return ev, true, nil // a late one
+		c.answered(th) // a late one
+		return ev, true, nil
 	}
 	return ev, false, errLost
 }
