@@ -38,6 +38,7 @@ func (idle) Forget(int)                                      {}
 func (idle) Unmap(usermem.AddrRange)                         {}
 func (idle) Protect(usermem.AddrRange, usermem.Access)       {}
 func (idle) Flush()                                          {}
+func (idle) Inherit(platform.AddressSpace)                   {}
 func (idle) Release()                                        {}
 func (idle) MapFile(usermem.Addr, platform.File, uint64, uint64, usermem.Access, bool) error {
 	return nil
