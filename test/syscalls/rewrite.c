@@ -30,6 +30,16 @@ __attribute__((used)) static unsigned long *flags_at = &flags_after;
 CALLER(call4096, 4096);
 CALLER(call4095, 4095);
 
+/* The other form: the number is loaded right before. plain_getppid takes the flags to have then. */
+#define PLAIN(name, nr, before)                                                                    \
+	__asm__(".text\n.p2align 6\n" #name ":\n" before #name "_mov: mov $" #nr ", %eax\n"       \
+		#name "_site: syscall\n" #name "_behind: pushfq\n pop %rcx\n"                        \
+		"mov flags_at(%rip), %rdx\n mov %rcx, (%rdx)\n ret\n");                            \
+	extern char name##_mov[], name##_site[], name##_behind[];                                  \
+	long name(long, ...)
+PLAIN(plain_getppid, 110, "push %rdi\n popfq\n");
+PLAIN(plain_read, 0, "xor %r10d, %r10d\n");
+
 /* jump_compare goes to a cmp with this in rax. */
 long jump_compare(long rax, void *cmp);
 __asm__(".text\njump_compare: mov %rdi, %rax\n jmp *%rsi\n");
@@ -61,6 +71,37 @@ TEST(flags)
 	CHECK_EQ(wrong, 0);
 }
 
+TEST(flags_that_stay)
+{
+	int wrong = 0;
+	for (int i = 0; i < OFTEN; i++)
+		for (int set = 0; set < 64; set++) {
+			unsigned long f = 0x202 | (set & 1) | (set & 2) << 1 | (set & 4) << 2 | (set & 8) << 3 |
+					  (set & 16) << 3 | (set & 32) << 6;
+			wrong += plain_getppid(f) != getppid() || flags_after != f;
+			if (i > 50)
+				break;
+		}
+	CHECK_EQ(wrong, 0);
+	wrong = 0;
+	for (int i = 0; i < OFTEN; i++) {
+		plain_getppid(0x202 | 0x400);
+		wrong += flags_after != (0x202 | 0x400);
+		__asm__ volatile("cld");
+	}
+	CHECK_EQ(wrong, 0);
+}
+
+TEST(jump_to_the_call)
+{
+	for (int i = 0; i < OFTEN; i++)
+		plain_getppid(0x202);
+	int wrong = 0;
+	for (int i = 0; i < OFTEN; i++)
+		wrong += jump_compare(SYS_getpid, plain_getppid_site) != getpid() || plain_getppid(0x202) != getppid();
+	CHECK_EQ(wrong, 0);
+}
+
 TEST(jump_to_the_comparison)
 {
 	static const long values[] = {0,  1,	 -1,	    -4095,    -4096,	 -4097,	       15,
@@ -84,29 +125,31 @@ TEST(jump_to_the_comparison)
 struct registers {
 	unsigned long r8, r9, r10, r11, r12, r13, r14, r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, flags;
 };
-void call_registers(struct registers *in, struct registers *out);
-extern char registers_site[];
-__asm__(".text\n.p2align 6\ncall_registers:\n"
-	"push %rbx\n push %rbp\n push %r12\n push %r13\n push %r14\n push %r15\n push %rsi\n"
-	"mov %rsp, saved_rsp(%rip)\n"
-	"mov %rdi, %rsp\n" /* nothing below the stack pointer may be needed either */
-	"mov 0(%rsp), %r8\n mov 8(%rsp), %r9\n mov 16(%rsp), %r10\n mov 24(%rsp), %r11\n"
-	"mov 32(%rsp), %r12\n mov 40(%rsp), %r13\n mov 48(%rsp), %r14\n mov 56(%rsp), %r15\n"
-	"mov 64(%rsp), %rdi\n mov 72(%rsp), %rsi\n mov 80(%rsp), %rbp\n mov 88(%rsp), %rbx\n"
-	"mov 96(%rsp), %rdx\n mov 104(%rsp), %rax\n mov 112(%rsp), %rcx\n"
-	"pushq 128(%rsp)\n popfq\n"
-	"registers_site: syscall\n cmp $-4095, %rax\n"
-	"mov %rsp, after_rsp(%rip)\n mov saved_rsp(%rip), %rsp\n"
-	"push %rcx\n mov 8(%rsp), %rcx\n" /* out */
-	"mov %r8, 0(%rcx)\n mov %r9, 8(%rcx)\n mov %r10, 16(%rcx)\n mov %r11, 24(%rcx)\n"
-	"mov %r12, 32(%rcx)\n mov %r13, 40(%rcx)\n mov %r14, 48(%rcx)\n mov %r15, 56(%rcx)\n"
-	"mov %rdi, 64(%rcx)\n mov %rsi, 72(%rcx)\n mov %rbp, 80(%rcx)\n mov %rbx, 88(%rcx)\n"
-	"mov %rdx, 96(%rcx)\n mov %rax, 104(%rcx)\n"
-	"pushfq\n pop %rax\n mov %rax, 128(%rcx)\n cld\n"
-	"mov after_rsp(%rip), %rax\n mov %rax, 120(%rcx)\n"
-	"pop %rax\n mov %rax, 112(%rcx)\n"
-	"pop %rsi\n pop %r15\n pop %r14\n pop %r13\n pop %r12\n pop %rbp\n pop %rbx\n ret\n"
-	".data\nsaved_rsp: .quad 0\nafter_rsp: .quad 0\n.text\n");
+#define REGISTERS(name, call)                                                                      \
+	__asm__(".text\n.p2align 6\n" #name ":\n"                                                  \
+		"push %rbx\n push %rbp\n push %r12\n push %r13\n push %r14\n push %r15\n push %rsi\n"  \
+		"mov %rsp, saved_rsp(%rip)\n"                                                      \
+		"mov %rdi, %rsp\n" /* nothing below the stack pointer may be needed either */      \
+		"mov 0(%rsp), %r8\n mov 8(%rsp), %r9\n mov 16(%rsp), %r10\n mov 24(%rsp), %r11\n"  \
+		"mov 32(%rsp), %r12\n mov 40(%rsp), %r13\n mov 48(%rsp), %r14\n mov 56(%rsp), %r15\n" \
+		"mov 64(%rsp), %rdi\n mov 72(%rsp), %rsi\n mov 80(%rsp), %rbp\n mov 88(%rsp), %rbx\n" \
+		"mov 96(%rsp), %rdx\n mov 104(%rsp), %rax\n mov 112(%rsp), %rcx\n"                 \
+		"pushq 128(%rsp)\n popfq\n" call                                                   \
+		"mov %rsp, after_rsp(%rip)\n mov saved_rsp(%rip), %rsp\n"                          \
+		"push %rcx\n mov 8(%rsp), %rcx\n" /* out */                                        \
+		"mov %r8, 0(%rcx)\n mov %r9, 8(%rcx)\n mov %r10, 16(%rcx)\n mov %r11, 24(%rcx)\n"  \
+		"mov %r12, 32(%rcx)\n mov %r13, 40(%rcx)\n mov %r14, 48(%rcx)\n mov %r15, 56(%rcx)\n" \
+		"mov %rdi, 64(%rcx)\n mov %rsi, 72(%rcx)\n mov %rbp, 80(%rcx)\n mov %rbx, 88(%rcx)\n" \
+		"mov %rdx, 96(%rcx)\n mov %rax, 104(%rcx)\n"                                       \
+		"pushfq\n pop %rax\n mov %rax, 128(%rcx)\n cld\n"                                 \
+		"mov after_rsp(%rip), %rax\n mov %rax, 120(%rcx)\n"                                \
+		"pop %rax\n mov %rax, 112(%rcx)\n"                                                 \
+		"pop %rsi\n pop %r15\n pop %r14\n pop %r13\n pop %r12\n pop %rbp\n pop %rbx\n ret\n"); \
+	extern char name##_behind[];                                                               \
+	void name(struct registers *in, struct registers *out)
+REGISTERS(call_registers, "syscall\n call_registers_behind: cmp $-4095, %rax\n");
+REGISTERS(plain_registers, "mov $39, %eax\n syscall\n plain_registers_behind:\n");
+__asm__(".data\nsaved_rsp: .quad 0\nafter_rsp: .quad 0\n.text\n");
 
 static int registers_wrong(long nr, long a, long b, long c, unsigned long flags, long result)
 {
@@ -120,12 +163,22 @@ static int registers_wrong(long nr, long a, long b, long c, unsigned long flags,
 		((unsigned long *)in)[i] = 0x1111111111111111UL * i + 77;
 	in->rax = nr, in->rdi = a, in->rsi = b, in->rdx = c;
 	in->flags = flags;
-	call_registers(in, &out);
 	int wrong = 0;
+	if (nr == SYS_getpid) {
+		in->rax = 4711; /* which isn't needed */
+		plain_registers(in, &out);
+		wrong += out.rcx != (unsigned long)plain_registers_behind || (long)out.rax != result;
+		wrong += (out.flags & 0xcd5) != (flags & 0xcd5);
+		for (int i = 0; i < 13; i++)
+			wrong += i != 3 && ((unsigned long *)in)[i] != ((unsigned long *)&out)[i];
+		wrong += out.rsp != (unsigned long)in;
+		in->rax = nr;
+	}
+	call_registers(in, &out);
 	for (int i = 0; i < 13; i++)
 		wrong += i != 3 && ((unsigned long *)in)[i] != ((unsigned long *)&out)[i];
 	wrong += (long)out.rax != result;
-	wrong += out.rcx != (unsigned long)registers_site + 2;
+	wrong += out.rcx != (unsigned long)call_registers_behind;
 	/* Linux leaves the flags in r11; those that the cmp sets are nobody's business. */
 	wrong += (out.r11 & 0x700) != (flags & 0x700);
 	wrong += (out.flags & 0x400) != (flags & 0x400);
@@ -253,15 +306,19 @@ static void on_signal(int sig, siginfo_t *info, void *context)
 	(void)sig, (void)info;
 	ucontext_t *u = context;
 	unsigned long rip = u->uc_mcontext.gregs[REG_RIP];
-	unsigned char *code = (unsigned char *)rip;
 	signals++;
 	/* Within this program, or the vDSO; never behind the start of an instruction's replacement. */
 	if (rip >= (unsigned long)etext && rip < 0x7f0000000000)
 		strange_places++;
+	if (rip > (unsigned long)plain_getppid_mov && rip < (unsigned long)plain_getppid_behind && rip != (unsigned long)plain_getppid_site)
+		strange_places++;
 	if (rip > (unsigned long)call4095_site && rip < (unsigned long)call4095_behind && rip != (unsigned long)call4095_cmp)
 		strange_places++;
-	(void)code;
-	call4095(SYS_getppid); /* from the same place */
+	/* From the same places. */
+	unsigned long flags = flags_after;
+	call4095(SYS_getppid);
+	plain_getppid(0x202);
+	flags_after = flags;
 }
 
 static void tick(int usec)
@@ -276,11 +333,12 @@ TEST(interruptions)
 	struct sigaction a = {.sa_sigaction = on_signal, .sa_flags = SA_SIGINFO | SA_RESTART}, old;
 	sigaction(SIGALRM, &a, &old);
 	signals = strange_places = 0;
-	long pid = getpid(), wrong = 0, n = 0;
+	long pid = getpid(), ppid = getppid(), wrong = 0, n = 0;
 	tick(300);
 	while (signals < 300 && n < 10000000) {
 		wrong += call4095(SYS_getpid) != pid;
 		wrong += call4096(SYS_close, -1L) != -EBADF;
+		wrong += plain_getppid(0x202 | (n & 1)) != ppid || flags_after != (0x202 | (n & 1));
 		wrong += registers_wrong(SYS_getpid, 1, 2, 3, 0x202, pid);
 		if (n++ % 16 == 0)
 			wrong += vectors_wrong(n, SYS_getpid, 0, 0, 0, pid);
@@ -308,9 +366,11 @@ TEST(restarted_calls)
 	REQUIRE_OK(pipe(restart_pipe));
 	signals = 0;
 	char c;
+	for (int i = 0; i < OFTEN; i++)
+		plain_read(-1), call4095(SYS_read, -1L);
 	tick(1000);
 	for (int i = 0; i < 40; i++)
-		if (call4095(SYS_read, restart_pipe[0], &c, 1L) != 1) {
+		if ((i % 2 ? call4095(SYS_read, restart_pipe[0], &c, 1L) : plain_read(restart_pipe[0], &c, 1L)) != 1) {
 			CHECK_NAMED(0, "a read is restarted");
 			break;
 		}
@@ -326,7 +386,7 @@ TEST(restarted_calls)
 	fcntl(restart_pipe[0], F_SETFL, 0);
 	tick(1000);
 	for (int i = 0; i < 40; i++)
-		if (call4095(SYS_read, restart_pipe[0], &c, 1L) != -EINTR) {
+		if ((i % 2 ? call4095(SYS_read, restart_pipe[0], &c, 1L) : plain_read(restart_pipe[0], &c, 1L)) != -EINTR) {
 			CHECK_NAMED(0, "a read is interrupted");
 			break;
 		}
@@ -707,13 +767,13 @@ TEST(traced)
 		ptrace(PTRACE_TRACEME, 0, 0, 0);
 		int wrong = 0;
 		for (int i = 0; i < OFTEN; i++)
-			wrong += call4095(SYS_getpid) != getpid();
+			wrong += call4095(SYS_getpid) != getpid() || plain_read(-1) != -EBADF;
 		raise(SIGSTOP);
 		for (int i = 0; i < 5; i++)
-			wrong += call4095(SYS_getpid) != getpid();
+			wrong += call4095(SYS_getpid) != getpid() || plain_read(-1) != -EBADF;
 		_exit(wrong);
 	}
-	int status, at_site = 0, at_cmp = 0, at_behind = 0, inside = 0, elsewhere = 0;
+	int status, at_site = 0, at_cmp = 0, at_behind = 0, inside = 0, elsewhere = 0, plain[3] = {0};
 	waitpid(pid, &status, 0);
 	REQUIRE(WIFSTOPPED(status));
 	errno = 0;
@@ -725,6 +785,15 @@ TEST(traced)
 		if (!WIFSTOPPED(status) || WSTOPSIG(status) != SIGTRAP)
 			break;
 		unsigned long rip = ptrace(PTRACE_PEEKUSER, pid, offsetof(struct user, regs.rip), 0);
+		if (rip == (unsigned long)plain_read_mov)
+			plain[0]++;
+		else if (rip == (unsigned long)plain_read_site)
+			plain[1] += last == (unsigned long)plain_read_mov &&
+				    ptrace(PTRACE_PEEKUSER, pid, offsetof(struct user, regs.rax), 0) == SYS_read;
+		else if (rip == (unsigned long)plain_read_behind)
+			plain[2] += last == (unsigned long)plain_read_site;
+		else if (rip > (unsigned long)plain_read_mov && rip < (unsigned long)plain_read_behind)
+			inside++;
 		if (rip == (unsigned long)call4095_site)
 			at_site++;
 		else if (rip == (unsigned long)call4095_cmp)
@@ -740,6 +809,7 @@ TEST(traced)
 	CHECK_EQ(at_site, 3);
 	CHECK_EQ(at_cmp, 3);
 	CHECK_EQ(at_behind, 3);
+	CHECK(plain[0] >= 2 && plain[1] == plain[0] && plain[2] == plain[0]);
 	CHECK_EQ(inside, 0);
 	CHECK_EQ(elsewhere, 0);
 	/* A breakpoint there. */

@@ -354,10 +354,10 @@ func (t *Task) run() {
 		}
 		switch ev.Kind {
 		case platform.EventSyscall:
-			behind := t.state.Regs.Rip
+			behind, nr := t.state.Regs.Rip, t.state.Regs.SyscallNo()
 			t.doSyscall()
 			if ev.Rewrite {
-				t.mm.RewriteCall(usermem.Addr(behind - 2))
+				t.mm.RewriteCall(usermem.Addr(behind-2), nr)
 			}
 		case platform.EventFault:
 			t.state.Regs.OrigRax = noSyscall

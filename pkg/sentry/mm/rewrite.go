@@ -1,6 +1,7 @@
 package mm
 
 import (
+	"bytes"
 	"encoding/binary"
 	"math"
 	"sync/atomic"
@@ -24,8 +25,15 @@ import (
 // mapped: another one takes its place, in one operation of the host, and
 // threads in that page find either.
 //
-// What is replaced is the first five of these eight bytes, which nearly all
-// programs have, for the C library and the Go runtime do:
+// What is replaced is the instruction in front of the syscall instruction, if it
+// loads the number:
+//
+//	b8 imm32           mov $imm32, %eax
+//	0f 05              syscall
+//
+// Who comes to the syscall instruction otherwise, makes the call by it. Or else
+// it is the first five of these eight bytes, which most other calls of the C
+// library and of Go have:
 //
 //	0f 05              syscall
 //	48 3d 0x f0 ff ff  cmp $-4096 or $-4095, %rax
@@ -48,7 +56,7 @@ import (
 
 const (
 	// trampolineSize is the room of one trampoline. The first of each page is
-	// taken by the address of CallEntry.
+	// taken by the addresses of the entries.
 	trampolineSize = 32
 	// areaPages is how many pages of trampolines lie together: the distance's
 	// lower sixteen bits can be any.
@@ -61,16 +69,77 @@ const (
 	// maxReach is how far a trampoline may be.
 	maxReach = math.MaxInt32 - 2*areaBytes
 
-	// In a trampoline; see platform.CallRewriter.
+	// Where the instructions of a trampoline are: see platform.CallRewriter.
 	trampolineJump = 7
 	trampolineSlow = 13
 	trampolineTail = 15
 	trampolineBack = 21
 
-	siteSize  = 8 // of the two instructions
-	cmpOffset = 2
-	cmpSize   = 6
+	plainLahf = 3
+	plainLea  = 4
+	plainJump = 11
+	plainSlow = 17
+	plainCall = 22
+	plainTail = 24
+
+	syscallSize = 2
+	cmpSize     = 6
+	movSize     = 5
+	jumpSize    = 5
 )
+
+// callSite is an instruction to replace.
+type callSite struct {
+	at uint64
+	// plain: it loads the number, value, and a syscall instruction follows.
+	// Otherwise it is a syscall instruction, and what follows compares with
+	// value.
+	plain bool
+	value uint32
+}
+
+// behind is the address behind the syscall instruction.
+func (c callSite) behind() uint64 {
+	if c.plain {
+		return c.at + movSize + syscallSize
+	}
+	return c.at + syscallSize
+}
+
+// findCall returns how the call can be replaced whose syscall instruction is
+// at offset off of text, a page that begins at start, and was made with nr in
+// rax.
+func findCall(text []byte, start uint64, off int, nr uint64) (callSite, bool) {
+	le := binary.LittleEndian
+	if off+syscallSize > len(text) || text[off] != 0x0f || text[off+1] != 0x05 {
+		return callSite{}, false
+	}
+	if off >= movSize+2 && text[off-movSize] == 0xb8 && uint64(le.Uint32(text[off-movSize+1:])) == nr {
+		// These five bytes may be the end of a longer instruction: one with
+		// a prefix, or with b8 as an offset behind ModRM or SIB, or b8 as ModRM
+		// of lea, or as SIB. (In other forms they would be an address that can't
+		// be, or would have faulted.)
+		a, b := text[off-movSize-2], text[off-movSize-1]
+		if b&0xc0 != 0x40 && a&0xc7 != 0x44 && b != 0x8d && b&0xc7 != 0x84 {
+			return callSite{start + uint64(off-movSize), true, uint32(nr)}, true
+		}
+	}
+	if b := text[off+syscallSize:]; len(b) >= cmpSize &&
+		b[0] == 0x48 && b[1] == 0x3d && b[2] <= 1 && b[3] == 0xf0 && b[4] == 0xff && b[5] == 0xff {
+		return callSite{start + uint64(off), false, le.Uint32(b[2:])}, true
+	}
+	return callSite{}, false
+}
+
+// in reports whether c is still what a page holds.
+func (c callSite) in(text []byte, start uint64) bool {
+	off := int(c.at - start)
+	if c.plain {
+		off += movSize
+	}
+	got, ok := findCall(text, start, off, uint64(c.value))
+	return ok && got == c
+}
 
 // invalidOpcodes are those that 64-bit mode doesn't have (Intel SDM vol. 2,
 // appendix A). Of those, d5, 62, c4 and c5 have become prefixes.
@@ -90,9 +159,9 @@ type rewritten struct {
 	m *MemoryManager
 
 	pages map[uint64]*rewrittenPage
-	// trampolines are those of the instructions, by their addresses. An entry
-	// stays when its page is undone.
-	trampolines map[uint64]uint64
+	// trampolines are those of the instructions. An entry stays when its page
+	// is undone.
+	trampolines map[callSite]uint64
 	areas       []*trampolineArea
 }
 
@@ -101,16 +170,16 @@ type rewrittenPage struct {
 	file   memmap.File
 	offset uint64
 	frame  uint64 // in the memory file
-	sites  []uint64
+	sites  []callSite
 }
 
 // trampolineArea is a few pages of trampolines. Which instruction one belongs
 // to doesn't change.
 type trampolineArea struct {
 	start  uint64
-	frames [areaPages]uint64 // in the memory file
-	used   [areaPages]bool   // which pages there are
-	sites  map[uint64]uint64 // of trampolines to instructions
+	frames [areaPages]uint64   // in the memory file
+	used   [areaPages]bool     // which pages there are
+	sites  map[uint64]callSite // of trampolines
 	// gone is what Rewrites returned when the area's place was taken; zero
 	// before.
 	gone uint64
@@ -194,31 +263,51 @@ func (m *MemoryManager) leaveTrampoline(a *trampolineArea, before uint64, ev *pl
 	if !ok {
 		return false
 	}
+	off := r.Rip - at
+	next := site.behind()
+	if site.plain {
+		switch off {
+		case plainLahf, plainLea, plainJump, plainSlow:
+			off = 0 // rax, which is changed, gets the number
+		case plainCall:
+			off = trampolineSlow
+		case plainTail:
+			off = trampolineTail
+		case 0:
+		default:
+			return false
+		}
+	}
 	trap := ev.Kind == platform.EventFault && ev.Signo == int32(unix.SIGTRAP) && ev.Code == trapTrace
 	switch {
 	case ev.Kind == platform.EventSyscall:
-		if r.Rip != at+trampolineTail {
+		if off != trampolineTail {
 			return false // the application has jumped somewhere
 		}
-		r.Rip = site + cmpOffset
+		r.Rip = next
 		r.Rcx = r.Rip
 		if w, ok := m.as.(*rewritten); ok {
 			// Who can't use them pays for two exceptions.
-			w.undo(site&^usermem.PageMask, site+1)
+			w.undo(site.at, site.at+1)
 		}
 	case ev.Kind == platform.EventFault && !trap && ev.Access == 0:
 		return false // not by the instructions of a trampoline
-	case trap && r.Rip == at:
+	case trap && off == 0 && site.plain:
 		// A step over the jump is one over the instruction.
-		r.Rip = site + cmpOffset
+		r.Rip = site.at + movSize
+		r.Rax = uint64(site.value)
+	case trap && off == 0:
+		r.Rip = next
 		r.Rcx, r.R11, r.OrigRax = r.Rip, r.Eflags, r.Rax
 		*ev = platform.Event{Kind: platform.EventSyscall}
-	case r.Rip == at, r.Rip == at+trampolineJump, r.Rip == at+trampolineSlow:
-		r.Rip = site
-	case r.Rip == at+trampolineTail:
-		r.Rip = site + cmpOffset
-	case r.Rip == at+trampolineBack:
-		r.Rip = site + siteSize
+	case off == 0, off == trampolineJump && !site.plain:
+		r.Rip = site.at
+	case off == trampolineSlow:
+		r.Rip = next - syscallSize
+	case off == trampolineTail:
+		r.Rip = next
+	case off == trampolineBack && !site.plain:
+		r.Rip = next + cmpSize
 	default:
 		return false
 	}
@@ -281,13 +370,10 @@ func compareFlags(flags, a, b uint64) uint64 {
 	return flags
 }
 
-// RewriteCall replaces the syscall instruction at site, if that can be done: it
-// is of the known form, in a private mapping that can be executed and not be
+// RewriteCall replaces the syscall instruction at site, which was called with
+// nr in rax, if that can be done: it is of a known form, in a private mapping that can be executed and not be
 // written, of nothing that others may write to. It is safe for concurrent use.
-func (m *MemoryManager) RewriteCall(site usermem.Addr) {
-	if site.PageOffset() > pageSize-siteSize {
-		return
-	}
+func (m *MemoryManager) RewriteCall(site usermem.Addr, nr uint64) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	e, ok := m.vmas.Find(uint64(site))
@@ -300,12 +386,12 @@ func (m *MemoryManager) RewriteCall(site usermem.Addr) {
 	}
 	m.pageMu.Lock()
 	defer m.pageMu.Unlock()
-	m.rewriteCall(uint64(site), v.prot.Effective())
+	m.rewriteCall(uint64(site), nr, v.prot.Effective())
 }
 
 // rewriteCall is RewriteCall with mu held too, as far as the mapping permits it.
-func (m *MemoryManager) rewriteCall(site uint64, prot usermem.Access) {
-	at := site &^ usermem.PageMask
+func (m *MemoryManager) rewriteCall(addr, nr uint64, prot usermem.Access) {
+	at := addr &^ usermem.PageMask
 	a, ok := m.areas.Find(at)
 	if !ok {
 		return
@@ -315,7 +401,7 @@ func (m *MemoryManager) rewriteCall(site uint64, prot usermem.Access) {
 	if err != nil || len(b) < pageSize || moveGuarded(b, text, 0, copyIn) != nil {
 		return
 	}
-	compare, ok := callForm(text[site-at:])
+	site, ok := findCall(text, at, int(addr-at), nr)
 	if !ok {
 		return
 	}
@@ -324,7 +410,7 @@ func (m *MemoryManager) rewriteCall(site uint64, prot usermem.Access) {
 		return
 	}
 	page := w.pages[at]
-	var sites []uint64
+	var sites []callSite
 	if page != nil {
 		for _, s := range page.sites {
 			if s == site {
@@ -335,19 +421,20 @@ func (m *MemoryManager) rewriteCall(site uint64, prot usermem.Access) {
 	} else if len(w.pages) >= maxRewrittenPages {
 		return
 	}
-	if !w.trampolineFor(site, compare) {
+	if !w.trampolineFor(site) {
 		return
 	}
 	next := &rewrittenPage{file: a.Value.file, offset: a.Value.offset(at)}
 	for _, s := range append(sites[:len(sites):len(sites)], site) {
 		// What is rewritten in the page already, is so still unless the
 		// object has changed.
-		if _, ok := callForm(text[s-at:]); !ok {
-			continue
+		if s.in(text, at) {
+			next.sites = append(next.sites, s)
 		}
-		next.sites = append(next.sites, s)
-		text[s-at] = 0xe9
-		binary.LittleEndian.PutUint32(text[s-at+1:], uint32(w.trampolines[s]-(s+5)))
+	}
+	for _, s := range next.sites {
+		text[s.at-at] = 0xe9
+		binary.LittleEndian.PutUint32(text[s.at-at+1:], uint32(w.trampolines[s]-(s.at+jumpSize)))
 	}
 	if next.frame, ok = w.newFrame(text); !ok {
 		return
@@ -363,15 +450,6 @@ func (m *MemoryManager) rewriteCall(site uint64, prot usermem.Access) {
 	}
 }
 
-// callForm returns what rax is compared with behind the system call that b begins
-// with.
-func callForm(b []byte) (compare uint32, ok bool) {
-	if b[0] != 0x0f || b[1] != 0x05 || b[2] != 0x48 || b[3] != 0x3d || b[4] > 1 || b[5] != 0xf0 || b[6] != 0xff || b[7] != 0xff {
-		return 0, false
-	}
-	return binary.LittleEndian.Uint32(b[4:]), true
-}
-
 // rewriting returns m.as as one that can be rewritten, or nil if it can't.
 func (m *MemoryManager) rewriting() *rewritten {
 	if w, ok := m.as.(*rewritten); ok {
@@ -381,7 +459,7 @@ func (m *MemoryManager) rewriting() *rewritten {
 	if !ok {
 		return nil
 	}
-	w := &rewritten{CallRewriter: host, m: m, pages: map[uint64]*rewrittenPage{}, trampolines: map[uint64]uint64{}}
+	w := &rewritten{CallRewriter: host, m: m, pages: map[uint64]*rewrittenPage{}, trampolines: map[callSite]uint64{}}
 	m.as = w
 	m.rewrites.count.CompareAndSwap(0, 1)
 	return w
@@ -409,20 +487,13 @@ func (w *rewritten) free(frame uint64) {
 }
 
 // trampolineFor sees to it that there is a trampoline for site. mu is held.
-func (w *rewritten) trampolineFor(site uint64, compare uint32) bool {
-	if t, ok := w.trampolines[site]; ok {
-		for _, a := range w.areas {
-			if a.overlaps(t, t+1) {
-				// Code at site may have been another: the comparison too.
-				b, err := w.m.file.Slice(a.frames[(t-a.start)/pageSize]+t%pageSize, trampolineSize)
-				return err == nil && binary.LittleEndian.Uint32(b[trampolineTail+2:]) == compare
-			}
-		}
-		return false
+func (w *rewritten) trampolineFor(site callSite) bool {
+	if _, ok := w.trampolines[site]; ok {
+		return true
 	}
 	for _, fresh := range []bool{false, true} {
 		for _, a := range w.areas {
-			if w.place(a, site, compare, fresh) {
+			if w.place(a, site, fresh) {
 				return true
 			}
 		}
@@ -430,12 +501,12 @@ func (w *rewritten) trampolineFor(site uint64, compare uint32) bool {
 	if len(w.areas) >= maxTrampolineAreas {
 		return false
 	}
-	start, ok := w.m.trampolineRoom(site)
+	start, ok := w.m.trampolineRoom(site.at)
 	if !ok {
 		return false
 	}
-	a := &trampolineArea{start: start, sites: map[uint64]uint64{}}
-	if !w.place(a, site, compare, true) {
+	a := &trampolineArea{start: start, sites: map[uint64]callSite{}}
+	if !w.place(a, site, true) {
 		return false
 	}
 	w.areas = append(w.areas, a)
@@ -444,8 +515,8 @@ func (w *rewritten) trampolineFor(site uint64, compare uint32) bool {
 }
 
 // place makes a trampoline in a, in a page that is in use or a fresh one.
-func (w *rewritten) place(a *trampolineArea, site uint64, compare uint32, fresh bool) bool {
-	if site-a.start+maxReach > 2*maxReach {
+func (w *rewritten) place(a *trampolineArea, site callSite, fresh bool) bool {
+	if site.at-a.start+maxReach > 2*maxReach {
 		return false
 	}
 	for i := range a.used {
@@ -453,35 +524,51 @@ func (w *rewritten) place(a *trampolineArea, site uint64, compare uint32, fresh 
 			continue
 		}
 		for t := a.start + uint64(i)*pageSize + trampolineSize; t%pageSize != 0; t += trampolineSize {
-			if !invalidOpcodes[byte((t-(site+5))>>8)] {
+			if !site.plain && !invalidOpcodes[byte((t-(site.at+jumpSize))>>8)] {
 				continue
 			}
 			if _, taken := a.sites[t]; taken {
 				continue
 			}
-			return w.write(a, i, t, site, compare)
+			return w.write(a, i, t, site)
 		}
 	}
 	return false
 }
 
-// write makes the trampoline at t, in page i of a.
-func (w *rewritten) write(a *trampolineArea, i int, t, site uint64, compare uint32) bool {
-	at := t % pageSize
+// trampoline returns the code of c's trampoline at t.
+func (c callSite) trampoline(t uint64) []byte {
 	le := binary.LittleEndian
-	b := make([]byte, trampolineSize)
-	copy(b, "\x48\x8d\x0d") // lea tail(%rip), %rcx
-	le.PutUint32(b[3:], trampolineTail-trampolineJump)
-	copy(b[trampolineJump:], "\xff\x25") // jmp *(%rip), to the page's first word
-	le.PutUint32(b[trampolineJump+2:], -uint32(at+trampolineSlow))
-	copy(b[trampolineSlow:], "\x0f\x05\x48\x3d") // syscall; cmp $, %rax
-	le.PutUint32(b[trampolineTail+2:], compare)
-	b[trampolineBack] = 0xe9 // jmp
-	le.PutUint32(b[trampolineBack+1:], uint32(site+siteSize-(t+trampolineBack+5)))
-	copy(b[trampolineBack+5:], "\xcc\xcc\xcc\xcc\xcc\xcc") // int3
+	b := bytes.Repeat([]byte{0xcc}, trampolineSize) // int3
+	code := func(off int, s string) []byte { return b[off+copy(b[off:], s):] }
+	// Distances are from the end of their instructions.
+	distance := func(to uint64, end int) uint32 { return uint32(to - (t + uint64(end))) }
+	page := t &^ usermem.PageMask
+	if c.plain {
+		code(0, "\x0f\x90\xc0\x9f") // seto %al; lahf
+		le.PutUint32(code(plainLea, "\x48\x8d\x0d"), plainTail-plainJump)
+		le.PutUint32(code(plainJump, "\xff\x25"), distance(page+8, plainSlow))
+		le.PutUint32(code(plainSlow, "\xb8"), c.value)
+		code(plainCall, "\x0f\x05")
+		le.PutUint32(code(plainTail, "\xe9"), distance(c.behind(), plainTail+jumpSize))
+		return b
+	}
+	le.PutUint32(code(0, "\x48\x8d\x0d"), trampolineTail-trampolineJump)
+	le.PutUint32(code(trampolineJump, "\xff\x25"), distance(page, trampolineSlow))
+	code(trampolineSlow, "\x0f\x05")
+	le.PutUint32(code(trampolineTail, "\x48\x3d"), c.value)
+	le.PutUint32(code(trampolineBack, "\xe9"), distance(c.behind()+cmpSize, trampolineBack+jumpSize))
+	return b
+}
 
+// write makes the trampoline at t, in page i of a.
+func (w *rewritten) write(a *trampolineArea, i int, t uint64, site callSite) bool {
+	at := t % pageSize
+	b := site.trampoline(t)
+	le := binary.LittleEndian
 	page := make([]byte, pageSize)
 	le.PutUint64(page, uint64(w.CallEntry()))
+	le.PutUint64(page[8:], uint64(w.PlainCallEntry()))
 	if a.used[i] {
 		old, err := w.m.file.Slice(a.frames[i], pageSize)
 		if err != nil {
@@ -687,7 +774,7 @@ func (m *MemoryManager) vacate(start, end uint64) {
 // abandon gives an area up. mu is held for writing.
 func (w *rewritten) abandon(a *trampolineArea) {
 	for _, site := range a.sites {
-		w.undo(site&^usermem.PageMask, site+1)
+		w.undo(site.at, site.at+1)
 		delete(w.trampolines, site)
 	}
 	for i, b := range w.areas {
@@ -724,7 +811,7 @@ func (m *MemoryManager) shareRewrites(c *MemoryManager) {
 		cw.pages[at] = &copied
 	}
 	for _, a := range w.areas {
-		n := &trampolineArea{start: a.start, frames: a.frames, used: a.used, sites: make(map[uint64]uint64, len(a.sites))}
+		n := &trampolineArea{start: a.start, frames: a.frames, used: a.used, sites: make(map[uint64]callSite, len(a.sites))}
 		for t, site := range a.sites {
 			n.sites[t] = site
 			cw.trampolines[site] = t

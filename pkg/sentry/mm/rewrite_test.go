@@ -21,11 +21,15 @@ type rewriteSpace struct {
 	retired, expelled int
 }
 
-const fakeEntry = 0x7ffffff00000
+const (
+	fakeEntry = 0x7ffffff00000
+	nr        = 39
+)
 
-func (*rewriteSpace) CallEntry() usermem.Addr { return fakeEntry }
-func (s *rewriteSpace) Retire()               { s.retired++ }
-func (s *rewriteSpace) Expel()                { s.expelled++ }
+func (*rewriteSpace) CallEntry() usermem.Addr      { return fakeEntry }
+func (*rewriteSpace) PlainCallEntry() usermem.Addr { return fakeEntry + 64 }
+func (s *rewriteSpace) Retire()                    { s.retired++ }
+func (s *rewriteSpace) Expel()                     { s.expelled++ }
 
 type rewritePlatform struct{ fakePlatform }
 
@@ -123,7 +127,7 @@ func (p *program) trampoline(m *MemoryManager, site usermem.Addr) usermem.Addr {
 // rewrite has the call at site rewritten and checks the trampoline.
 func (p *program) rewrite(m *MemoryManager, site usermem.Addr) usermem.Addr {
 	p.t.Helper()
-	m.RewriteCall(site)
+	m.RewriteCall(site, nr)
 	at := p.trampoline(m, site)
 	if at == 0 {
 		p.t.Fatalf("the call at %#x was not rewritten", site)
@@ -172,7 +176,7 @@ func TestRewrittenCallsAreSeenByInstructionsOnly(t *testing.T) {
 	seen := map[usermem.Addr]bool{}
 	for _, s := range []usermem.Addr{0x10, 0x100, 2*pageSize - 8} {
 		seen[p.rewrite(p.MemoryManager, p.code+s)] = true
-		p.RewriteCall(p.code + s) // once more
+		p.RewriteCall(p.code+s, nr) // once more
 	}
 	if len(seen) != 3 {
 		t.Error("trampolines are shared")
@@ -199,22 +203,22 @@ func TestRewrittenCallsAreSeenByInstructionsOnly(t *testing.T) {
 
 func TestWhatIsNotRewritten(t *testing.T) {
 	p := newProgram(t, 0x10, pageSize-4)
-	p.RewriteCall(p.code + pageSize - 4) // over two pages
-	p.RewriteCall(p.code + 0x200)        // not a call
-	p.RewriteCall(p.code + 0x12)
-	p.RewriteCall(0)
-	p.RewriteCall(^usermem.Addr(0))
-	p.RewriteCall(p.code + 1<<30)
+	p.RewriteCall(p.code+pageSize-4, nr) // over two pages
+	p.RewriteCall(p.code+0x200, nr)      // not a call
+	p.RewriteCall(p.code+0x12, nr)
+	p.RewriteCall(0, nr)
+	p.RewriteCall(^usermem.Addr(0), nr)
+	p.RewriteCall(p.code+1<<30, nr)
 	p.protect(usermem.ReadWrite | usermem.Execute)
-	p.RewriteCall(p.code + 0x10)
+	p.RewriteCall(p.code+0x10, nr)
 	p.protect(usermem.Read)
-	p.RewriteCall(p.code + 0x10)
+	p.RewriteCall(p.code+0x10, nr)
 	shared := mustMap(t, p.MemoryManager, MMapOpts{Length: pageSize})
 	p.write(shared, callCode)
 	if err := p.MProtect(shared, pageSize, usermem.Read|usermem.Execute, false); err != nil {
 		t.Fatal(err)
 	}
-	p.RewriteCall(shared)
+	p.RewriteCall(shared, nr)
 	if p.Rewrites() != 0 || len(p.space.(*rewriteSpace).pages) > 8 {
 		t.Error("something was rewritten")
 	}
@@ -223,7 +227,7 @@ func TestWhatIsNotRewritten(t *testing.T) {
 	at := mustMap(t, m, MMapOpts{Length: pageSize, Private: true})
 	m.CopyOut(at, callCode)
 	m.MProtect(at, pageSize, usermem.Read|usermem.Execute, false)
-	m.RewriteCall(at)
+	m.RewriteCall(at, nr)
 	if m.Rewrites() != 0 {
 		t.Error("rewritten on a platform that can't")
 	}
@@ -263,7 +267,7 @@ func TestRewritingIsUndone(t *testing.T) {
 				if _, err := p.CopyOutForce(site+8, []byte{i}); err != nil {
 					p.t.Fatal(err)
 				}
-				p.RewriteCall(site)
+				p.RewriteCall(site, nr)
 				p.rewrite(p.MemoryManager, site)
 			}
 			p.CopyOutForce(site+8, []byte{9})
@@ -429,7 +433,7 @@ func TestPlacesInTrampolines(t *testing.T) {
 		{"unmapped", at + 7, platform.Event{Kind: platform.EventFault, Signo: int32(unix.SIGSEGV), Code: 1, Access: usermem.Execute, Addr: usermem.Addr(at)}, site, platform.EventInterrupted},
 		{"int3", at + 27, platform.Event{Kind: platform.EventFault, Signo: int32(unix.SIGTRAP), Code: 0x80}, at + 27, platform.EventFault},
 	} {
-		p.RewriteCall(usermem.Addr(site))
+		p.RewriteCall(usermem.Addr(site), nr)
 		r := &arch.Registers{Rip: test.rip, Rax: 39, Eflags: 0x246}
 		ev := test.ev
 		p.Original(p.Rewrites(), &ev, r)
@@ -528,7 +532,7 @@ func TestManyRewrites(t *testing.T) {
 	}
 	all := map[usermem.Addr]usermem.Addr{}
 	for _, s := range sites {
-		m.RewriteCall(s)
+		m.RewriteCall(s, nr)
 		if at := p.trampoline(m, s); at != 0 {
 			if o, ok := all[at]; ok {
 				t.Fatalf("%#x and %#x share a trampoline", s, o)
@@ -547,5 +551,95 @@ func TestManyRewrites(t *testing.T) {
 	}
 	if w := m.as.(*rewritten); len(w.pages) > maxRewrittenPages || len(w.areas) > maxTrampolineAreas {
 		t.Errorf("%d pages, %d areas", len(w.pages), len(w.areas))
+	}
+}
+
+func TestCallsAreRecognised(t *testing.T) {
+	const start = 0x10000
+	mov := "\xb8\x27\x00\x00\x00\x0f\x05\xc3"
+	for _, test := range []struct {
+		name, before, code string
+		want               callSite
+	}{
+		{"a call and a cmp", "\x90\x90", "\x0f\x05\x48\x3d\x00\xf0\xff\xff", callSite{at: 2, value: 0xfffff000}},
+		{"another cmp", "\x90\x90", "\x0f\x05\x48\x3d\x02\xf0\xff\xff", callSite{}},
+		{"a call alone", "\x90\x90", "\x0f\x05\xc3\x90\x90\x90\x90\x90", callSite{}},
+		{"a number", "\x90\x90", mov, callSite{at: 2, plain: true, value: 39}},
+		{"a number and a cmp", "\x90\x90", mov[:7] + "\x48\x3d\x01\xf0\xff\xff", callSite{at: 2, plain: true, value: 39}},
+		{"another number", "\x90\x90", "\xb8\x28\x00\x00\x00\x0f\x05\xc3", callSite{}},
+		{"for r8", "\x90\x41", mov, callSite{}},
+		{"a short one", "\x90\x66", mov, callSite{}},
+		{"behind ModRM", "\xc7\x45", mov, callSite{}},
+		{"behind SIB", "\x44\x24", mov, callSite{}},
+		{"lea", "\x90\x8d", mov, callSite{}},
+		{"as SIB", "\x8b\x84", mov, callSite{}},
+		{"a cmp behind such", "\xc7\x45", mov[:7] + "\x48\x3d\x01\xf0\xff\xff", callSite{at: 7, value: 0xfffff001}},
+	} {
+		text := []byte(test.before + test.code)
+		off := bytes.LastIndex(text, []byte{0x0f, 0x05})
+		got, ok := findCall(text, start, off, 39)
+		if test.want != (callSite{}) {
+			test.want.at += start
+		}
+		if got != test.want || ok != (test.want != callSite{}) {
+			t.Errorf("%s: %+v", test.name, got)
+		}
+		if ok && !got.in(text, start) {
+			t.Errorf("%s isn't found again", test.name)
+		}
+		for n := range text {
+			findCall(text[:n], start, n, 39)
+			findCall(text, start, n, 39)
+		}
+	}
+}
+
+func TestCallsWithTheirNumber(t *testing.T) {
+	p := newProgram(t)
+	p.protect(usermem.ReadWrite)
+	code := []byte{0x90, 0x90, 0xb8, nr, 0, 0, 0, 0x0f, 0x05, 0xc3}
+	p.write(p.code, code)
+	p.protect(usermem.Read | usermem.Execute)
+	site := uint64(p.code) + 2
+	p.RewriteCall(usermem.Addr(site+5), nr+1)
+	if p.Rewrites() != 0 {
+		t.Fatal("rewritten though another number was called")
+	}
+	p.RewriteCall(usermem.Addr(site+5), nr)
+	b := fetch(t, p.MemoryManager, p.code, 10)
+	if b[2] != 0xe9 || !bytes.Equal(b[:2], code[:2]) || !bytes.Equal(b[7:], code[7:]) {
+		t.Fatalf("there is % x", b)
+	}
+	le := binary.LittleEndian
+	distance := func(b []byte) uint64 { return uint64(int64(int32(le.Uint32(b)))) }
+	at := site + 5 + distance(b[3:])
+	page := p.space.(*rewriteSpace).pages[at&^usermem.PageMask]
+	whole, _ := page.file.Slice(page.offset, pageSize)
+	b = whole[at%pageSize:]
+	if !bytes.HasPrefix(b, []byte("\x0f\x90\xc0\x9f\x48\x8d\x0d")) || distance(b[7:]) != plainTail-plainJump || b[11] != 0xff || b[12] != 0x25 ||
+		at+17+distance(b[13:]) != at&^usermem.PageMask+8 || le.Uint64(whole[8:]) != fakeEntry+64 ||
+		!bytes.Equal(b[17:24], code[2:9]) || b[24] != 0xe9 || at+29+distance(b[25:]) != site+7 {
+		t.Errorf("trampoline % x", b[:trampolineSize])
+	}
+	interrupted := platform.Event{Kind: platform.EventInterrupted}
+	step := platform.Event{Kind: platform.EventFault, Signo: int32(unix.SIGTRAP), Code: trapTrace, TrapNo: 1}
+	call := platform.Event{Kind: platform.EventSyscall}
+	for _, test := range []struct {
+		off, want uint64
+		ev        platform.Event
+	}{
+		{0, site, interrupted}, {3, site, interrupted}, {4, site, interrupted}, {11, site, interrupted}, {17, site, interrupted},
+		{22, site + 5, interrupted}, {24, site + 7, interrupted}, {0, site + 5, step}, {24, site + 7, call},
+		{1, at + 1, interrupted}, {13, at + 13, interrupted}, {15, at + 15, interrupted}, {15, at + 15, call}, {29, at + 29, interrupted},
+	} {
+		r := &arch.Registers{Rip: at + test.off, Rax: nr}
+		if test.ev == step {
+			r.Rax = 4711
+		}
+		ev := test.ev
+		p.Original(p.Rewrites(), &ev, r)
+		if r.Rip != test.want || ev.Kind != test.ev.Kind || r.Rax != nr {
+			t.Errorf("at %d: %+v at %#x, rax %d", test.off, ev, r.Rip, r.Rax)
+		}
 	}
 }

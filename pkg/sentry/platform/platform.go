@@ -122,25 +122,38 @@ type Event struct {
 
 // CallRewriter is an AddressSpace in which a jump can take the place of a
 // syscall instruction, for less than the instruction costs. Whoever rewrites
-// code has it jump to a trampoline of this form, anywhere in the application's
-// memory:
+// code has it jump to a trampoline, anywhere in the application's memory. For
+// an instruction with a cmp behind it, which sets the flags, it has this form:
 //
 //	        lea  tail(%rip), %rcx
 //	        jmp  CallEntry
-//	slow:   syscall
+//	        syscall
 //	tail:   cmp  $imm32, %rax
-//	        jmp  next
+//	        jmp  next               // rel32
 //
-// The event is the same as if a syscall instruction had stood six bytes in
-// front of next, and what is in registers then is what the instruction leaves
-// there. A Switch with Rip six bytes in front of next goes on at tail, as long
-// as neither Retire nor Expel was called since the event. Other events may show
-// an Rip within the trampoline, and where the platform can't do better a system
-// call is made by the instruction at slow, its event showing an Rip of tail.
+// The event is the same as if a syscall instruction had stood in front of a cmp
+// in front of next, and what is in registers then is what the instruction leaves
+// there, but for those flags in r11. A Switch with Rip at that cmp, six bytes in
+// front of next, goes on at tail, as long as neither Retire nor Expel was called
+// since the event. The other form is for an instruction that loads the
+// number, and a syscall instruction behind it, in front of next:
+//
+//	        seto %al
+//	        lahf
+//	        lea  tail(%rip), %rcx
+//	        jmp  PlainCallEntry
+//	        mov  $imm32, %eax
+//	        syscall
+//	tail:   jmp  next               // rel32
+//
+// Other events may show an Rip within a trampoline, and where the platform
+// can't do better a system call is made by the instruction in it, its event
+// showing an Rip of tail.
 type CallRewriter interface {
 	AddressSpace
-	// CallEntry is the address to jump to.
+	// CallEntry and PlainCallEntry are the addresses to jump to.
 	CallEntry() usermem.Addr
+	PlainCallEntry() usermem.Addr
 	// Retire says that code with a trampoline may have changed: calls that are
 	// under way return to it, not to the trampoline.
 	Retire()

@@ -42,6 +42,7 @@ func All() []Test {
 	all = append(all, exceptionTests...)
 	all = append(all, stateTests...)
 	all = append(all, threadTests...)
+	all = append(all, callTests...)
 	return all
 }
 

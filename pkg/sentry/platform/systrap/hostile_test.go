@@ -239,7 +239,7 @@ func TestEndOfAStubEndsItsSwitch(t *testing.T) {
 func TestSharedPageIsAsTheAssemblyHasIt(t *testing.T) {
 	b := make([]byte, 4096)
 	le := binary.LittleEndian
-	for off, v := range map[int]uint64{ctxFrame: 1, ctxInfo: 2, ctxFP: 3, ctxFSBase: 4, ctxGSBase: 5, ctxSP: 6, ctxRegs: 7, ctxRegFS: 8, ctxRegGS: 9, ctxResult: 21, ctxCall: 22, ctxCall + callNext*8: 23} {
+	for off, v := range map[int]uint64{ctxFrame: 1, ctxInfo: 2, ctxFP: 3, ctxFSBase: 4, ctxGSBase: 5, ctxSP: 6, ctxRegs: 7, ctxRegFS: 8, ctxRegGS: 9, ctxResult: 21, ctxCall: 22, ctxCall + callRIP*8: 23} {
 		le.PutUint64(b[off:], v)
 	}
 	for off, v := range map[int]uint32{ctxGo: 10, ctxSpin: 11, ctxLoad: 12, ctxEvent: 13, ctxKind: 14, ctxSeen: 15, ctxSigno: 16, ctxStubSleeps: 17, ctxSentrySleeps: 18, ctxInterrupt: 19, ctxTID: 20} {
@@ -249,7 +249,7 @@ func TestSharedPageIsAsTheAssemblyHasIt(t *testing.T) {
 	got := []uint64{s.frame, s.info, s.fp, s.fsBase, s.gsBase, s.sp, s.regs[0], s.regs[20], s.regs[21],
 		s.command.Load(), uint64(s.spin), uint64(s.load), uint64(s.event.Load()), uint64(s.kind), uint64(s.seen), uint64(s.signo),
 		uint64(s.stubSleeps.Load()), uint64(s.sentrySleeps.Load()), uint64(s.interrupt), uint64(s.tid),
-		s.result, s.call[0], s.call[callNext]}
+		s.result, s.call[0], s.call[callRIP]}
 	for i, v := range got {
 		if v != uint64(i+1) {
 			t.Errorf("field %d is read as %d", i+1, v)

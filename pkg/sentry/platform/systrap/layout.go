@@ -98,8 +98,9 @@ const (
 	callRAX
 	callRSP
 	callEflags
-	callTail // where the trampoline goes on
-	callNext // where it returns to the program
+	callTail  // where to go on
+	callRIP   // what the Sentry sees for that
+	callFlags // of lahf and seto, for a trampoline that doesn't set them itself
 	callWords
 )
 
@@ -127,10 +128,11 @@ const (
 	offInterrupted = 0x600
 	offHandler     = 0x640
 	offEntry       = 0x740
-	offNoSignals   = 0x8c0
-	offFprog       = 0x8d0
-	offFeatures    = 0x8e0
-	offFilter      = 0x900
+	offPlainEntry  = 0x880
+	offNoSignals   = 0x9c0
+	offFprog       = 0x9d0
+	offFeatures    = 0x9e0
+	offFilter      = 0xa00
 	offLeftTable   = 0x1000
 	offErrnoTable  = 0x1900
 	offEnd         = 0x2100
@@ -141,6 +143,7 @@ const (
 	resumeAddr      = stub.PlatformCode + offResume
 	interruptedAddr = stub.PlatformCode + offInterrupted
 	handlerAddr     = stub.PlatformCode + offHandler
+	plainEntryAddr  = stub.PlatformCode + offPlainEntry
 	entryAddr       = stub.PlatformCode + offEntry
 	featuresAddr    = stub.PlatformCode + offFeatures
 	noSignalsAddr   = stub.PlatformCode + offNoSignals

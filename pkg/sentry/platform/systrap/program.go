@@ -54,9 +54,9 @@ var threadRows = []seccomp.Row{
 // program is the platform's part of the stub.
 func program() (*stub.Program, error) {
 	code := make([]byte, offEnd)
-	var addrs [7]uintptr
+	var addrs [8]uintptr
 	pieceAddrs(&addrs)
-	offs := [...]int{offChild, offStart, offPost, offResume, offInterrupted, offHandler, offEntry, offNoSignals}
+	offs := [...]int{offChild, offStart, offPost, offResume, offInterrupted, offHandler, offEntry, offPlainEntry, offNoSignals}
 	for i, a := range addrs {
 		b := stub.Piece(a)
 		if b == nil || offs[i]+len(b) > offs[i+1] {

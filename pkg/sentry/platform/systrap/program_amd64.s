@@ -279,7 +279,7 @@ haveGS:
 	MOVQ	(const_ctxRegs+7*8)(R15), R15
 	IRETQ
 result:
-	// Back to the trampoline, which sets the flags that are changed here.
+	// Back to the trampoline, or where that goes to.
 	MOVQ	(const_ctxCall+const_callR8*8)(R15), R8
 	MOVQ	(const_ctxCall+const_callR9*8)(R15), R9
 	MOVQ	(const_ctxCall+const_callR10*8)(R15), R10
@@ -293,9 +293,11 @@ result:
 	MOVQ	(const_ctxCall+const_callRBX*8)(R15), BX
 	MOVQ	(const_ctxCall+const_callRDX*8)(R15), DX
 	MOVQ	(const_ctxCall+const_callEflags*8)(R15), R11
-	MOVQ	(const_ctxCall+const_callNext*8)(R15), CX
-	SUBQ	$6, CX
+	MOVQ	(const_ctxCall+const_callRIP*8)(R15), CX
 	MOVQ	(const_ctxCall+const_callRSP*8)(R15), SP
+	MOVL	(const_ctxCall+const_callFlags*8)(R15), AX
+	ADDB	$0x7f, AX
+	SAHF
 	MOVQ	const_ctxResult(R15), AX
 	MOVQ	(const_ctxCall+const_callR15*8)(R15), R15
 	BYTE	$0x65; BYTE $0xff; BYTE $0x24; BYTE $0x25	// JMP *GS:
@@ -365,53 +367,61 @@ fault:
 	GOTO(const_postAddr)
 	PIECE_END
 
-// stubEntry is where a trampoline hands a system call over: RCX is the place
-// behind its syscall instruction, and what a syscall instruction loses, RCX, R11
-// and, as what follows sets them, the flags, is free. The slot is found by
-// the base of GS, unless the application uses that itself.
-TEXT ·stubEntry(SB),NOSPLIT|NOFRAME,$0
-	RDGSBASEQ	R11
-	SHRQ	$const_slotsShift, R11
-	CMPL	R11, $const_slotsPrefix
-	JNE	trap
-	RDGSBASEQ	R11
-	MOVQ	R15, (const_ctxCall+const_callR15*8)(R11)
-	MOVQ	R11, R15
-	MOVQ	SP, (const_ctxCall+const_callRSP*8)(R15)
+// ENTER finds the slot of a thread that has come by a trampoline, by the base of
+// GS unless the application uses that itself, and goes to its stack. R11 and the
+// flags are free; SAVE saves what else there is, but for RAX and where to go on,
+// and posts the call. Its four bytes are XSAVE64 (DI).
+#define ENTER \
+	RDGSBASEQ	R11; \
+	SHRQ	$const_slotsShift, R11; \
+	CMPL	R11, $const_slotsPrefix; \
+	JNE	trap; \
+	RDGSBASEQ	R11; \
+	MOVQ	R15, (const_ctxCall+const_callR15*8)(R11); \
+	MOVQ	R11, R15; \
+	MOVQ	SP, (const_ctxCall+const_callRSP*8)(R15); \
 	LEAQ	-64(R15), SP
+
+#define SAVE \
+	MOVQ	AX, (const_ctxCall+const_callRAX*8)(R15); \
+	MOVQ	R8, (const_ctxCall+const_callR8*8)(R15); \
+	MOVQ	R9, (const_ctxCall+const_callR9*8)(R15); \
+	MOVQ	R10, (const_ctxCall+const_callR10*8)(R15); \
+	MOVQ	R12, (const_ctxCall+const_callR12*8)(R15); \
+	MOVQ	R13, (const_ctxCall+const_callR13*8)(R15); \
+	MOVQ	R14, (const_ctxCall+const_callR14*8)(R15); \
+	MOVQ	DI, (const_ctxCall+const_callRDI*8)(R15); \
+	MOVQ	SI, (const_ctxCall+const_callRSI*8)(R15); \
+	MOVQ	BP, (const_ctxCall+const_callRBP*8)(R15); \
+	MOVQ	BX, (const_ctxCall+const_callRBX*8)(R15); \
+	MOVQ	DX, (const_ctxCall+const_callRDX*8)(R15); \
+	RDFSBASEQ	AX; \
+	MOVQ	AX, const_ctxFSBase(R15); \
+	MOVQ	SP, const_ctxSP(R15); \
+	LEAQ	const_ctxFPArea(R15), DI; \
+	MOVQ	DI, const_ctxFP(R15); \
+	MOVQ	$const_featuresAddr, AX; \
+	MOVL	4(AX), DX; \
+	MOVL	0(AX), AX; \
+	BYTE	$0x48; BYTE $0x0f; BYTE $0xae; BYTE $0x27; \
+	MOVL	$const_kindCall, const_ctxKind(R15); \
+	GOTO(const_postAddr)
+
+// stubEntry is where a trampoline that sets the flags hands a system call over:
+// RCX is the place behind its syscall instruction.
+TEXT ·stubEntry(SB),NOSPLIT|NOFRAME,$0
+	ENTER
 	PUSHFQ
 	POPQ	R11
 	TESTL	$0x4000, R11		// NT, with which iretq faults
 	JNE	back
 	MOVQ	R11, (const_ctxCall+const_callEflags*8)(R15)
-	MOVQ	R8, (const_ctxCall+const_callR8*8)(R15)
-	MOVQ	R9, (const_ctxCall+const_callR9*8)(R15)
-	MOVQ	R10, (const_ctxCall+const_callR10*8)(R15)
-	MOVQ	R12, (const_ctxCall+const_callR12*8)(R15)
-	MOVQ	R13, (const_ctxCall+const_callR13*8)(R15)
-	MOVQ	R14, (const_ctxCall+const_callR14*8)(R15)
-	MOVQ	DI, (const_ctxCall+const_callRDI*8)(R15)
-	MOVQ	SI, (const_ctxCall+const_callRSI*8)(R15)
-	MOVQ	BP, (const_ctxCall+const_callRBP*8)(R15)
-	MOVQ	BX, (const_ctxCall+const_callRBX*8)(R15)
-	MOVQ	DX, (const_ctxCall+const_callRDX*8)(R15)
-	MOVQ	AX, (const_ctxCall+const_callRAX*8)(R15)
 	MOVQ	CX, (const_ctxCall+const_callTail*8)(R15)
 	// There: cmp $imm32, %rax (6 bytes); jmp rel32 (5 bytes).
 	MOVLQSX	7(CX), R11
-	LEAQ	11(CX)(R11*1), R11
-	MOVQ	R11, (const_ctxCall+const_callNext*8)(R15)
-	RDFSBASEQ	AX
-	MOVQ	AX, const_ctxFSBase(R15)
-	MOVQ	SP, const_ctxSP(R15)
-	LEAQ	const_ctxFPArea(R15), DI
-	MOVQ	DI, const_ctxFP(R15)
-	MOVQ	$const_featuresAddr, AX
-	MOVL	4(AX), DX
-	MOVL	0(AX), AX
-	BYTE	$0x48; BYTE $0x0f; BYTE $0xae; BYTE $0x27	// XSAVE64 (DI)
-	MOVL	$const_kindCall, const_ctxKind(R15)
-	GOTO(const_postAddr)
+	LEAQ	5(CX)(R11*1), R11
+	MOVQ	R11, (const_ctxCall+const_callRIP*8)(R15)
+	SAVE
 back:
 	MOVQ	(const_ctxCall+const_callRSP*8)(R15), SP
 	MOVQ	(const_ctxCall+const_callR15*8)(R15), R15
@@ -420,7 +430,38 @@ trap:
 	JMP	CX
 	PIECE_END
 
-// func pieceAddrs(p *[7]uintptr)
+// stubPlainEntry is for other trampolines: RCX is the place behind the syscall
+// instruction, in front of which is mov $imm32, %eax with the number, and AX has
+// the flags, as seto and lahf leave them there.
+TEXT ·stubPlainEntry(SB),NOSPLIT|NOFRAME,$0
+	ENTER
+	MOVQ	AX, (const_ctxCall+const_callFlags*8)(R15)
+	ADDB	$0x7f, AX
+	SAHF
+	PUSHFQ
+	POPQ	R11
+	TESTL	$0x4000, R11		// NT
+	JNE	back
+	MOVQ	R11, (const_ctxCall+const_callEflags*8)(R15)
+	MOVL	-6(CX), AX
+	// There: jmp rel32 (5 bytes), of which there is no need.
+	MOVLQSX	1(CX), R11
+	LEAQ	5(CX)(R11*1), CX
+	MOVQ	CX, (const_ctxCall+const_callTail*8)(R15)
+	MOVQ	CX, (const_ctxCall+const_callRIP*8)(R15)
+	SAVE
+back:
+	MOVQ	(const_ctxCall+const_callFlags*8)(R15), AX
+	MOVQ	(const_ctxCall+const_callRSP*8)(R15), SP
+	MOVQ	(const_ctxCall+const_callR15*8)(R15), R15
+trap:
+	ADDB	$0x7f, AX
+	SAHF
+	LEAQ	-7(CX), CX		// mov $imm32, %eax; syscall
+	JMP	CX
+	PIECE_END
+
+// func pieceAddrs(p *[8]uintptr)
 TEXT ·pieceAddrs(SB),NOSPLIT,$0-8
 	MOVQ	p+0(FP), DI
 	LEAQ	·stubChild(SB), AX
@@ -437,6 +478,8 @@ TEXT ·pieceAddrs(SB),NOSPLIT,$0-8
 	MOVQ	AX, 40(DI)
 	LEAQ	·stubEntry(SB), AX
 	MOVQ	AX, 48(DI)
+	LEAQ	·stubPlainEntry(SB), AX
+	MOVQ	AX, 56(DI)
 	RET
 
 // func spin(word *uint32, want uint32, n int) bool

@@ -35,11 +35,11 @@ func (c *context) handedOver(th *thread, state *arch.State) {
 	r.R8, r.R9, r.R10, r.R12, r.R13, r.R14, r.R15 = w[callR8], w[callR9], w[callR10], w[callR12], w[callR13], w[callR14], w[callR15]
 	r.Rdi, r.Rsi, r.Rbp, r.Rbx, r.Rdx, r.Rax, r.Rsp = w[callRDI], w[callRSI], w[callRBP], w[callRBX], w[callRDX], w[callRAX], w[callRSP]
 	r.Eflags, r.Cs, r.Ss = w[callEflags], arch.UserCs, arch.UserDs
-	r.Rip = w[callNext] - 6
+	r.Rip = w[callRIP]
 	r.Rcx, r.R11 = r.Rip, r.Eflags
 	r.OrigRax = r.Rax
 	r.FsBase, r.GsBase = s.fsBase, 0
-	th.fsBase, th.gsBase = r.FsBase, th.sharedAddr()
+	th.fsBase, th.gsBase, th.basesKnown = r.FsBase, th.sharedAddr(), true
 	r.Sanitize()
 	th.fp = th.fpArea(len(state.FP))
 	th.live = true
@@ -120,6 +120,9 @@ var _ platform.CallRewriter = (*addressSpace)(nil)
 
 // CallEntry implements platform.CallRewriter.
 func (a *addressSpace) CallEntry() usermem.Addr { return entryAddr }
+
+// PlainCallEntry implements platform.CallRewriter.
+func (a *addressSpace) PlainCallEntry() usermem.Addr { return plainEntryAddr }
 
 // Retire implements platform.CallRewriter.
 func (a *addressSpace) Retire() { a.calls.age.Add(1) }

@@ -1,0 +1,276 @@
+package platformtest
+
+import (
+	"encoding/binary"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"vitrine/pkg/sentry/platform"
+)
+
+var callTests = []Test{
+	{"rewritten-calls-are-system-calls", testRewrittenCalls},
+	{"rewritten-calls-keep-vector-state", testRewrittenVectors},
+	{"rewritten-calls-with-interruptions", testRewrittenInterrupted},
+	{"rewritten-calls-with-a-base-in-gs", testRewrittenGS},
+	{"calls-return-to-code-that-was-retired", testRetire},
+	{"expel-waits-for-who-is-inside", testExpel},
+	{"interruptions-keep-segment-bases", testInterruptedBases},
+}
+
+// Offsets in the page of code: two loops, and the trampolines that they use. The
+// first increments rbx each time.
+const (
+	comparedLoop   = 0x00 // inc %rbx; jmp comparedTramp; 3 bytes of a cmp; jmp comparedLoop
+	comparedNext   = comparedLoop + 3 + 8
+	comparedTramp  = 0x700 // so far away that the cmp's place has 06, which isn't an opcode
+	comparedTail   = comparedTramp + 15
+	plainLoop      = 0x40 // jmp plainTramp; syscall; jmp plainLoop
+	plainNext      = plainLoop + 7
+	plainTramp     = 0x140
+	plainTail      = plainTramp + 24
+	comparedEntry  = 0x780
+	plainCallEntry = 0x188
+	plainNumber    = 4242
+)
+
+// newRewritten returns an env with code that calls by trampolines.
+func newRewritten(t T, p platform.Platform) (*env, platform.CallRewriter) {
+	t.Helper()
+	e := newEnv(t, p, nil)
+	as, ok := e.as.(platform.CallRewriter)
+	if !ok {
+		e.close()
+		t.Skipf("code can't be rewritten on this platform")
+	}
+	b := e.mem.b
+	le := binary.LittleEndian
+	jump := func(at, to int) {
+		b[at] = 0xe9
+		le.PutUint32(b[at+1:], uint32(to-(at+5)))
+	}
+	copy(b[comparedLoop:], "\x48\xff\xc3") // inc %rbx
+	jump(comparedLoop+3, comparedTramp)
+	jump(comparedNext, comparedLoop)
+	copy(b[comparedTramp:], "\x48\x8d\x0d\x08\x00\x00\x00\xff\x25....\x0f\x05\x48\x3d\x01\xf0\xff\xff")
+	le.PutUint32(b[comparedTramp+9:], comparedEntry-(comparedTramp+13))
+	jump(comparedTail+6, comparedNext)
+	jump(plainLoop, plainTramp)
+	copy(b[plainLoop+5:], "\x0f\x05")
+	jump(plainNext, plainLoop)
+	copy(b[plainTramp:], "\x0f\x90\xc0\x9f\x48\x8d\x0d\x0d\x00\x00\x00\xff\x25....\xb8....\x0f\x05")
+	le.PutUint32(b[plainTramp+13:], plainCallEntry-(plainTramp+17))
+	le.PutUint32(b[plainTramp+18:], plainNumber)
+	jump(plainTail, plainNext)
+	le.PutUint64(b[comparedEntry:], uint64(as.CallEntry()))
+	le.PutUint64(b[plainCallEntry:], uint64(as.PlainCallEntry()))
+	return e, as
+}
+
+func testRewrittenCalls(t T, p platform.Platform) {
+	e, _ := newRewritten(t, p)
+	defer e.close()
+	r := &e.state.Regs
+	for _, test := range []struct {
+		start, rip uint64
+		plain      bool
+	}{{comparedLoop, comparedNext - 6, false}, {plainLoop, plainNext, true}} {
+		for i := range uint64(20) {
+			if i%7 == 0 {
+				r.Rip = uint64(codeAt) + test.start
+			}
+			r.R15, r.R14, r.R13, r.R12, r.Rbp, r.R10, r.R9, r.R8 = 15+i, 14, 13, 12+i, 1, 10, 9, 8
+			r.Rdx, r.Rsi, r.Rdi, r.Rbx, r.Rsp = 5, 6, 7+i, 2, 0xdeadbeef+i
+			r.FsBase = 0x7000 + i/4
+			r.SetReturn(i)
+			r.Eflags = r.Eflags&^0x4d5 | 0x41 | i&1<<10
+			want := *r
+			e.runTo(e.as, platform.EventSyscall)
+			want.Rip = uint64(codeAt) + test.rip
+			want.Rcx = want.Rip
+			if test.plain {
+				want.Rax = plainNumber
+			} else {
+				want.Rbx++
+			}
+			want.OrigRax = want.Rax
+			got := *r
+			const status = 0x8d5
+			if !test.plain {
+				// inc has changed the flags.
+				got.Eflags |= status
+				want.Eflags |= status
+				got.R11 |= status
+			}
+			want.R11 = want.Eflags
+			want.Cs, want.Ss = got.Cs, got.Ss
+			if got != want {
+				t.Fatalf("at %#x, call %d: registers\n%+v, want\n%+v", test.start, i, got, want)
+			}
+			if i%5 == 4 {
+				e.ctx.PullFP(e.state)
+			}
+			if i%6 == 5 {
+				e.ctx.Park(e.state)
+			}
+		}
+	}
+}
+
+func testRewrittenVectors(t T, p platform.Platform) {
+	e, _ := newRewritten(t, p)
+	defer e.close()
+	e.runTo(e.as, platform.EventSyscall)
+	for i := range 30 {
+		e.ctx.PullFP(e.state)
+		x := e.state.FP[xmm0 : xmm0+256]
+		pattern(x, i)
+		e.state.FP[512] |= 3 // the header: x87 and SSE are in use
+		want := append([]byte(nil), x...)
+		e.state.Regs.Rip = uint64(codeAt) + uint64(i%2*plainLoop)
+		for range 3 {
+			e.runTo(e.as, platform.EventSyscall)
+			if i%3 == 1 {
+				e.ctx.Park(e.state)
+			}
+		}
+		e.ctx.PullFP(e.state)
+		if !equal(e.state.FP[xmm0:xmm0+256], want) {
+			t.Fatalf("round %d: %x, want %x", i, e.state.FP[xmm0:xmm0+256], want)
+		}
+	}
+}
+
+// interrupting calls f while another goroutine interrupts k.
+func (k *task) interrupting(f func()) {
+	var stop atomic.Bool
+	var wg sync.WaitGroup
+	wg.Add(1)
+	go func() {
+		defer wg.Done()
+		for !stop.Load() {
+			k.ctx.Interrupt()
+		}
+	}()
+	defer wg.Wait()
+	defer stop.Store(true)
+	f()
+}
+
+func testRewrittenInterrupted(t T, p platform.Platform) {
+	e, _ := newRewritten(t, p)
+	defer e.close()
+	r := &e.state.Regs
+	r.Rbx = 0
+	e.interrupting(func() {
+		for i := range uint64(3000) {
+			r.R12 = i * 0x1111111
+			ev := e.runAny(e.as)
+			for ev.Kind == platform.EventFault && ev.Signo == int32(unix.SIGILL) && r.Rip == uint64(codeAt)+comparedNext-6 {
+				// It was interrupted on the way back.
+				r.Rip = uint64(codeAt) + comparedNext
+				ev = e.runAny(e.as)
+			}
+			if ev.Kind != platform.EventSyscall {
+				t.Fatalf("call %d: %s at %#x", i, show(ev), r.Rip)
+			}
+			if r.Rbx != i+1 || r.SyscallNo() != i || r.R12 != i*0x1111111 {
+				t.Fatalf("call %d: rbx %d, number %d, r12 %#x", i, r.Rbx, r.SyscallNo(), r.R12)
+			}
+			r.SetReturn(i + 1)
+			if r.Rip == uint64(codeAt)+comparedNext-6 {
+				continue
+			}
+			t.Fatalf("call %d at %#x", i, r.Rip)
+		}
+	})
+}
+
+func testRewrittenGS(t T, p platform.Platform) {
+	e, _ := newRewritten(t, p)
+	defer e.close()
+	r := &e.state.Regs
+	for i, base := range []uint64{0, uint64(dataAt), 0, 0x1000, 0} {
+		for _, test := range []struct{ start, rip, trap uint64 }{
+			{comparedLoop, comparedNext - 6, comparedTail}, {plainLoop, plainNext, plainTail},
+		} {
+			r.Rip, r.GsBase = uint64(codeAt)+test.start, base
+			e.runTo(e.as, platform.EventSyscall)
+			want := uint64(codeAt) + test.rip
+			if base != 0 {
+				want = uint64(codeAt) + test.trap
+			}
+			if r.Rip != want || r.GsBase != base {
+				t.Errorf("%d: a call at %#x, base %#x; want %#x, %#x", i, r.Rip, r.GsBase, want, base)
+			}
+		}
+	}
+}
+
+func testRetire(t T, p platform.Platform) {
+	e, as := newRewritten(t, p)
+	defer e.close()
+	r := &e.state.Regs
+	e.runTo(e.as, platform.EventSyscall)
+	// Where the cmp was now stands another call.
+	copy(e.mem.b[comparedNext-6:], codeSyscalls)
+	as.Retire()
+	e.runTo(e.as, platform.EventSyscall)
+	if r.Rip != uint64(codeAt)+comparedNext-4 {
+		t.Errorf("it goes on behind %#x", r.Rip)
+	}
+}
+
+func testExpel(t T, p platform.Platform) {
+	e, as := newRewritten(t, p)
+	defer e.close()
+	copy(e.mem.b[0x200:], codeCount)
+	as.Expel() // nobody
+	other := e.newTask()
+	defer other.close()
+	other.state.Regs.Rip, other.state.Regs.Rdi = uint64(codeAt)+0x200, uint64(dataAt)
+	for range 20 {
+		done := make(chan platform.Event)
+		start := e.counter(0).Load()
+		go func() {
+			ev, err := other.ctx.Switch(e.as, other.state)
+			if err != nil {
+				t.Errorf("Switch: %v", err)
+			}
+			done <- ev
+		}()
+		for e.counter(0).Load() == start {
+		}
+		as.Expel()
+		now := e.counter(0).Load()
+		if ev := <-done; ev.Kind != platform.EventInterrupted {
+			t.Errorf("got %s", show(ev))
+		}
+		if e.counter(0).Load() != now {
+			t.Errorf("it was still running")
+		}
+	}
+	e.runTo(e.as, platform.EventSyscall)
+}
+
+// A context that is interrupted before it has run has its bases all the same.
+func testInterruptedBases(t T, p platform.Platform) {
+	e := newEnv(t, p, codeReadFS)
+	defer e.close()
+	const n = 64
+	for i := range n {
+		e.setWord(1+16*i, uint64(1000+i))
+	}
+	e.interrupting(func() {
+		for i := range 2000 {
+			e.state.Regs.Rip = uint64(codeAt)
+			e.state.Regs.FsBase = uint64(dataAt) + uint64(i%n)*128
+			e.runTo(e.as, platform.EventSyscall)
+			if got := e.state.Regs.SyscallNo(); got != uint64(1000+i%n) {
+				t.Fatalf("round %d: through FS: %d", i, got)
+			}
+		}
+	})
+}
