@@ -239,7 +239,7 @@ type thread struct {
 func (p *process) newThread() *thread {
 	i := p.slots
 	p.slots++
-	th := &thread{proc: p, base: stub.SlotsAddr + uint64(i)*slotSize, number: 1, place: placement{cpu: -1}}
+	th := &thread{proc: p, base: stub.SlotsAddr + uint64(i)*slotSize, number: 1, place: placement{mode: together, cpu: -1}}
 	th.slot = p.Slots()[i*slotSize : (i+1)*slotSize]
 	th.shared = sharedAt(th.slot[stackSize:])
 	th.shared.command.Store(uint64(th.number)) // the one that its start ends
