@@ -39,7 +39,7 @@ func (c *context) handedOver(th *thread, state *arch.State) {
 	r.Rcx, r.R11 = r.Rip, r.Eflags
 	r.OrigRax = r.Rax
 	r.FsBase, r.GsBase = s.fsBase, 0
-	th.fsBase, th.gsBase, th.basesKnown = r.FsBase, th.sharedAddr(), true
+	th.fsBase, th.gsBase = r.FsBase, th.sharedAddr()
 	r.Sanitize()
 	th.fp = th.fpArea(len(state.FP))
 	th.live = true
