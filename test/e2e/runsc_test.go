@@ -98,7 +98,12 @@ func newHouse(t *testing.T) *house {
 		if left, err := os.ReadDir(h.root); err == nil && len(left) > 0 {
 			t.Errorf("left in the state directory: %v", left)
 		}
-		if left := h.processes(); len(left) > 0 {
+		// Those that stand for a process of exec end by themselves, a moment later.
+		left := h.processes()
+		for deadline := time.Now().Add(20 * time.Second); len(left) > 0 && time.Now().Before(deadline); left = h.processes() {
+			time.Sleep(time.Millisecond)
+		}
+		if len(left) > 0 {
 			t.Errorf("left running: %v", left)
 		}
 	})
