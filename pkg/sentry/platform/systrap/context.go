@@ -28,6 +28,7 @@ type context struct {
 	active bool    // counted in platform.active
 	thread *thread // that the context has taken, or nil
 	last   *thread // the last one
+	server *server // the thread of the Sentry that was bound for it last
 	// fpAt is where the state is whose vector registers the thread loads or
 	// has, or nil if they must be loaded. fpPulled says that state.FP is as
 	// current.
@@ -95,7 +96,7 @@ func (c *context) Switch(as platform.AddressSpace, state *arch.State) (platform.
 			return platform.Event{Kind: platform.EventInterrupted}, nil
 		}
 		c.setRegs(a, th, &state.Regs)
-		if err := th.handOver(c.platform); err != nil {
+		if err := c.handOver(th); err != nil {
 			return platform.Event{}, err
 		}
 		ev, again, err := c.event(th, state)
@@ -416,7 +417,7 @@ func (c *context) Park(state *arch.State) {
 	c.active = false
 	c.platform.active.Add(-1)
 	if c.platform.cpus.count > 1 {
-		c.platform.bindServer(-1)
+		c.bind(-1)
 	}
 	if c.held() != nil {
 		c.pullFP(state)
@@ -442,7 +443,7 @@ func (c *context) Release() {
 		c.active = false
 		c.platform.active.Add(-1)
 		if c.platform.cpus.count > 1 {
-			c.platform.bindServer(-1)
+			c.bind(-1)
 		}
 	}
 	if c.held() != nil {

@@ -147,7 +147,10 @@ func (s *spinners) drop(p *process) {
 // server is a thread of the Sentry that serves stub threads, known by the
 // address of its thread-local storage.
 type server struct {
+	tid int
 	cpu atomic.Int32 // the only CPU that it may run on, or -1
+	// boundFor is the context that it was bound for last.
+	boundFor atomic.Pointer[context]
 }
 
 var servers sync.Map // of addresses to *server
@@ -159,30 +162,41 @@ func (p *Platform) thisServer() *server {
 	if v, ok := servers.Load(base); ok {
 		return v.(*server)
 	}
-	s := &server{}
+	s := &server{tid: unix.Gettid()}
 	s.cpu.Store(-1)
 	servers.Store(base, s)
 	setAffinity(0, &p.cpus.all)
 	return s
 }
 
-// bindServer has the calling thread run on cpu, or with -1 anywhere.
-func (p *Platform) bindServer(cpu int) {
-	s := p.thisServer()
+// bind has the calling thread run on cpu, which is for c, or with -1 anywhere.
+// The thread that c was served by before, if the Go scheduler has taken that
+// away, is let go.
+func (c *context) bind(cpu int) {
+	all := &c.platform.cpus.all
+	s := c.platform.thisServer()
+	if old := c.server; old != s {
+		c.server = s
+		if old != nil && old.boundFor.CompareAndSwap(c, nil) && old.cpu.Swap(-1) >= 0 {
+			setAffinity(old.tid, all)
+		}
+	}
 	if int(s.cpu.Load()) == cpu {
 		return
 	}
 	s.cpu.Store(int32(cpu))
 	if cpu < 0 {
-		setAffinity(0, &p.cpus.all)
+		s.boundFor.Store(nil)
+		setAffinity(0, all)
 	} else {
+		s.boundFor.Store(c)
 		setAffinity(0, oneCPU(cpu))
 	}
 }
 
 // handOver resumes the thread and waits for the event that ends its command.
-func (th *thread) handOver(p *Platform) error {
-	pl := &th.place
+func (c *context) handOver(th *thread) error {
+	p, pl := c.platform, &th.place
 	n := 0
 	if p.cpus.count > 1 {
 		if pl.mode == apart && !p.roomy() {
@@ -192,7 +206,7 @@ func (th *thread) handOver(p *Platform) error {
 		switch me := currentCPU(); pl.mode {
 		case apart:
 			if pl.cpu < 0 || pl.cpu == me {
-				p.bindServer(-1)
+				c.bind(-1)
 				th.bind(p, p.cpus.after(me))
 			}
 			p.spinners.take(pl.cpu, th)
@@ -215,12 +229,12 @@ func (th *thread) handOver(p *Platform) error {
 	if n > 0 && spinOn(&th.shared.event, th.number, n) {
 		return nil
 	}
-	return th.sleep(p)
+	return c.sleep(th)
 }
 
 // sleep waits for the event, asleep.
-func (th *thread) sleep(p *Platform) error {
-	pl := &th.place
+func (c *context) sleep(th *thread) error {
+	p, pl := c.platform, &th.place
 	if p.cpus.count == 1 {
 		return th.await(0)
 	}
@@ -235,13 +249,13 @@ func (th *thread) sleep(p *Platform) error {
 	limit := time.Duration(0)
 	if pl.cpu >= 0 {
 		limit = patience
-		p.bindServer(pl.cpu)
+		c.bind(pl.cpu)
 	}
 	err := th.await(limit)
 	if err == errPatience {
 		pl.mode = loose
 		pl.quick = 0
-		p.bindServer(-1)
+		c.bind(-1)
 		th.bind(p, -1)
 		return th.await(0)
 	}
@@ -256,7 +270,7 @@ func (th *thread) sleep(p *Platform) error {
 	default:
 		pl.quick++
 		if pl.quick >= max(pl.toApart, minToApart) && p.roomy() {
-			p.bindServer(-1)
+			c.bind(-1)
 			pl.mode = apart
 			pl.quick = 0
 		}
