@@ -37,10 +37,12 @@ type placement struct {
 	// cpu is the only CPU that the stub thread may run on, or -1.
 	cpu int
 	// quick counts events in a row that came soon, toApart is how many make a
-	// pair go apart: more each time that this turned out wrong.
+	// pair go apart: more each time that this turned out wrong, which is when it
+	// didn't last.
 	quick, toApart int
-	// rounds counts hand-overs since the CPU was chosen.
-	rounds int
+	// rounds counts hand-overs since the CPU was chosen, lasted those since the pair
+	// went apart.
+	rounds, lasted int
 }
 
 type manner uint8
@@ -59,10 +61,10 @@ const (
 	// patience is how long a stub thread that computes stays bound.
 	patience = time.Millisecond
 
-	minToApart, maxToApart = 4, 512
-	// settled is after how many rounds apart the past is forgotten, and
+	minToApart, maxToApart = 4, 128
+	// worthwhile is how many rounds apart make up for going there, and
 	// rechoose after how many together the host chooses the CPU anew.
-	settled, rechoose = 4096, 512
+	worthwhile, rechoose = 64, 1024
 )
 
 // roomy reports whether each side of every active context can have a CPU.
@@ -211,9 +213,7 @@ func (c *context) handOver(th *thread) error {
 			}
 			p.spinners.take(pl.cpu, th)
 			n = looks
-			if pl.rounds == settled {
-				pl.toApart = minToApart
-			}
+			pl.lasted++
 		case together:
 			if pl.rounds >= rechoose {
 				pl.mode = loose
@@ -242,7 +242,10 @@ func (c *context) sleep(th *thread) error {
 		// It computes, or has lost its CPU to somebody.
 		pl.mode = together
 		pl.quick = 0
-		pl.toApart = min(2*max(pl.toApart, minToApart), maxToApart)
+		if pl.toApart = min(2*max(pl.toApart, minToApart), maxToApart); pl.lasted >= worthwhile {
+			pl.toApart = minToApart
+		}
+		pl.lasted = 0
 	}
 	th.shared.spin = 0
 	before := time.Now()
