@@ -225,6 +225,60 @@ func hostSwaps() bool {
 	return err != nil || strings.Count(string(b), "\n") > 1
 }
 
+// applyQuota sets the quota of processor time and its period; each stays as it is
+// where it isn't given. Version 2 of cgroups has both in one file (cpu.max).
+func (g *cgroup) applyQuota(c *specs.LinuxCPU) error {
+	period, quota := "", ""
+	if c.Period != nil && *c.Period != 0 {
+		period = strconv.FormatUint(*c.Period, 10)
+	}
+	if c.Quota != nil && *c.Quota != 0 {
+		quota = strconv.FormatInt(*c.Quota, 10)
+	}
+	write := func(field, dir, file, value string) error {
+		if err := os.WriteFile(filepath.Join(dir, file), []byte(value), 0); err != nil {
+			return fmt.Errorf("linux.resources.%s: %w", field, err)
+		}
+		return nil
+	}
+	if period == "" && quota == "" {
+		return nil
+	}
+	if dir, ok := g.dirs["cpu"]; ok {
+		if period != "" {
+			if err := write("cpu.period", dir, "cpu.cfs_period_us", period); err != nil {
+				return err
+			}
+		}
+		if quota != "" {
+			return write("cpu.quota", dir, "cpu.cfs_quota_us", quota)
+		}
+		return nil
+	}
+	dir, ok := g.dirs[""]
+	if !ok {
+		return errors.New("linux.resources.cpu.quota: the host has no cgroup for it")
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "cpu.max"))
+	if err != nil {
+		return fmt.Errorf("linux.resources.cpu.quota: %w", err)
+	}
+	now := strings.Fields(string(b))
+	if len(now) != 2 {
+		return fmt.Errorf("linux.resources.cpu.quota: cpu.max of the host is %q", b)
+	}
+	switch {
+	case quota == "":
+		quota = now[0]
+	case *c.Quota < 0:
+		quota = "max"
+	}
+	if period == "" {
+		period = now[1]
+	}
+	return write("cpu.quota", dir, "cpu.max", quota+" "+period)
+}
+
 // apply sets limits. What an engine asks for and the host doesn't have is an
 // error that names the field; negative values lift limits.
 func (g *cgroup) apply(r *specs.LinuxResources) error {
@@ -286,19 +340,8 @@ func (g *cgroup) apply(r *specs.LinuxResources) error {
 				return err
 			}
 		}
-		period := uint64(100000)
-		if c.Period != nil && *c.Period != 0 {
-			period = *c.Period
-			if _, ok := g.dirs["cpu"]; ok {
-				if err := set("cpu.period", "cpu", "cpu.cfs_period_us", "", strconv.FormatUint(period, 10), ""); err != nil {
-					return err
-				}
-			}
-		}
-		if c.Quota != nil && *c.Quota != 0 {
-			if err := set("cpu.quota", "cpu", "cpu.cfs_quota_us", "cpu.max", number(*c.Quota), orMax(*c.Quota)+" "+strconv.FormatUint(period, 10)); err != nil {
-				return err
-			}
+		if err := g.applyQuota(c); err != nil {
+			return err
 		}
 		if c.Cpus != "" {
 			if err := set("cpu.cpus", "cpuset", "cpuset.cpus", "cpuset.cpus", c.Cpus, c.Cpus); err != nil {

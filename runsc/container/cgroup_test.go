@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // A limit of swap goes where the host's cgroups have one, in the form they have it,
@@ -44,6 +46,37 @@ func TestSwap(t *testing.T) {
 		}
 		if b, _ := os.ReadFile(file); err != nil || string(b) != test.want {
 			t.Errorf("%s: %q, %v, want %q", test.name, b, err, test.want)
+		}
+	}
+}
+
+// What of quota and period isn't given stays as it is.
+func TestQuotaAndPeriodStayUnlessGiven(t *testing.T) {
+	number := func(v int64) *int64 { return &v }
+	unsigned := func(v uint64) *uint64 { return &v }
+	for _, test := range []struct {
+		name   string
+		cpu    specs.LinuxCPU
+		before string
+		want   string
+	}{
+		{"quota", specs.LinuxCPU{Quota: number(20000)}, "max 50000\n", "20000 50000"},
+		{"period", specs.LinuxCPU{Period: unsigned(30000)}, "20000 50000\n", "20000 30000"},
+		{"both", specs.LinuxCPU{Quota: number(1000), Period: unsigned(2000)}, "max 100000\n", "1000 2000"},
+		{"no limit", specs.LinuxCPU{Quota: number(-1)}, "20000 50000\n", "max 50000"},
+		{"none", specs.LinuxCPU{}, "20000 50000\n", "20000 50000\n"},
+	} {
+		dir := t.TempDir()
+		file := filepath.Join(dir, "cpu.max")
+		if err := os.WriteFile(file, []byte(test.before), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		g := &cgroup{dirs: map[string]string{"": dir}}
+		if err := g.apply(&specs.LinuxResources{CPU: &test.cpu}); err != nil {
+			t.Errorf("%s: %v", test.name, err)
+		}
+		if b, _ := os.ReadFile(file); string(b) != test.want {
+			t.Errorf("%s: %q, want %q", test.name, b, test.want)
 		}
 	}
 }

@@ -185,14 +185,19 @@ func Validate(s *specs.Spec) error {
 		if err := validateLinux(s.Linux); err != nil {
 			return err
 		}
-		if s.Hostname != "" && !hasNamespace(s, specs.UTSNamespace) {
-			return errors.New("hostname needs a namespace of type uts in linux.namespaces")
+	}
+	for field, name := range map[string]string{"hostname": s.Hostname, "domainname": s.Domainname} {
+		if name != "" && !hasNamespace(s, specs.UTSNamespace) {
+			return fmt.Errorf("%s needs a namespace of type uts in linux.namespaces", field)
 		}
 	}
 	return nil
 }
 
 func hasNamespace(s *specs.Spec, t specs.LinuxNamespaceType) bool {
+	if s.Linux == nil {
+		return false
+	}
 	for _, n := range s.Linux.Namespaces {
 		if n.Type == t {
 			return true

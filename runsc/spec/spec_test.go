@@ -51,6 +51,8 @@ func TestParse(t *testing.T) {
 		{"seccomp", valid(`,"linux":{"seccomp":{"defaultAction":"SCMP_ACT_ERRNO"}}`), ""},
 		{"device", valid(`,"linux":{"devices":[{"path":"/dev/x","type":"x"}]}`), `linux.devices[0].type "x" is not one of c, b, u, p`},
 		{"hostname without uts", valid(`,"hostname":"h","linux":{}`), "hostname needs a namespace of type uts"},
+		{"hostname without linux", valid(`,"hostname":"h"`), "hostname needs a namespace of type uts"},
+		{"domainname without uts", valid(`,"domainname":"d","linux":{}`), "domainname needs a namespace of type uts"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			_, err := Parse([]byte(test.config))
