@@ -108,19 +108,35 @@ func hint(err error) string {
 	return ""
 }
 
-// setID makes the child root of a new user namespace: nobody outside, or who the
-// caller is if that isn't root.
+// newUserNamespace makes the child root of a new user namespace: nobody outside, or who
+// the caller is if that isn't root, or is root of a user namespace without a nobody.
 func (c *child) newUserNamespace() {
 	c.sys.Cloneflags |= unix.CLONE_NEWUSER
 	uid, gid := os.Geteuid(), os.Getegid()
 	c.sys.Credential = &syscall.Credential{NoSetGroups: true}
-	if uid == 0 {
+	if uid == 0 && mapped("/proc/self/uid_map", nobody) && mapped("/proc/self/gid_map", nobody) {
 		uid, gid = nobody, nobody
 		c.sys.GidMappingsEnableSetgroups = true
 		c.sys.Credential.NoSetGroups = false
 	}
 	c.sys.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: uid, Size: 1}}
 	c.sys.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: gid, Size: 1}}
+}
+
+// mapped reports whether the caller's user namespace has an id
+// (user_namespaces(7), "User and group ID mappings").
+func mapped(file string, id int) bool {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return true // what follows says what is wrong
+	}
+	for line := range strings.Lines(string(b)) {
+		var inside, outside, length int
+		if n, _ := fmt.Sscan(line, &inside, &outside, &length); n == 3 && id >= inside && id-inside < length {
+			return true
+		}
+	}
+	return false
 }
 
 const isolated = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
