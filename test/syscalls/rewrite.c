@@ -225,6 +225,8 @@ __attribute__((noinline)) static int vectors_wrong(int seed, long nr, long a, lo
 	for (size_t i = 0; i < sizeof in; i++)
 		in[i] = seed + i * 7 + (i >> 8);
 	memset(out, 0, sizeof out);
+	/* Finding them may be a call (-fPIC), which changes registers. */
+	unsigned char *from = in, *to = out;
 	register long rax __asm__("rax") = nr;
 	register long rdi __asm__("rdi") = a;
 	register long rsi __asm__("rsi") = b;
@@ -243,7 +245,7 @@ __attribute__((noinline)) static int vectors_wrong(int seed, long nr, long a, lo
 			 "fstpl %[st]\n fnstcw %[cwa]\n fninit\n stmxcsr %[mxa]\n"                 \
 			 : "+r"(rax), [cwa] "=m"(cw_after), [mxa] "=m"(mxcsr_after), [st] "=m"(st), \
 			   [mka] "+m"(mask_after)                                                  \
-			 : "r"(rdi), "r"(rsi), "r"(rdx), [in] "r"(in), [out] "r"(out), [mx] "m"(mxcsr),  \
+			 : "r"(rdi), "r"(rsi), "r"(rdx), [in] "r"(from), [out] "r"(to), [mx] "m"(mxcsr),  \
 			   [cw] "m"(cw), [one] "m"(one), [mk] "m"(mask)                            \
 			 : "rcx", "r11", "memory", "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5",  \
 			   "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15")
