@@ -227,6 +227,7 @@ __attribute__((noinline)) static int vectors_wrong(int seed, long nr, long a, lo
 	memset(out, 0, sizeof out);
 	/* Finding them may be a call (-fPIC), which changes registers. */
 	unsigned char *from = in, *to = out;
+	__asm__ volatile("" : "+r"(from), "+r"(to));
 	register long rax __asm__("rax") = nr;
 	register long rdi __asm__("rdi") = a;
 	register long rsi __asm__("rsi") = b;
