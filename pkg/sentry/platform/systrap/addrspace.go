@@ -86,8 +86,19 @@ func (a *addressSpace) flush() error {
 	if !a.mappings.Queued() {
 		return nil
 	}
+	fresh := !a.used
 	a.used = true
 	err := a.mappings.Run(a.proc)
+	for tries := 0; err != nil && fresh && tries < 3; tries++ {
+		// Somebody has ended a stub that waited for use.
+		p, e := a.platform.takeProcess()
+		if e != nil {
+			break
+		}
+		a.platform.destroy(a.proc)
+		a.proc = p
+		err = a.mappings.Run(p)
+	}
 	if err != nil {
 		a.lose()
 	}

@@ -55,6 +55,14 @@ func (c *context) Switch(as platform.AddressSpace, state *arch.State) (platform.
 	}
 	a.running.Add(1)
 	defer a.running.Add(-1)
+	if a.mappings.Queued() {
+		a.mu.Lock()
+		err := a.flush()
+		a.mu.Unlock()
+		if err != nil {
+			return platform.Event{}, err
+		}
+	}
 	th := c.held()
 	if th == nil || th.proc != a.proc {
 		var err error
@@ -63,14 +71,6 @@ func (c *context) Switch(as platform.AddressSpace, state *arch.State) (platform.
 			time.Sleep(time.Millisecond)
 			return platform.Event{Kind: platform.EventInterrupted}, nil
 		} else if err != nil {
-			return platform.Event{}, err
-		}
-	}
-	if a.mappings.Queued() {
-		a.mu.Lock()
-		err := a.flush()
-		a.mu.Unlock()
-		if err != nil {
 			return platform.Event{}, err
 		}
 	}

@@ -152,8 +152,8 @@ var jumps *world
 // A stub that says what isn't so hurts nobody but its application.
 func TestStubThatLies(t *testing.T) {
 	p := start(t)
-	// A thread that computes, for the test to speak in its stead.
-	spin := []byte{0xeb, 0xfe} // jmp .
+	// A thread that counts, for the test to speak in its stead.
+	spin := []byte{0x48, 0xff, 0x07, 0xeb, 0xfb} // inc (%rdi); jmp .-3
 	for name, lie := range map[string]func(*shared){
 		"no kind":          func(s *shared) { s.kind = 0 },
 		"unknown kind":     func(s *shared) { s.kind = 99 },
@@ -170,6 +170,7 @@ func TestStubThatLies(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, p, spin)
+			w.s.Regs.Rdi = stackAt
 			done := make(chan error, 1)
 			go func() {
 				_, err := w.c.Switch(w.as, w.s)
@@ -179,8 +180,7 @@ func TestStubThatLies(t *testing.T) {
 			for th == nil {
 				th = w.c.running.Load()
 			}
-			// The second command is the first after its start.
-			for uint32(th.shared.command.Load()) != 2 || th.shared.seen != 2 {
+			for wordAt(w.stack.b).Load() == 0 {
 			}
 			lie(th.shared)
 			th.shared.event.Store(uint32(th.shared.command.Load()))
@@ -233,6 +233,27 @@ func TestEndOfAStubEndsItsSwitch(t *testing.T) {
 	}
 	if err := w.as.MapFile(codeAt, w.code, 0, usermem.PageSize, usermem.Read, false); err == nil {
 		w.as.Flush()
+	}
+}
+
+func TestStubsThatEndInThePoolAreReplaced(t *testing.T) {
+	p := start(t)
+	w := newWorld(t, p, []byte{0x0f, 0x05})
+	for range 10 {
+		as, err := p.NewAddressSpace()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := as.MapFile(codeAt, w.code, 0, usermem.PageSize, usermem.Read|usermem.Execute, false); err != nil {
+			t.Fatal(err)
+		}
+		unix.Kill(as.(*addressSpace).proc.Leader, unix.SIGKILL)
+		w.s.Exec(codeAt, stackAt)
+		if ev, err := w.c.Switch(as, w.s); err != nil || ev.Kind != platform.EventSyscall {
+			t.Errorf("%+v, %v", ev, err)
+		}
+		w.c.Park(w.s)
+		as.Release()
 	}
 }
 

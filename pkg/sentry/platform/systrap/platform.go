@@ -154,6 +154,15 @@ func (p *Platform) NewContext() platform.Context {
 
 // NewAddressSpace implements platform.Platform.
 func (p *Platform) NewAddressSpace() (platform.AddressSpace, error) {
+	proc, err := p.takeProcess()
+	if err != nil {
+		return nil, err
+	}
+	return &addressSpace{platform: p, proc: proc, mappings: stub.NewMappings()}, nil
+}
+
+// takeProcess returns a stub in which nothing was done, from the pool if there is one.
+func (p *Platform) takeProcess() (*process, error) {
 	for {
 		p.mu.Lock()
 		var proc *process
@@ -173,7 +182,7 @@ func (p *Platform) NewAddressSpace() (platform.AddressSpace, error) {
 			p.destroy(proc)
 			continue
 		}
-		return &addressSpace{platform: p, proc: proc, mappings: stub.NewMappings()}, nil
+		return proc, nil
 	}
 }
 
