@@ -38,6 +38,7 @@ CALLER(call4095, 4095);
 	extern char name##_mov[], name##_site[], name##_behind[];                                  \
 	long name(long, ...)
 PLAIN(plain_getppid, 110, "push %rdi\n popfq\n");
+PLAIN(plain_getuid, 102, "");
 PLAIN(plain_read, 0, "xor %r10d, %r10d\n");
 
 /* jump_compare goes to a cmp with this in rax. */
@@ -832,14 +833,14 @@ TEST(traced)
 TEST(calls_of_a_tracee)
 {
 	for (int i = 0; i < OFTEN; i++)
-		call4095(SYS_getppid);
+		call4095(SYS_getuid);
 	pid_t pid = tap_fork();
 	if (pid == 0) {
 		ptrace(PTRACE_TRACEME, 0, 0, 0);
 		raise(SIGSTOP);
 		for (int i = 0; i < OFTEN; i++)
-			call4095(SYS_getppid);
-		_exit(call4095(SYS_getppid) != 4711);
+			call4095(SYS_getuid);
+		_exit(call4095(SYS_getuid) != 4711);
 	}
 	int status, calls = 0, wrong = 0;
 	waitpid(pid, &status, 0);
@@ -850,7 +851,7 @@ TEST(calls_of_a_tracee)
 			break;
 		struct user_regs_struct r;
 		ptrace(PTRACE_GETREGS, pid, 0, &r);
-		if (r.rip != (unsigned long)call4095_cmp || r.orig_rax != SYS_getppid)
+		if (r.rip != (unsigned long)call4095_cmp || r.orig_rax != SYS_getuid)
 			continue;
 		if (r.rax == (unsigned long)-ENOSYS)
 			calls++;
@@ -900,6 +901,48 @@ TEST(filters)
 			wrong += signals != i + 1 || call_address != (unsigned long)call4095_cmp;
 		}
 		CHECK_EQ(wrong, 0);
+	}
+}
+
+struct filtered {
+	struct tap_gate ready;
+	long filtered;
+};
+static void *until_filtered(void *arg)
+{
+	struct filtered *f = arg;
+	for (int i = 0; i < OFTEN; i++)
+		call4095(SYS_getuid);
+	tap_gate_open(f->ready);
+	while (call4095(SYS_getuid) != -77 || plain_getuid(0) != -77)
+		;
+	f->filtered = 1;
+	return NULL;
+}
+
+/* Who is in a loop meanwhile sees a filter that comes. */
+TEST(filter_for_all_threads)
+{
+	IN_CHILD
+	{
+		struct filtered f = {tap_gate_new(), 0};
+		pthread_t t;
+		for (int i = 0; i < OFTEN; i++)
+			plain_getuid(0);
+		pthread_create(&t, NULL, until_filtered, &f);
+		tap_gate_wait(f.ready);
+		struct sock_filter code[] = {
+			BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+			BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_getuid, 0, 1),
+			BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | 77),
+			BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+		};
+		struct sock_fprog prog = {sizeof code / sizeof *code, code};
+		prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+		REQUIRE_OK(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &prog));
+		CHECK_EQ(call4095(SYS_getuid), -77);
+		pthread_join(t, NULL);
+		CHECK_EQ(f.filtered, 1);
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"vitrine/pkg/sentry/futex"
 	"vitrine/pkg/sentry/limits"
 	"vitrine/pkg/sentry/mm"
+	"vitrine/pkg/sentry/platform"
 	"vitrine/pkg/sentry/signals"
 	"vitrine/pkg/sentry/vfs"
 	"vitrine/pkg/usermem"
@@ -145,6 +146,7 @@ func (t *Task) Clone(a *CloneArgs) (int32, error) {
 		child.clearTID = a.ChildTID
 	}
 	child.ctx = t.k.Platform.NewContext()
+	child.answers.platform, _ = child.ctx.(platform.Answerer)
 	undo = append(undo, child.ctx.Release)
 	var vfork chan struct{}
 	if a.Flags&unix.CLONE_VFORK != 0 {
@@ -404,6 +406,7 @@ func (k *Kernel) NewProcess(a *ProcessArgs, memory *mm.MemoryManager) (*Task, er
 	t.sig.stack = arch.NoAltStack
 	t.creds.Store(a.Creds)
 	t.ctx = k.Platform.NewContext()
+	t.answers.platform, _ = t.ctx.(platform.Answerer)
 	if err := k.adopt(t, nil, &CloneArgs{ExitSignal: sigChld}, a.Limits); err != nil {
 		t.ctx.Release()
 		return nil, err

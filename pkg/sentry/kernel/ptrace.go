@@ -106,6 +106,9 @@ func (t *Task) setHooks(clear, set uint32) {
 	for {
 		old := t.hooks.Load()
 		if t.hooks.CompareAndSwap(old, old&^clear|set) {
+			if set&hooksSyscall != 0 {
+				t.noAnswers()
+			}
 			return
 		}
 	}

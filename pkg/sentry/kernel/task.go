@@ -31,6 +31,7 @@ type Task struct {
 	ctx     platform.Context
 	state   *arch.State
 	syscall syscallState
+	answers answers
 
 	// What may be shared with other tasks; each changed only by the task, under
 	// mu, so that others read it under mu and the task without.
@@ -338,6 +339,7 @@ func (t *Task) run() {
 		}
 		locks.AssertNoneHeld()
 		t.usage.EnterUser()
+		t.answer()
 		before := t.mm.Rewrites()
 		ev, err := t.ctx.Switch(t.mm.AddressSpace(), t.state)
 		t.usage.LeaveUser()

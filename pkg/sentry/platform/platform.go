@@ -163,6 +163,27 @@ type CallRewriter interface {
 	Expel()
 }
 
+// Answers are what some system calls of a task return, as long as nothing but the
+// task itself changes it, or NoAnswer.
+type Answers struct {
+	PID, TID, UID, EUID, GID, EGID uint32
+}
+
+// NoAnswer in Answers says that the Sentry is to be asked.
+const NoAnswer = ^uint32(0)
+
+// Answerer is a Context that can answer system calls without an event.
+type Answerer interface {
+	Context
+	// Answer sets what to answer from the next Switch on; nil is nothing. a
+	// doesn't change any more. The context's goroutine calls it, between two
+	// Switches.
+	Answer(a *Answers)
+	// NoAnswers has no call answered that begins after it has returned, until
+	// the next Answer. Anybody may call it.
+	NoAnswers()
+}
+
 // Context runs the code of one task.
 type Context interface {
 	// Switch loads state, runs application code in as until an event, and

@@ -15,6 +15,7 @@ var callTests = []Test{
 	{"rewritten-calls-keep-vector-state", testRewrittenVectors},
 	{"rewritten-calls-with-interruptions", testRewrittenInterrupted},
 	{"rewritten-calls-with-a-base-in-gs", testRewrittenGS},
+	{"calls-are-answered", testAnswers},
 	{"calls-return-to-code-that-was-retired", testRetire},
 	{"expel-waits-for-who-is-inside", testExpel},
 	{"interruptions-keep-segment-bases", testInterruptedBases},
@@ -33,7 +34,7 @@ const (
 	plainTail      = plainTramp + 24
 	comparedEntry  = 0x780
 	plainCallEntry = 0x188
-	plainNumber    = 4242
+	plainNumber    = 186 // gettid
 )
 
 // newRewritten returns an env with code that calls by trampolines.
@@ -273,4 +274,76 @@ func testInterruptedBases(t T, p platform.Platform) {
 			}
 		}
 	})
+}
+
+// What a context was told to answer makes no events, until somebody says no.
+func testAnswers(t T, p platform.Platform) {
+	e, _ := newRewritten(t, p)
+	defer e.close()
+	a, ok := e.ctx.(platform.Answerer)
+	if !ok {
+		t.Skipf("this platform answers no calls")
+	}
+	const pid, tid = 39, 4711 // getpid returns its own number
+	r := &e.state.Regs
+	for round := range 20 {
+		for _, start := range []uint64{comparedLoop, plainLoop} {
+			no, rax := uint64(pid), uint64(pid)
+			if start == plainLoop {
+				no, rax = plainNumber, tid
+			}
+			a.Answer(&platform.Answers{PID: pid, TID: tid, UID: platform.NoAnswer, EUID: platform.NoAnswer, GID: platform.NoAnswer, EGID: platform.NoAnswer})
+			r.Rip, r.Rax, r.Rbx, r.Eflags = uint64(codeAt)+start, no, 0, 0x202|0x8d5
+			flags := r.Eflags
+			before := *r
+			interrupted := false
+			e.interrupting(func() {
+				for n := 0; n < 50; n++ {
+					ev := e.run(e.as)
+					switch {
+					case ev.Kind == platform.EventInterrupted:
+						interrupted = true
+					case ev.Kind == platform.EventSyscall && r.SyscallNo() == no:
+						// An interruption came while it was answered.
+						r.SetReturn(rax)
+					case ev.Kind == platform.EventFault && ev.Signo == int32(unix.SIGILL) && r.Rip == uint64(codeAt)+comparedNext-6:
+						r.Rip = uint64(codeAt) + comparedNext
+					default:
+						t.Fatalf("round %d: %s at %#x, number %d", round, show(ev), r.Rip, r.SyscallNo())
+					}
+				}
+			})
+			if !interrupted {
+				t.Errorf("round %d: no interruption", round)
+			}
+			var wg sync.WaitGroup
+			wg.Add(1)
+			go func() { defer wg.Done(); a.NoAnswers() }()
+			ev := e.runAny(e.as)
+			for ev.Kind == platform.EventFault && ev.Signo == int32(unix.SIGILL) && r.Rip == uint64(codeAt)+comparedNext-6 {
+				r.Rip = uint64(codeAt) + comparedNext
+				ev = e.runAny(e.as)
+			}
+			wg.Wait()
+			if ev.Kind != platform.EventSyscall || r.SyscallNo() != no {
+				t.Fatalf("round %d: without answers %s, number %d", round, show(ev), r.SyscallNo())
+			}
+			if start == plainLoop && r.Eflags&0x8d5 != flags&0x8d5 {
+				t.Errorf("round %d: flags %#x, want %#x", round, r.Eflags, flags)
+			}
+			got := *r
+			if got.R15 != before.R15 || got.Rsp != before.Rsp || got.Rdi != before.Rdi || got.Rsi != before.Rsi || got.Rdx != before.Rdx || got.R8 != before.R8 {
+				t.Errorf("round %d: registers %+v, want %+v", round, got, before)
+			}
+		}
+	}
+	// Nor are they another context's.
+	a.Answer(&platform.Answers{PID: pid})
+	other := e.newTask()
+	defer other.close()
+	e.ctx.Park(e.state)
+	other.state.Regs.Rip, other.state.Regs.Rax = uint64(codeAt)+comparedLoop, pid
+	if other.runTo(e.as, platform.EventSyscall); other.state.Regs.SyscallNo() != pid {
+		t.Errorf("another context called %d", other.state.Regs.SyscallNo())
+	}
 }

@@ -17,7 +17,7 @@ const (
 	slotsBase = 0x7ffffc000000
 	slotsSize = 32 << 20
 	cmdBase   = 0x7fffff000000
-	cmdSize   = 1 << 16
+	cmdSize   = 1 << 18
 	codeBase  = 0x7fffff100000
 	codeSize  = 0x8000
 

@@ -41,6 +41,8 @@ type context struct {
 	calls callCounts
 	// turn counts the calls of Switch.
 	turn atomic.Uint32
+
+	answers answering
 }
 
 // Switch implements platform.Context.
@@ -95,6 +97,7 @@ func (c *context) Switch(as platform.AddressSpace, state *arch.State) (platform.
 		if c.pending.Load() && c.pending.Swap(false) {
 			return platform.Event{Kind: platform.EventInterrupted}, nil
 		}
+		c.giveAnswers(th)
 		c.setRegs(a, th, &state.Regs)
 		if err := c.handOver(th); err != nil {
 			return platform.Event{}, err
@@ -309,8 +312,12 @@ func (c *context) signal(th *thread, state *arch.State) (ev platform.Event, agai
 		if code <= 0 {
 			return ev, true, nil // sent from outside
 		}
+		if th.leaveEntry(r) {
+			return platform.Event{Kind: platform.EventInterrupted}, false, nil
+		}
 		return faultEvent(r, signo, code, addr, w[scTrapno], w[scErr]), false, nil
 	case interruptSignal:
+		th.notAnswered(r)
 		if c.pending.Swap(false) {
 			return platform.Event{Kind: platform.EventInterrupted}, false, nil
 		}

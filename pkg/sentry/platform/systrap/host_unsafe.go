@@ -12,7 +12,7 @@ import (
 // of their places.
 //
 //go:noescape
-func pieceAddrs(p *[8]uintptr)
+func pieceAddrs(p *[12]uintptr)
 
 // spin looks at word until it is want, which it reports, or n times.
 //

@@ -11,12 +11,15 @@ const (
 	cmdEvent  = 16
 	cmdStack  = 24
 	cmdList   = 64
+	// The answers for each thread, by its slot: see answer.go.
+	cmdAnswers = 0x20000
 
 	cmdNumberAddr = stub.CommandAddr + cmdNumber
 	cmdCountAddr  = stub.CommandAddr + cmdCount
 	cmdEventAddr  = stub.CommandAddr + cmdEvent
 	cmdStackAddr  = stub.CommandAddr + cmdStack
 	cmdListAddr   = stub.CommandAddr + cmdList
+	answersAddr   = stub.CommandAddr + cmdAnswers
 
 	// commandSize is the size of a command: number and six arguments.
 	commandSize = 56
@@ -100,7 +103,7 @@ const (
 	callEflags
 	callTail  // where to go on
 	callRIP   // what the Sentry sees for that
-	callFlags // of lahf and seto, for a trampoline that doesn't set them itself
+	callFlags // rax as it was: the flags by lahf and seto, for a trampoline that doesn't set them itself
 	callWords
 )
 
@@ -128,14 +131,19 @@ const (
 	offInterrupted = 0x600
 	offHandler     = 0x640
 	offEntry       = 0x740
-	offPlainEntry  = 0x880
-	offNoSignals   = 0x9c0
-	offFprog       = 0x9d0
-	offFeatures    = 0x9e0
-	offFilter      = 0xa00
-	offLeftTable   = 0x1000
-	offErrnoTable  = 0x1900
-	offEnd         = 0x2100
+	offPlainEntry  = 0x940
+	offAnswer      = 0xb40
+	offPlainAnswer = 0xb80
+	offAnswerUndo  = 0xbc0
+	offPlainUndo   = 0xbe0
+	offNoSignals   = 0xc20
+	offFprog       = 0xc30
+	offFeatures    = 0xc40
+	offFilter      = 0xc60
+	offLeftTable   = 0x1200
+	offErrnoTable  = 0x1b00
+	offAnswerIndex = 0x2300
+	offEnd         = 0x2400
 
 	childAddr       = stub.PlatformCode + offChild
 	startAddr       = stub.PlatformCode + offStart
@@ -143,6 +151,11 @@ const (
 	resumeAddr      = stub.PlatformCode + offResume
 	interruptedAddr = stub.PlatformCode + offInterrupted
 	handlerAddr     = stub.PlatformCode + offHandler
+	answerAddr      = stub.PlatformCode + offAnswer
+	plainAnswerAddr = stub.PlatformCode + offPlainAnswer
+	answerUndoAddr  = stub.PlatformCode + offAnswerUndo
+	plainUndoAddr   = stub.PlatformCode + offPlainUndo
+	answerIndexAddr = stub.PlatformCode + offAnswerIndex
 	plainEntryAddr  = stub.PlatformCode + offPlainEntry
 	entryAddr       = stub.PlatformCode + offEntry
 	featuresAddr    = stub.PlatformCode + offFeatures
@@ -158,6 +171,11 @@ const (
 
 	resumeOff  = resumeAddr - stub.CodeBase
 	resumeSize = offInterrupted - offResume
+
+	// From where on what is answered in the stub can't be taken for a call any
+	// more, counted from resumeOff.
+	answerOff  = offAnswer - offResume
+	answerSize = offAnswerUndo - offAnswer
 
 	// interruptSignal has a thread leave application code.
 	interruptSignal = 23 // SIGURG

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vitrine/pkg/locks"
+	"vitrine/pkg/sentry/platform"
 	"vitrine/pkg/sentry/platform/stub"
 )
 
@@ -227,6 +228,10 @@ type thread struct {
 	// as and age are what c.call will say of a call that ends the command.
 	as  *addressSpace
 	age uint32
+	// answers is what was written for its slot last, but for NoAnswers, and
+	// index the slot's number.
+	answers *platform.Answers
+	index   int
 	// live says that its vector registers are still those of fp.
 	live  bool
 	place placement
@@ -239,7 +244,7 @@ type thread struct {
 func (p *process) newThread() *thread {
 	i := p.slots
 	p.slots++
-	th := &thread{proc: p, base: stub.SlotsAddr + uint64(i)*slotSize, number: 1, place: placement{mode: together, cpu: -1}}
+	th := &thread{proc: p, base: stub.SlotsAddr + uint64(i)*slotSize, number: 1, index: i, place: placement{mode: together, cpu: -1}}
 	th.slot = p.Slots()[i*slotSize : (i+1)*slotSize]
 	th.shared = sharedAt(th.slot[stackSize:])
 	th.shared.command.Store(uint64(th.number)) // the one that its start ends

@@ -54,9 +54,9 @@ var threadRows = []seccomp.Row{
 // program is the platform's part of the stub.
 func program() (*stub.Program, error) {
 	code := make([]byte, offEnd)
-	var addrs [8]uintptr
+	var addrs [12]uintptr
 	pieceAddrs(&addrs)
-	offs := [...]int{offChild, offStart, offPost, offResume, offInterrupted, offHandler, offEntry, offPlainEntry, offNoSignals}
+	offs := [...]int{offChild, offStart, offPost, offResume, offInterrupted, offHandler, offEntry, offPlainEntry, offAnswer, offPlainAnswer, offAnswerUndo, offPlainUndo, offNoSignals}
 	for i, a := range addrs {
 		b := stub.Piece(a)
 		if b == nil || offs[i]+len(b) > offs[i+1] {
@@ -75,6 +75,9 @@ func program() (*stub.Program, error) {
 	le.PutUint16(code[offFprog:], uint16(len(filter)))
 	le.PutUint64(code[offFprog+8:], filterAddr)
 	le.PutUint64(code[offFeatures:], arch.FPFeatures())
+	for i, nr := range answerCalls {
+		code[offAnswerIndex+nr] = byte(4 * (i + 1))
+	}
 	for i, ins := range filter {
 		f := code[offFilter+8*i:]
 		le.PutUint16(f, ins.Code)

@@ -353,6 +353,9 @@ inside:
 	JCC	remember
 	GOTO(const_interruptedAddr)
 remember:
+	SUBQ	$const_answerOff, AX
+	CMPQ	AX, $const_answerSize
+	JCS	event
 	MOVL	$1, const_ctxInterrupt(R15)
 	ADDQ	$8, SP
 	MOVL	$15, AX			// rt_sigreturn
@@ -367,20 +370,40 @@ fault:
 	GOTO(const_postAddr)
 	PIECE_END
 
-// ENTER finds the slot of a thread that has come by a trampoline, by the base of
-// GS unless the application uses that itself, and goes to its stack. R11 and the
-// flags are free; SAVE saves what else there is, but for RAX and where to go on,
-// and posts the call. Its four bytes are XSAVE64 (DI).
-#define ENTER \
+// FIND finds the slot of a thread that has come by a trampoline, by the base of
+// GS unless the application uses that itself; R11 and the flags are free. ENTER
+// goes to its stack. SAVE saves what else there is, but for RAX and where to go
+// on, and posts the call. Its four bytes are XSAVE64 (DI).
+#define FIND \
 	RDGSBASEQ	R11; \
 	SHRQ	$const_slotsShift, R11; \
 	CMPL	R11, $const_slotsPrefix; \
 	JNE	trap; \
-	RDGSBASEQ	R11; \
+	RDGSBASEQ	R11
+
+#define ENTER \
 	MOVQ	R15, (const_ctxCall+const_callR15*8)(R11); \
 	MOVQ	R11, R15; \
 	MOVQ	SP, (const_ctxCall+const_callRSP*8)(R15); \
 	LEAQ	-64(R15), SP
+
+// ANSWER looks for the answer to the call number in CX, with RAX and the tail
+// saved. It is in R11 then, and the tail in CX.
+#define ANSWER \
+	MOVQ	$const_answerIndexAddr, AX; \
+	MOVBLZX	(AX)(CX*1), AX; \
+	TESTL	AX, AX; \
+	JEQ	none; \
+	ANDL	$const_slotMask, R11; \
+	SHRL	$const_answerShift, R11; \
+	ADDL	AX, R11; \
+	MOVQ	$const_answersAddr, AX; \
+	MOVL	(AX)(R11*1), R11; \
+	TESTL	R11, R11; \
+	JEQ	none; \
+	SUBL	$1, R11; \
+	RDGSBASEQ	AX; \
+	MOVQ	(const_ctxCall+const_callTail*8)(AX), CX
 
 #define SAVE \
 	MOVQ	AX, (const_ctxCall+const_callRAX*8)(R15); \
@@ -410,6 +433,22 @@ fault:
 // stubEntry is where a trampoline that sets the flags hands a system call over:
 // RCX is the place behind its syscall instruction.
 TEXT ·stubEntry(SB),NOSPLIT|NOFRAME,$0
+	FIND
+	MOVQ	AX, (const_ctxCall+const_callFlags*8)(R11)
+	MOVQ	CX, (const_ctxCall+const_callTail*8)(R11)
+	CMPQ	AX, $const_answerNumbers
+	JCC	full
+	MOVL	AX, CX
+	ANSWER
+	MOVLQSX	7(CX), AX
+	LEAQ	5(CX)(AX*1), CX
+	MOVQ	$const_answerAddr, AX
+	JMP	AX
+none:
+	RDGSBASEQ	R11
+	MOVQ	(const_ctxCall+const_callFlags*8)(R11), AX
+	MOVQ	(const_ctxCall+const_callTail*8)(R11), CX
+full:
 	ENTER
 	PUSHFQ
 	POPQ	R11
@@ -434,8 +473,22 @@ trap:
 // instruction, in front of which is mov $imm32, %eax with the number, and AX has
 // the flags, as seto and lahf leave them there.
 TEXT ·stubPlainEntry(SB),NOSPLIT|NOFRAME,$0
+	FIND
+	MOVQ	AX, (const_ctxCall+const_callFlags*8)(R11)
+	MOVQ	CX, (const_ctxCall+const_callTail*8)(R11)
+	MOVL	-6(CX), CX
+	CMPL	CX, $const_answerNumbers
+	JCC	none
+	ANSWER
+	MOVLQSX	1(CX), AX
+	LEAQ	5(CX)(AX*1), CX
+	MOVQ	$const_plainAnswerAddr, AX
+	JMP	AX
+none:
+	RDGSBASEQ	R11
+	MOVQ	(const_ctxCall+const_callFlags*8)(R11), AX
+	MOVQ	(const_ctxCall+const_callTail*8)(R11), CX
 	ENTER
-	MOVQ	AX, (const_ctxCall+const_callFlags*8)(R15)
 	ADDB	$0x7f, AX
 	SAHF
 	PUSHFQ
@@ -461,7 +514,59 @@ trap:
 	JMP	CX
 	PIECE_END
 
-// func pieceAddrs(p *[8]uintptr)
+// stubAnswer gives an answer, which is in R11. CX is the place of the cmp in the
+// program. An interruption makes the call one that hasn't begun, at any
+// instruction here; an earlier one has the Sentry answer.
+TEXT ·stubAnswer(SB),NOSPLIT|NOFRAME,$0
+	RDGSBASEQ	AX
+	CMPL	const_ctxInterrupt(AX), $0
+	JNE	undo
+	MOVL	R11, AX
+	MOVL	$0x202, R11
+	BYTE	$0x65; BYTE $0xff; BYTE $0x24; BYTE $0x25	// JMP *GS:
+	LONG	$const_ctxCall+const_callTail*8
+undo:
+	MOVQ	$const_answerUndoAddr, AX
+	JMP	AX
+	PIECE_END
+
+// stubPlainAnswer is the same for the other trampolines. CX is the place behind
+// the call in the program.
+TEXT ·stubPlainAnswer(SB),NOSPLIT|NOFRAME,$0
+	RDGSBASEQ	AX
+	CMPL	const_ctxInterrupt(AX), $0
+	JNE	undo
+	MOVQ	(const_ctxCall+const_callFlags*8)(AX), AX
+	ADDB	$0x7f, AX
+	SAHF
+	MOVL	R11, AX
+	MOVL	$0x202, R11
+	JMP	CX
+undo:
+	MOVQ	$const_plainUndoAddr, AX
+	JMP	AX
+	PIECE_END
+
+// stubAnswerUndo and stubPlainUndo make the call by its instruction.
+TEXT ·stubAnswerUndo(SB),NOSPLIT|NOFRAME,$0
+	RDGSBASEQ	AX
+	MOVQ	(const_ctxCall+const_callTail*8)(AX), CX
+	MOVQ	(const_ctxCall+const_callFlags*8)(AX), AX
+	SUBQ	$2, CX
+	JMP	CX
+	PIECE_END
+
+TEXT ·stubPlainUndo(SB),NOSPLIT|NOFRAME,$0
+	RDGSBASEQ	AX
+	MOVQ	(const_ctxCall+const_callTail*8)(AX), CX
+	MOVQ	(const_ctxCall+const_callFlags*8)(AX), AX
+	ADDB	$0x7f, AX
+	SAHF
+	LEAQ	-7(CX), CX
+	JMP	CX
+	PIECE_END
+
+// func pieceAddrs(p *[12]uintptr)
 TEXT ·pieceAddrs(SB),NOSPLIT,$0-8
 	MOVQ	p+0(FP), DI
 	LEAQ	·stubChild(SB), AX
@@ -480,6 +585,14 @@ TEXT ·pieceAddrs(SB),NOSPLIT,$0-8
 	MOVQ	AX, 48(DI)
 	LEAQ	·stubPlainEntry(SB), AX
 	MOVQ	AX, 56(DI)
+	LEAQ	·stubAnswer(SB), AX
+	MOVQ	AX, 64(DI)
+	LEAQ	·stubPlainAnswer(SB), AX
+	MOVQ	AX, 72(DI)
+	LEAQ	·stubAnswerUndo(SB), AX
+	MOVQ	AX, 80(DI)
+	LEAQ	·stubPlainUndo(SB), AX
+	MOVQ	AX, 88(DI)
 	RET
 
 // func spin(word *uint32, want uint32, n int) bool

@@ -1,0 +1,63 @@
+package kernel
+
+import (
+	"vitrine/pkg/sentry/auth"
+	"vitrine/pkg/sentry/platform"
+)
+
+// What a task is told of itself by calls that its platform may answer
+// (platform.Answerer): who it is. Only the task itself changes that, between two
+// runs of application code, so it is enough to look before each. Where somebody
+// wants to see each call, or has it decided, nothing is answered.
+
+// answers is what the platform answers; only the task's goroutine uses it.
+type answers struct {
+	platform platform.Answerer // nil: it doesn't
+	// What the last answers were made from.
+	told  bool
+	creds *auth.Credentials
+	ids   *int32
+}
+
+// answer brings the platform's answers up to date.
+func (t *Task) answer() {
+	a := &t.answers
+	if a.platform == nil {
+		return
+	}
+	if t.hooks.Load()&hooksSyscall != 0 || t.k.Trace != nil {
+		if a.told {
+			a.told = false
+			a.platform.Answer(nil)
+		}
+		return
+	}
+	creds, ids := t.creds.Load(), &t.ids.num[0]
+	if a.told && a.creds == creds && a.ids == ids {
+		return
+	}
+	a.told, a.creds, a.ids = true, creds, ids
+	n := &platform.Answers{
+		PID: uint32(t.tg.ID(t.ids.ns)), TID: uint32(t.ids.in(t.ids.ns)),
+		UID: platform.NoAnswer, EUID: platform.NoAnswer, GID: platform.NoAnswer, EGID: platform.NoAnswer,
+	}
+	// The numbers of another user namespace can be set once it has members.
+	if ns := creds.UserNS; ns.Parent == nil {
+		n.UID, n.EUID = uint32(ns.UID(creds.RUID)), uint32(ns.UID(creds.EUID))
+		n.GID, n.EGID = uint32(ns.GID(creds.RGID)), uint32(ns.GID(creds.EGID))
+	}
+	a.platform.Answer(n)
+	if t.hooks.Load()&hooksSyscall != 0 {
+		// Somebody has set one, and called NoAnswers before this Answer.
+		a.told = false
+		a.platform.Answer(nil)
+	}
+}
+
+// noAnswers says that a hook was set that is to see each call. Anybody may call
+// it.
+func (t *Task) noAnswers() {
+	if p := t.answers.platform; p != nil {
+		p.NoAnswers()
+	}
+}

@@ -1,0 +1,121 @@
+package systrap
+
+import (
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"vitrine/pkg/sentry/arch"
+	"vitrine/pkg/sentry/platform"
+)
+
+// Answers in the stub: a system call that comes by a trampoline, and whose result
+// is known beforehand, is answered by stubEntry itself. The results are in the
+// command page, which the application can't change, for each slot: in word i+1
+// that of call answerCalls[i], plus one; zero asks the Sentry.
+//
+// A context has its own, and they are written to the slot of the thread that it
+// takes, before that runs. Those of the slot's last context can't be seen by
+// another.
+
+// answerCalls are the calls, all below answerNumbers.
+var answerCalls = [...]int{unix.SYS_GETPID, unix.SYS_GETTID, unix.SYS_GETUID, unix.SYS_GETEUID, unix.SYS_GETGID, unix.SYS_GETEGID}
+
+const (
+	answerNumbers = 256
+	// answerBytes is how much of the command page a slot has.
+	answerBytes = 32
+	// To get from an address in a slot to that: slotSize is 2^14, answerBytes 2^5.
+	slotMask    = 1<<slotsShift - slotSize
+	answerShift = 14 - 5
+)
+
+// answering is a context's part.
+type answering struct {
+	// now is what is to be answered: NoAnswers empties it before it looks
+	// for the thread that runs, and a Switch looks at it again after it has
+	// written its slot.
+	now atomic.Pointer[platform.Answers]
+}
+
+var _ platform.Answerer = (*context)(nil)
+
+// Answer implements platform.Answerer.
+func (c *context) Answer(a *platform.Answers) { c.answers.now.Store(a) }
+
+// NoAnswers implements platform.Answerer.
+func (c *context) NoAnswers() {
+	c.answers.now.Store(nil)
+	if th := c.running.Load(); th != nil {
+		th.writeAnswers(nil)
+	}
+}
+
+// giveAnswers sees to it that th answers what c does. c is seen to run in th.
+func (c *context) giveAnswers(th *thread) {
+	for {
+		a := c.answers.now.Load()
+		if a == th.answers {
+			return
+		}
+		th.writeAnswers(a)
+		th.answers = a
+	}
+}
+
+// writeAnswers fills the slot's part of the command page.
+func (th *thread) writeAnswers(a *platform.Answers) {
+	var v [len(answerCalls)]uint32
+	if a != nil {
+		v = [...]uint32{a.PID, a.TID, a.UID, a.EUID, a.GID, a.EGID}
+		for i := range v {
+			v[i]++ // NoAnswer becomes zero
+		}
+	}
+	page := th.proc.Commands()[cmdAnswers+th.index*answerBytes:]
+	for i := range v {
+		wordAt(page[4*(i+1):]).Store(v[i])
+	}
+}
+
+// notAnswered puts registers back to where a call is about to begin that was
+// interrupted while stubAnswer or stubPlainAnswer answered it.
+func (th *thread) notAnswered(r *arch.Registers) {
+	rax := th.shared.call[callFlags]
+	switch {
+	case r.Rip >= answerAddr && r.Rip < plainAnswerAddr:
+		r.Rip = r.Rcx - 2
+		r.Rax = rax
+	case r.Rip >= plainAnswerAddr && r.Rip < answerUndoAddr:
+		r.Rip = r.Rcx - 7
+		r.Eflags = flagsByLahf(r.Eflags, rax)
+	}
+}
+
+// leaveEntry puts registers back into the trampoline from which stubEntry or
+// stubPlainEntry was entered, if they are there: they look into the trampoline,
+// and it has gone. What else faults there has been jumped to, and gets its own
+// registers likewise.
+func (th *thread) leaveEntry(r *arch.Registers) bool {
+	if r.Rip < entryAddr || r.Rip >= answerAddr {
+		return false
+	}
+	call := th.shared.call
+	if r.R15 == th.sharedAddr() {
+		r.R15, r.Rsp = call[callR15], call[callRSP]
+	}
+	if r.Rip < plainEntryAddr {
+		r.Rip = call[callTail] - 2
+		r.Rax = call[callFlags]
+	} else {
+		r.Rip = call[callTail] - 7
+		r.Eflags = flagsByLahf(r.Eflags, call[callFlags])
+	}
+	return true
+}
+
+// flagsByLahf returns flags with those that lahf and seto have left in rax.
+func flagsByLahf(flags, rax uint64) uint64 {
+	const byLahf = arch.FlagSF | arch.FlagZF | arch.FlagAF | arch.FlagPF | arch.FlagCF
+	return flags&^(byLahf|arch.FlagOF) | rax>>8&byLahf | rax&1*arch.FlagOF
+}
