@@ -225,5 +225,6 @@ func (p *Platform) refill() {
 func (p *Platform) reclaim(proc *process) {
 	unix.Close(proc.pidfd)
 	p.putReport(proc.event)
+	clear(proc.Commands()[cmdAnswers : cmdAnswers+proc.slots*answerBytes])
 	p.factory.Recycle(proc.Process, cmdList+maxCommands*commandSize, proc.slots*slotSize)
 }
