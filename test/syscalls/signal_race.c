@@ -198,7 +198,8 @@ TEST(what_sigwait_leaves)
 		kill(getpid(), SIGUSR2);
 		/* The taker needs one to go on; where both had handlers it gets another. */
 		while (__atomic_load_n(&k.taken, __ATOMIC_SEQ_CST) == i || __atomic_load_n(&handled, __ATOMIC_SEQ_CST) < 2 * (i + 1)) {
-			if (__atomic_load_n(&handled, __ATOMIC_SEQ_CST) >= 2 * (i + 1)) {
+			/* In this order: the taker counts itself before what it has taken. */
+			if (__atomic_load_n(&handled, __ATOMIC_SEQ_CST) >= 2 * (i + 1) && __atomic_load_n(&k.taken, __ATOMIC_SEQ_CST) == i) {
 				handled = 2 * (i + 1) - 1;
 				pthread_kill(a, SIGUSR1);
 			}
