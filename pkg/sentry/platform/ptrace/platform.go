@@ -76,9 +76,14 @@ func New() (*Platform, error) {
 		spreader: newSpreader(),
 		user:     usermem.AddrRange{Start: stub.FirstAddr(), End: stub.UserEnd},
 	}
-	p.mu.Lock()
-	p.refill()
-	p.mu.Unlock()
+	// One for now, and not in the background: a process that is forked while the
+	// jail's root directory is put in place keeps the old one.
+	proc, err := p.newProcess()
+	if err != nil {
+		p.Close()
+		return nil, err
+	}
+	p.pool = append(p.pool, proc)
 	return p, nil
 }
 
