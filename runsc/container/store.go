@@ -125,9 +125,10 @@ func (s *Store) add(id string) (*entry, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--root: %w", err)
 	}
-	// A directory below /tmp may be somebody else's trap.
+	// A directory below /tmp may be somebody else's trap, and so may one that a
+	// symbolic link leads to.
 	var st unix.Stat_t
-	if err := unix.Lstat(s.Root, &st); err != nil || st.Mode&unix.S_IFMT == unix.S_IFDIR && int(st.Uid) != os.Geteuid() {
+	if err := unix.Stat(s.Root, &st); err != nil || int(st.Uid) != os.Geteuid() {
 		unix.Rmdir(path)
 		return nil, fmt.Errorf("--root %s is not a directory of user %d's", s.Root, os.Geteuid())
 	}
