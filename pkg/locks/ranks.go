@@ -114,6 +114,8 @@ type (
 	StubWatchdog struct{ rank }
 	// StubSpinners is which of the platform's threads looks on which CPU.
 	StubSpinners struct{ rank }
+	// StubReports is which eventfds of the platform no process has.
+	StubReports struct{ rank }
 	// StubFactory is the socket on which processes are ordered.
 	StubFactory struct{ rank }
 	// MemoryFile is the memory file's free and used ranges and their owners.
@@ -187,6 +189,7 @@ var order = [...]Rank{
 	StubThreads{},
 	StubWatchdog{},
 	StubSpinners{},
+	StubReports{},
 	StubFactory{},
 	MemoryFile{},
 	P9Fid{},

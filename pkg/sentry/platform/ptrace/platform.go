@@ -28,20 +28,16 @@
 // the Go runtime ends the thread of a goroutine that ends locked to it, and the
 // kernel then kills the tracees.
 //
-// Locks: addressSpace.mu, then Platform.mu, then the factory's own.
+// Locks: addressSpace.mu, then the pool's, then the factory's own.
 package ptrace
 
 import (
 	"sync"
 
-	"vitrine/pkg/locks"
 	"vitrine/pkg/sentry/platform"
 	"vitrine/pkg/sentry/platform/stub"
 	"vitrine/pkg/usermem"
 )
-
-// poolSize is how many empty stubs are kept ready.
-const poolSize = 4
 
 // Platform implements platform.Platform.
 type Platform struct {
@@ -52,9 +48,7 @@ type Platform struct {
 
 	tracers sync.Map // of Sentry thread ids to *tracer
 
-	mu      locks.Mutex[locks.StubPool]
-	pool    []*process
-	filling bool
+	pool stub.Pool[*process]
 }
 
 // New starts the platform. It is called before the Sentry's jail is up: see
@@ -76,14 +70,11 @@ func New() (*Platform, error) {
 		spreader: newSpreader(),
 		user:     usermem.AddrRange{Start: stub.FirstAddr(), End: stub.UserEnd},
 	}
-	// One for now, and not in the background: a process that is forked while the
-	// jail's root directory is put in place keeps the old one.
-	proc, err := p.newProcess()
-	if err != nil {
+	p.pool.Make = p.newProcess
+	if err := p.pool.Fill(); err != nil {
 		p.Close()
 		return nil, err
 	}
-	p.pool = append(p.pool, proc)
 	return p, nil
 }
 
@@ -111,19 +102,9 @@ func (p *Platform) NewContext() platform.Context {
 
 // NewAddressSpace implements platform.Platform.
 func (p *Platform) NewAddressSpace() (platform.AddressSpace, error) {
-	p.mu.Lock()
-	var proc *process
-	if n := len(p.pool); n > 0 {
-		proc = p.pool[n-1]
-		p.pool = p.pool[:n-1]
-	}
-	p.refill()
-	p.mu.Unlock()
-	if proc == nil {
-		var err error
-		if proc, err = p.newProcess(); err != nil {
-			return nil, err
-		}
+	proc, err := p.pool.Take()
+	if err != nil {
+		return nil, err
 	}
 	return &addressSpace{platform: p, proc: proc, mappings: stub.NewMappings()}, nil
 }
@@ -136,39 +117,11 @@ func (p *Platform) newProcess() (*process, error) {
 	return &process{Process: s, threads: make(map[*tracer]*thread), spare: []int{s.Leader, s.Second}}, nil
 }
 
-// refill has the pool filled up in the background. Caller holds p.mu.
-func (p *Platform) refill() {
-	if p.filling || len(p.pool) >= poolSize/2 {
-		return
-	}
-	p.filling = true
-	go func() {
-		for {
-			proc, err := p.newProcess()
-			p.mu.Lock()
-			if err == nil {
-				p.pool = append(p.pool, proc)
-			}
-			if err != nil || len(p.pool) >= poolSize {
-				p.filling = false
-				p.mu.Unlock()
-				return
-			}
-			p.mu.Unlock()
-		}
-	}()
-}
-
 // giveBack takes an empty stub, or one that is lost.
 func (p *Platform) giveBack(proc *process) {
-	p.mu.Lock()
-	if !proc.lost.Load() && len(p.pool) < 2*poolSize {
-		p.pool = append(p.pool, proc)
-		p.mu.Unlock()
-		return
+	if proc.lost.Load() || !p.pool.Put(proc) {
+		p.destroy(proc)
 	}
-	p.mu.Unlock()
-	p.destroy(proc)
 }
 
 // destroy kills a stub and waits until it is gone. The leader is the first to

@@ -1,6 +1,7 @@
 package systrap
 
 import (
+	"slices"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -116,17 +117,15 @@ func (a *addressSpace) lose() {
 func (a *addressSpace) take(th *thread) (*thread, error) {
 	p := a.proc
 	p.mu.Lock()
-	n := len(p.free)
-	for i := n - 1; i >= 0; i-- {
-		if p.free[i] == th || i == 0 && n > 0 {
-			if p.free[i] != th {
-				i = n - 1
-			}
-			got := p.free[i]
-			p.free = append(p.free[:i], p.free[i+1:]...)
-			p.mu.Unlock()
-			return got, nil
-		}
+	i := slices.Index(p.free, th)
+	if i < 0 {
+		i = len(p.free) - 1
+	}
+	if i >= 0 {
+		th = p.free[i]
+		p.free = slices.Delete(p.free, i, i+1)
+		p.mu.Unlock()
+		return th, nil
 	}
 	p.mu.Unlock()
 	a.mu.Lock()

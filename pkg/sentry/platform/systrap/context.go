@@ -226,7 +226,6 @@ func (c *context) event(th *thread, state *arch.State) (ev platform.Event, again
 // Values of si_code, exception vectors, and bits of a page fault's error code.
 const (
 	codeKernel   = 0x80 // SI_KERNEL
-	codeTrace    = 2    // TRAP_TRACE
 	codeMapErr   = 1    // SEGV_MAPERR
 	codeAccErr   = 2    // SEGV_ACCERR
 	codeSeccomp  = 1    // SYS_SECCOMP

@@ -31,7 +31,7 @@
 // Types: Platform, addressSpace, context, process (a stub), thread (of a stub, for
 // application code), shared (the page of such a thread).
 //
-// Locks: addressSpace.mu, then Platform.mu, then process.mu, then the factory's own.
+// Locks: addressSpace.mu, then the pool's, then process.mu, then Platform.mu, then the factory's own.
 // spinners.mu is a leaf.
 package systrap
 
@@ -48,9 +48,6 @@ import (
 	"vitrine/pkg/usermem"
 )
 
-// poolSize is how many empty stubs are kept ready.
-const poolSize = 4
-
 // Platform implements platform.Platform.
 type Platform struct {
 	factory  *stub.Factory
@@ -63,9 +60,9 @@ type Platform struct {
 	// active counts the contexts that run or are about to.
 	active atomic.Int32
 
-	mu      locks.Mutex[locks.StubPool]
-	pool    []*process
-	filling bool
+	pool stub.Pool[*process]
+
+	mu      locks.Mutex[locks.StubReports]
 	reports []report // that no stub has
 }
 
@@ -97,14 +94,11 @@ func New() (*Platform, error) {
 		cpus:     hostCPUs(),
 	}
 	go w.run(p.ended)
-	// One for now, and not in the background: a process that is forked while the
-	// jail's root directory is put in place keeps the old one.
-	proc, err := p.newProcess()
-	if err != nil {
+	p.pool.Make = p.newProcess
+	if err := p.pool.Fill(); err != nil {
 		p.Close()
 		return nil, err
 	}
-	p.pool = append(p.pool, proc)
 	return p, nil
 }
 
@@ -169,61 +163,19 @@ func (p *Platform) NewAddressSpace() (platform.AddressSpace, error) {
 // takeProcess returns a stub in which nothing was done, from the pool if there is one.
 func (p *Platform) takeProcess() (*process, error) {
 	for {
-		p.mu.Lock()
-		var proc *process
-		if n := len(p.pool); n > 0 {
-			proc = p.pool[n-1]
-			p.pool = p.pool[:n-1]
+		proc, err := p.pool.Take()
+		if err != nil || !proc.lost.Load() {
+			return proc, err
 		}
-		p.refill()
-		p.mu.Unlock()
-		if proc == nil {
-			var err error
-			if proc, err = p.newProcess(); err != nil {
-				return nil, err
-			}
-		}
-		if proc.lost.Load() {
-			p.destroy(proc)
-			continue
-		}
-		return proc, nil
+		p.destroy(proc)
 	}
 }
 
 // putBack takes a stub in which nothing was done.
 func (p *Platform) putBack(proc *process) {
-	p.mu.Lock()
-	if !proc.lost.Load() && len(p.pool) < 2*poolSize {
-		p.pool = append(p.pool, proc)
-		p.mu.Unlock()
-		return
+	if proc.lost.Load() || !p.pool.Put(proc) {
+		p.destroy(proc)
 	}
-	p.mu.Unlock()
-	p.destroy(proc)
-}
-
-// refill has the pool filled up in the background. Caller holds p.mu.
-func (p *Platform) refill() {
-	if p.filling || len(p.pool) >= poolSize/2 {
-		return
-	}
-	p.filling = true
-	go func() {
-		for {
-			proc, err := p.newProcess()
-			p.mu.Lock()
-			if err == nil {
-				p.pool = append(p.pool, proc)
-			}
-			if err != nil || len(p.pool) >= poolSize {
-				p.filling = false
-				p.mu.Unlock()
-				return
-			}
-			p.mu.Unlock()
-		}
-	}()
 }
 
 // reclaim frees what is left of a stub that has ended and that nobody uses.

@@ -46,6 +46,9 @@ type process struct {
 // stubs.
 type report struct{ fd, there int }
 
+// maxReports is how many are kept for the next stubs.
+const maxReports = 16
+
 // newReport returns one that nobody has.
 func (p *Platform) newReport() (report, error) {
 	p.mu.Lock()
@@ -74,7 +77,7 @@ func (p *Platform) putReport(r report) {
 	unix.Write(r.fd, b[:]) // for the read not to block
 	unix.Read(r.fd, b[:])
 	p.mu.Lock()
-	if len(p.reports) < 4*poolSize {
+	if len(p.reports) < maxReports {
 		p.reports = append(p.reports, r)
 		p.mu.Unlock()
 		return
