@@ -2,6 +2,7 @@ package gofer
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -17,33 +18,29 @@ import (
 	"vitrine/pkg/p9"
 )
 
-var buildOnce = sync.OnceValues(func() (string, error) {
+// buildDir is where the tests build what they run, and "" until they do.
+var buildDir string
+
+var gofer = sync.OnceValues(func() (string, error) {
 	if built := os.Getenv("GOFER"); built != "" { // by Bazel
 		return filepath.Abs(built)
 	}
-	dir, err := os.MkdirTemp("", "gofer-test")
-	if err != nil {
+	var err error
+	if buildDir, err = os.MkdirTemp("", "gofer-test"); err != nil {
 		return "", err
 	}
-	path := filepath.Join(dir, "gofer")
+	path := filepath.Join(buildDir, "gofer")
 	out, err := exec.Command("go", "build", "-o", path, "vitrine/runsc/gofer").CombinedOutput()
 	if err != nil {
-		return "", &buildError{string(out)}
+		return "", fmt.Errorf("go build: %w: %s", err, out)
 	}
 	return path, nil
 })
 
-type buildError struct{ out string }
-
-func (e *buildError) Error() string { return e.out }
-
-// program builds runsc/gofer, once.
+// program returns the path of runsc/gofer.
 func program(t testing.TB) string {
 	t.Helper()
-	if path := os.Getenv("VITRINE_GOFER"); path != "" {
-		return path
-	}
-	path, err := buildOnce()
+	path, err := gofer()
 	if err != nil {
 		t.Fatalf("cannot build runsc/gofer: %v", err)
 	}
@@ -53,8 +50,8 @@ func program(t testing.TB) string {
 func TestMain(m *testing.M) {
 	unix.Umask(0)
 	code := m.Run()
-	if path, err := buildOnce(); err == nil && os.Getenv("VITRINE_GOFER") == "" {
-		os.RemoveAll(filepath.Dir(path))
+	if buildDir != "" {
+		os.RemoveAll(buildDir)
 	}
 	os.Exit(code)
 }
