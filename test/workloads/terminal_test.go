@@ -155,8 +155,9 @@ func (p *typist) work() {
 	p.types("fg\n")
 	p.types("line\n")
 	p.expect("got line4\r\n")
-	// A pipeline is one job.
-	p.types("yes | sh -c 'echo r$((3 + 3)); exec cat >/dev/null'\n")
+	// A pipeline is one job. Nobody in it writes: who sees that the reader is gone before
+	// it acts upon the signal ends by SIGPIPE.
+	p.types("sleep 100 | sh -c 'echo r$((3 + 3)); exec cat >/dev/null'\n")
 	p.expect("r6\r\n")
 	p.types("\x03")
 	p.types("echo st$? ${PIPESTATUS[*]}\n")
