@@ -79,11 +79,13 @@ func (c *Container) Status() (control.ContainerState, error) {
 
 // PID is the host process that stands for the container: it ends with the
 // exit status of init.
-func (c *Container) PID() int {
+func (c *Container) PID() int { return c.process().PID }
+
+func (c *Container) process() ProcessID {
 	if c.State.Waiter.PID != 0 {
-		return c.State.Waiter.PID
+		return c.State.Waiter
 	}
-	return c.State.Sentry.PID
+	return c.State.Sentry
 }
 
 // ExitCode is the exit code that the sentry of a stopped root container left
@@ -305,8 +307,8 @@ func (s *Store) SandboxOfPath(path string) string {
 	return c.State.Sandbox
 }
 
-// containerOfPath finds the container whose process a path like /proc/PID/ns/net
-// is about, or nil.
+// containerOfPath finds the container whose living process a path like
+// /proc/PID/ns/net is about, or nil.
 func (s *Store) containerOfPath(path string) *Container {
 	rest, ok := strings.CutPrefix(path, "/proc/")
 	if !ok {
@@ -321,7 +323,8 @@ func (s *Store) containerOfPath(path string) *Container {
 		return nil
 	}
 	for _, c := range all {
-		if c.PID() == pid {
+		// The pid of one that has ended may be anybody's by now.
+		if p := c.process(); p.PID == pid && p.Alive() {
 			return c
 		}
 	}
