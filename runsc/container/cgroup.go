@@ -24,7 +24,7 @@ type cgroup struct {
 	made []string
 }
 
-// mounts finds where the hierarchies are mounted.
+// cgroupMounts finds where the hierarchies are mounted, by controller.
 func cgroupMounts() (map[string]string, error) {
 	b, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
@@ -443,9 +443,19 @@ func (c *Container) updateCgroup(r *specs.LinuxResources) error {
 	return g.apply(r)
 }
 
-// removeCgroup removes a directory and those below it, which only the sandbox
+// removeCgroups removes directories and those below them, which only the sandbox
 // can have made. Processes that end just now are waited for.
-func removeCgroup(dir string) error {
+func removeCgroups(dirs []string) error {
+	deadline := time.Now().Add(patience)
+	for _, dir := range dirs {
+		if err := removeCgroup(dir, deadline); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func removeCgroup(dir string, deadline time.Time) error {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -453,19 +463,22 @@ func removeCgroup(dir string) error {
 	if err == nil {
 		for _, e := range entries {
 			if e.IsDir() {
-				if err := removeCgroup(filepath.Join(dir, e.Name())); err != nil {
+				if err := removeCgroup(filepath.Join(dir, e.Name()), deadline); err != nil {
 					return err
 				}
 			}
 		}
 	}
-	for start, try := time.Now(), 0; ; try++ {
+	for try := 0; ; try++ {
 		err := unix.Rmdir(dir)
 		if err == nil || err == unix.ENOENT {
 			return nil
 		}
-		if err != unix.EBUSY || time.Since(start) > 10*time.Second {
-			return fmt.Errorf("removing cgroup %s: %w", dir, err)
+		if err != unix.EBUSY {
+			return fmt.Errorf("removing its cgroup %s: %w", dir, err)
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("its cgroup %s is not empty after %v: %s; delete it again when that is", dir, patience, strings.Join(membersOf(dir), ", "))
 		}
 		if try > 0 {
 			waitForMembers(dir)
@@ -473,7 +486,18 @@ func removeCgroup(dir string) error {
 	}
 }
 
-// waitForMembers waits until the processes that are in a cgroup now have ended.
+// membersOf names the processes in a cgroup.
+func membersOf(dir string) []string {
+	b, _ := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	all := strings.Fields(string(b))
+	for i, pid := range all {
+		name, _ := os.ReadFile("/proc/" + pid + "/comm")
+		all[i] = fmt.Sprintf("process %s (%s)", pid, strings.TrimSpace(string(name)))
+	}
+	return all
+}
+
+// waitForMembers waits a moment for the processes that are in a cgroup now to end.
 // They were killed, or end because their sentry was.
 func waitForMembers(dir string) {
 	b, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))

@@ -10,7 +10,8 @@
 // create, start and delete; reading needs no lock. What is on disk says which
 // processes belong to the container, by pid and start time; how the container
 // is, only the sentry says. A container whose sentry is dead is stopped, however
-// that came about, and can be deleted.
+// that came about, and can be deleted. What of it can't be ended yet, a process that
+// is frozen or a cgroup that others are in, keeps its directory.
 //
 // # Who depends on whom
 //
@@ -214,31 +215,15 @@ func (s *Store) Delete(id string, force bool) error {
 	return c.destroy(e)
 }
 
-// destroy ends all that is left of the container and removes it. The caller
-// holds the lock.
+// destroy ends all that is left of the container and removes it. What can't be ended
+// yet leaves the state, so that it can be tried again. The caller holds the lock.
 func (c *Container) destroy(e *entry) error {
-	if c.State.Sandbox == c.State.ID {
-		// The sentry goes with its root container: no need to ask it.
-		kill(c.State.Sentry)
-	} else if c.State.Sentry.Alive() {
-		if !c.State.Complete {
-			// The sentry may be making it yet, from files that don't come.
-			kill(c.State.Gofer)
-		}
-		if client, err := c.Dial(); err == nil {
-			err = client.Destroy(c.State.ID)
-			client.Close()
-			if err != nil {
-				return fmt.Errorf("ending container %q: %w", c.State.ID, err)
-			}
-		}
+	err := c.end()
+	if err == nil {
+		err = removeCgroups(c.State.Cgroups)
 	}
-	kill(c.State.Gofer)
-	kill(c.State.Waiter)
-	for _, dir := range c.State.Cgroups {
-		if err := removeCgroup(dir); err != nil {
-			return err
-		}
+	if err != nil {
+		return fmt.Errorf("container %q is not removed: %w", c.State.ID, err)
 	}
 	hookErr := c.State.poststop()
 	if err := e.remove(); err != nil {
@@ -247,27 +232,108 @@ func (c *Container) destroy(e *entry) error {
 	return hookErr
 }
 
-// kill kills the process and waits until it is gone or a zombie.
-func kill(p ProcessID) {
-	if !p.Alive() {
-		return
+// end ends the container's processes, in the sandbox and on the host.
+func (c *Container) end() error {
+	s := &c.State
+	sentry, gofer, waiter := member{"sentry", s.Sentry}, member{"gofer", s.Gofer}, member{"waiter", s.Waiter}
+	if s.Sandbox == s.ID {
+		// The sentry goes with its root container: no need to ask it.
+		return kill(sentry, gofer, waiter)
 	}
-	fd, err := unix.PidfdOpen(p.PID, 0)
-	if err != nil {
-		return
-	}
-	defer unix.Close(fd)
-	// The descriptor might be of a process that has the pid since.
-	if !p.Alive() {
-		return
-	}
-	unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
-	for {
-		_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int((10*time.Second)/time.Millisecond))
-		if err != unix.EINTR {
-			return
+	if s.Sentry.Alive() {
+		if !s.Complete {
+			// The sentry may be making it yet, from files that don't come.
+			if err := kill(gofer); err != nil {
+				return err
+			}
+		}
+		if err := c.endInSentry(); err != nil {
+			return err
 		}
 	}
+	return kill(gofer, waiter)
+}
+
+// endInSentry has the sentry end a container that is not its first.
+func (c *Container) endInSentry() error {
+	ended := make(chan error, 1)
+	go func() {
+		client, err := c.Dial()
+		if err == nil {
+			defer client.Close()
+			err = client.Destroy(c.State.ID)
+		}
+		if control.ErrorKind(err) == control.KindGone {
+			// It takes no requests any more: it is ending.
+			err = signal(0, member{"sentry", c.State.Sentry})
+		}
+		ended <- err
+	}()
+	select {
+	case err := <-ended:
+		return err
+	case <-time.After(patience):
+		return fmt.Errorf("its sentry (process %d) has not ended it within %v; delete it again when that answers", c.State.Sentry.PID, patience)
+	}
+}
+
+// patience is how long what was killed may take to end.
+const patience = 10 * time.Second
+
+// member is a process of a container's family.
+type member struct {
+	name string
+	ProcessID
+}
+
+// kill kills processes and waits until they are gone or zombies.
+func kill(members ...member) error { return signal(unix.SIGKILL, members...) }
+
+// signal sends a signal that ends processes, or with 0 none, and waits until they
+// are gone or zombies. Those that aren't then are what the error says: they may be
+// frozen, or wait for a device.
+func signal(signo unix.Signal, members ...member) error {
+	open := map[member]int{}
+	defer func() {
+		for _, fd := range open {
+			unix.Close(fd)
+		}
+	}()
+	for _, m := range members {
+		if !m.Alive() {
+			continue
+		}
+		fd, err := unix.PidfdOpen(m.PID, 0)
+		if err == nil {
+			open[m] = fd
+			// The descriptor might be of a process that has the pid since.
+			if m.Alive() {
+				err = unix.PidfdSendSignal(fd, signo, nil, 0)
+			}
+		}
+		if err != nil && err != unix.ESRCH {
+			return fmt.Errorf("killing its %s (process %d): %w", m.name, m.PID, err)
+		}
+	}
+	var left []string
+	deadline := time.Now().Add(patience)
+	for _, m := range members {
+		fd, there := open[m]
+		for there && m.Alive() {
+			remaining := max(time.Until(deadline), 0)
+			n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(remaining/time.Millisecond))
+			if n == 0 && err == nil {
+				left = append(left, fmt.Sprintf("%s (process %d)", m.name, m.PID))
+			}
+			if err != unix.EINTR {
+				break
+			}
+		}
+	}
+	if len(left) > 0 {
+		return fmt.Errorf("its %s did not end within %v; delete it again when that is gone", strings.Join(left, " and "), patience)
+	}
+	return nil
 }
 
 // Signal sends a signal to init, or with all to every process.

@@ -50,7 +50,8 @@ type Created struct {
 	gofer  *os.Process
 }
 
-// Create makes a container, ready to be started. On an error nothing is left.
+// Create makes a container, ready to be started. On an error nothing is left but what
+// can't be ended, as the error then says, and the state for a delete.
 func (s *Store) Create(conf *config.Config, o *CreateOptions) (*Created, error) {
 	e, err := s.add(o.ID)
 	if err != nil {
@@ -60,7 +61,9 @@ func (s *Store) Create(conf *config.Config, o *CreateOptions) (*Created, error) 
 	k := &creation{conf: conf, o: o, store: s, entry: e}
 	created, err := k.run()
 	if err != nil {
-		k.undo()
+		if undoErr := k.undo(); undoErr != nil {
+			err = fmt.Errorf("%w; container %q is not removed: %w", err, o.ID, undoErr)
+		}
 		return nil, err
 	}
 	return created, nil
@@ -159,40 +162,41 @@ func (k *creation) run() (*Created, error) {
 		line: k.line, sentry: k.sentry, gofer: k.gofer}, nil
 }
 
-// undo removes what there is of a container that can't be created.
-func (k *creation) undo() {
-	if k.sentry != nil {
-		k.sentry.Kill()
-		k.sentry.Wait()
-	} else if k.state.Sentry.PID != 0 {
-		// Somebody else's sandbox: it may hold the container already.
-		c := &Container{store: k.store, State: k.state}
-		if client, err := c.Dial(); err == nil {
-			client.Destroy(k.state.ID)
-			client.Close()
-		}
-	}
-	if k.gofer != nil {
-		k.gofer.Kill()
-		k.gofer.Wait()
-	}
+// undo removes what there is of a container that can't be created. Where that fails
+// the state stays.
+func (k *creation) undo() error {
 	for _, f := range []*os.File{k.line, k.sentryErr, k.goferReport} {
 		if f != nil {
 			f.Close()
 		}
 	}
-	if k.cgroup != nil {
-		for _, dir := range k.cgroup.owned() {
-			removeCgroup(dir)
+	c := &Container{store: k.store, State: k.state}
+	// Somebody else's sandbox may hold the container already.
+	err := c.end()
+	if err == nil {
+		for _, child := range []*os.Process{k.sentry, k.gofer} {
+			if child != nil {
+				child.Wait()
+			}
 		}
-		k.cgroup.remove()
+		if k.cgroup != nil {
+			if err = removeCgroups(k.cgroup.owned()); err == nil {
+				k.cgroup.remove()
+			}
+		}
+	}
+	if err != nil {
+		if saveErr := k.entry.save(&k.state); saveErr != nil {
+			return fmt.Errorf("%w; %w", err, saveErr)
+		}
+		return err
 	}
 	if k.hooksFailed {
 		if err := k.state.poststop(); err != nil {
 			k.o.Warn(err.Error())
 		}
 	}
-	k.entry.remove()
+	return k.entry.remove()
 }
 
 // makeCgroup makes the cgroup if the spec wants one. Who may not make any, as a
@@ -252,8 +256,17 @@ func onPassingThread(f func()) {
 
 // startProcesses starts sentry and gofer.
 func (k *creation) startProcesses() error {
-	type result struct{ err error }
-	done := make(chan result)
+	if k.o.Join != "" {
+		root, err := k.store.Load(k.o.Join)
+		if err != nil {
+			return fmt.Errorf("sandbox of the container: %w", err)
+		}
+		if root.State.Sandbox != root.State.ID || !root.State.Sentry.Alive() {
+			return fmt.Errorf("sandbox %q of the container is not running", k.o.Join)
+		}
+		k.state.Sentry = root.State.Sentry
+	}
+	done := make(chan error)
 	start := func() {
 		var err error
 		var startIn *os.File
@@ -269,30 +282,14 @@ func (k *creation) startProcesses() error {
 		if startIn != nil {
 			startIn.Close()
 		}
-		done <- result{err}
+		done <- err
 	}
 	if k.cgroup != nil {
 		onPassingThread(start)
 	} else {
 		go start()
 	}
-	if r := <-done; r.err != nil {
-		return r.err
-	}
-	if k.o.Join != "" {
-		root, err := k.store.Load(k.o.Join)
-		if err != nil {
-			return fmt.Errorf("sandbox of the container: %w", err)
-		}
-		if root.State.Sandbox != root.State.ID || !root.State.Sentry.Alive() {
-			return fmt.Errorf("sandbox %q of the container is not running", k.o.Join)
-		}
-		k.state.Sentry = root.State.Sentry
-	} else {
-		k.state.Sentry = identify(k.sentry.Pid)
-	}
-	k.state.Gofer = identify(k.gofer.Pid)
-	return nil
+	return <-done
 }
 
 func (k *creation) startSentry(startIn *os.File) error {
@@ -354,8 +351,11 @@ func (k *creation) startSentry(startIn *os.File) error {
 		c.flag("device-fd", device)
 	}
 	inCgroup(c, startIn)
-	k.sentry, err = c.start()
-	return err
+	if k.sentry, err = c.start(); err != nil {
+		return err
+	}
+	k.state.Sentry = identify(k.sentry.Pid)
+	return nil
 }
 
 func inCgroup(c *child, startIn *os.File) {
@@ -435,8 +435,11 @@ func (k *creation) startGofer(startIn *os.File) error {
 			fmt.Sprintf("--conn=%d", c.fd(theirs)))
 	}
 	inCgroup(c, startIn)
-	k.gofer, err = c.start()
-	return err
+	if k.gofer, err = c.start(); err != nil {
+		return err
+	}
+	k.state.Gofer = identify(k.gofer.Pid)
+	return nil
 }
 
 // createInSentry has the sentry create the container.
@@ -592,10 +595,12 @@ func (c *Created) Destroy() error {
 	defer e.unlock()
 	err = c.Container.destroy(e)
 	// Children of this process: their last traces.
-	if c.sentry != nil {
+	if c.sentry != nil && !c.State.Sentry.Alive() {
 		c.sentry.Wait()
 	}
-	c.gofer.Wait()
+	if !c.State.Gofer.Alive() {
+		c.gofer.Wait()
+	}
 	return err
 }
 

@@ -67,30 +67,42 @@ type ProcessID struct {
 
 // identify returns the ProcessID of a process that exists.
 func identify(pid int) ProcessID {
-	_, start, _ := processStat(pid)
-	return ProcessID{pid, start}
+	st, _ := readStat(pid)
+	return ProcessID{pid, st.start}
 }
 
-// Alive says whether the process still runs. A zombie doesn't.
+// Alive says whether the process still runs. A zombie doesn't; but one whose first
+// thread alone has ended does, as a sentry that is killed does until all of its PID
+// namespace has ended (pid_namespaces(7)).
 func (p ProcessID) Alive() bool {
-	state, start, err := processStat(p.PID)
-	return p.PID > 0 && err == nil && start == p.Start && state != 'Z' && state != 'X'
+	st, err := readStat(p.PID)
+	return p.PID > 0 && err == nil && st.start == p.Start && (st.state != 'Z' && st.state != 'X' || st.threads > 1)
 }
 
-// processStat reads state and starttime of /proc/PID/stat (proc(5), fields 3
-// and 22).
-func processStat(pid int) (state byte, start uint64, err error) {
+// stat is what is known of a process by /proc/PID/stat.
+type stat struct {
+	state   byte
+	threads int
+	start   uint64
+}
+
+// readStat reads state, num_threads and starttime of /proc/PID/stat (proc(5), fields
+// 3, 20 and 22).
+func readStat(pid int) (st stat, err error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		return 0, 0, err
+		return stat{}, err
 	}
 	// The name, field 2, may hold anything; it ends with the last ")".
 	fields := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
 	if len(fields) < 20 {
-		return 0, 0, fmt.Errorf("/proc/%d/stat is too short", pid)
+		return stat{}, fmt.Errorf("/proc/%d/stat is too short", pid)
 	}
-	_, err = fmt.Sscan(fields[19], &start)
-	return fields[0][0], start, err
+	st.state = fields[0][0]
+	if _, err = fmt.Sscan(fields[17], &st.threads); err == nil {
+		_, err = fmt.Sscan(fields[19], &st.start)
+	}
+	return st, err
 }
 
 // Store is a directory of containers' states: one directory for each, locked
