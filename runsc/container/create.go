@@ -119,6 +119,7 @@ func (k *creation) run() (*Created, error) {
 		return nil, err
 	}
 	defer k.plan.Close()
+	defer k.plan.Args.CloseFiles() // those that the sentry wasn't sent
 	for _, w := range k.plan.Warnings {
 		o.Warn(w)
 	}

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -150,5 +151,78 @@ func TestDeleteOfWhatDoesNotEnd(t *testing.T) {
 				t.Errorf("it is still there: %q", ids)
 			}
 		})
+	}
+}
+
+// A container of a pod that can't be created, or is deleted, leaves nothing in the
+// sandbox: no connection to its gofer, which ends, and no terminal.
+func TestPodMembersLeaveNoDescriptors(t *testing.T) {
+	h := realHouse(t)
+	h.ociSpec("exec sleep 1000", nil)
+	h.must("run", "--detach", "pause")
+	sentry, _ := h.families(t)
+	descriptors := func() map[string]int {
+		count := map[string]int{}
+		fds, _ := filepath.Glob(sentry + "/fd/*")
+		for _, fd := range fds {
+			if target, err := os.Readlink(fd); err == nil {
+				kind, _, _ := strings.Cut(target, ":[")
+				count[kind]++
+			}
+		}
+		return count
+	}
+	socket := newConsoleSocket(t)
+	for _, test := range []struct {
+		name string
+		args []string
+		code int
+		edit func(s, p, l object)
+	}{
+		{"no such program", []string{"create"}, 127, func(_, p, _ object) { p["args"] = array{"/nonesuch"} }},
+		{"no such program on a terminal", []string{"create", "--console-socket", socket.path}, 127, func(_, p, _ object) {
+			p["args"], p["terminal"] = array{"/nonesuch"}, true
+		}},
+		{"no directory to run in", []string{"create", "--console-socket", socket.path}, 126, func(_, p, _ object) { p["cwd"], p["terminal"] = "/bin/busybox", true }},
+		{"bad mount behind a bind", []string{"create"}, 1, func(s, _, _ object) {
+			mount(s, "/data", "bind", h.bundle, "rbind")
+			mount(s, "/x", "tmpfs", "x", "size=many")
+		}},
+		{"it works", []string{"run"}, 0, func(_, p, _ object) { p["args"] = array{"cat", "/data/file"} }},
+	} {
+		h.ociSpec("true", func(s, p, l object) {
+			s["annotations"] = object{"io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.sandbox-id": "pause"}
+			test.edit(s, p, l)
+		})
+		again := func() {
+			t.Helper()
+			if r := h.run(append(test.args, "c")...); r.code != test.code {
+				t.Fatalf("%s: %+v", test.name, r)
+			}
+			if test.args[len(test.args)-1] == socket.path {
+				socket.master().Close()
+			}
+		}
+		again() // what is made once and kept
+		before := descriptors()
+		for range 8 {
+			again()
+		}
+		var after map[string]int
+		ended := func() bool {
+			after = descriptors()
+			for kind, n := range after {
+				if n > before[kind] {
+					return false
+				}
+			}
+			return len(h.processes()) == 2
+		}
+		for deadline := time.Now().Add(10 * time.Second); !ended(); time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Errorf("%s: the sentry had %v and has %v; processes: %q", test.name, before, after, h.processes())
+				break
+			}
+		}
 	}
 }

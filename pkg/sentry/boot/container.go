@@ -13,6 +13,7 @@ import (
 	"vitrine/pkg/control"
 	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/sentry/callfilter"
+	"vitrine/pkg/sentry/fs/gofer"
 	"vitrine/pkg/sentry/kernel"
 	"vitrine/pkg/sentry/memfile"
 	"vitrine/pkg/sentry/signals"
@@ -36,6 +37,10 @@ type container struct {
 	// resources are the limits as last set, read without a lock, in the middle of
 	// reads of files too.
 	resources atomic.Pointer[control.Resources]
+
+	// gofers are the file systems with a connection to a gofer. Whoever makes or
+	// destroys the container has them.
+	gofers []*vfs.Filesystem
 
 	// made is closed when Create is done with the container, well or not.
 	made chan struct{}
@@ -79,6 +84,7 @@ func (s *Sandbox) Create(args *control.CreateArgs) error {
 	err := c.create()
 	if err != nil {
 		c.kc.SetQuota(s.k, 0, 0)
+		c.closeGofers()
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -477,9 +483,20 @@ func (s *Sandbox) Destroy(id string) error {
 		s.end(waitStatus(c.init.ThreadGroup().ExitStatus()))
 	}
 	s.mu.Lock()
+	gone := s.containers[id] == c
 	delete(s.containers, id)
 	s.mu.Unlock()
+	if gone {
+		c.closeGofers()
+	}
 	return nil
+}
+
+// closeGofers ends the connections to the container's gofers, which end by that.
+func (c *container) closeGofers() {
+	for _, fs := range c.gofers {
+		gofer.Close(fs)
+	}
 }
 
 // State implements control.Sandbox.

@@ -99,6 +99,7 @@ func (c *container) goferFilesystem(conn *os.File, o gofer.Options, over control
 		client.Close()
 		return nil, err
 	}
+	c.gofers = append(c.gofers, lower)
 	if over != control.OverlayMemory {
 		return lower, nil
 	}

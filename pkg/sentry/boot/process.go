@@ -38,6 +38,11 @@ func (c *container) newTask(p *control.Process) (_ *kernel.Task, err error) {
 		if term, err = c.newTerminal(p.Console, p, cred); err != nil {
 			return nil, err
 		}
+		defer func() {
+			if term != nil {
+				term.close()
+			}
+		}()
 	}
 	fds, err := c.openFiles(p, term, cred)
 	if err != nil {
@@ -75,6 +80,7 @@ func (c *container) newTask(p *control.Process) (_ *kernel.Task, err error) {
 	}
 	if term != nil {
 		if err := term.tty.Attach(t.Job()); err != nil {
+			c.abandon(t)
 			return nil, failf(control.KindInternal, "controlling terminal: %v", err)
 		}
 		tg := t.ThreadGroup()
@@ -83,6 +89,7 @@ func (c *container) newTask(p *control.Process) (_ *kernel.Task, err error) {
 		c.terminals[tg] = consoleOf{term, drained}
 		c.s.mu.Unlock()
 		go term.finish(tg, drained)
+		term = nil
 	}
 	if p.OOMScoreAdj != nil {
 		t.ThreadGroup().OOMScoreAdj().Store(int32(*p.OOMScoreAdj))
@@ -106,13 +113,18 @@ func (c *container) newTask(p *control.Process) (_ *kernel.Task, err error) {
 		err = c.exec(t, p)
 	}
 	if err != nil {
-		// The task ends without ever having run the application.
-		t.ThreadGroup().Kill(kernel.ExitStatus{Signal: sigKill})
-		t.Start()
-		<-t.ThreadGroup().Done()
+		c.abandon(t)
 		return nil, err
 	}
 	return t, nil
+}
+
+// abandon ends a task without ever having run the application.
+func (c *container) abandon(t *kernel.Task) {
+	t.ThreadGroup().Kill(kernel.ExitStatus{Signal: sigKill})
+	t.Start()
+	<-t.ThreadGroup().Done()
+	c.settle(t.ThreadGroup())
 }
 
 // credentials are those of the process's user, with the capabilities that the

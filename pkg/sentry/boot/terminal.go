@@ -96,6 +96,11 @@ func (t *terminal) finish(tg *kernel.ThreadGroup, done chan<- struct{}) {
 	case <-time.After(drainTime):
 	}
 	close(done)
+	t.close()
+}
+
+// close hangs the terminal up.
+func (t *terminal) close() {
 	t.bridge.Close()
 	unix.Close(t.fd)
 }
