@@ -35,6 +35,8 @@ import (
 //     system call filter, as runc has it.
 //   - poststart, poststop: on the host.
 //
+// A hook on the host leads a process group, which ends with it when its time is up.
+//
 // One that fails ends the operation, and the container, and then the poststop
 // hooks run; but a failure of poststart or poststop is a warning, and those after
 // it run all the same.
@@ -104,6 +106,13 @@ func hookProcess(h *specs.Hook, state []byte, start func(*exec.Cmd) error) error
 	cmd.Env = h.Env
 	if cmd.Env == nil {
 		cmd.Env = []string{}
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error {
+		if err := unix.Kill(-cmd.Process.Pid, unix.SIGKILL); err != unix.ESRCH {
+			return err
+		}
+		return os.ErrProcessDone
 	}
 	cmd.Stdin = bytes.NewReader(state)
 	cmd.Stdout, cmd.Stderr = &output, &output
@@ -198,7 +207,7 @@ func inNamespaces(all []hookNamespace) func(*specs.Hook, []byte) error {
 			onPassingThread(func() {
 				err := enterNamespaces(all)
 				if err == nil {
-					cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
+					cmd.SysProcAttr.Unshareflags = unix.CLONE_NEWNS
 					err = cmd.Start()
 				}
 				started <- err
@@ -266,6 +275,10 @@ func (c *Container) inSandbox(client control.Sandbox) func(*specs.Hook, []byte) 
 		status, err := client.Wait(ctx, c.State.ID, pid)
 		if err != nil && ctx.Err() != nil {
 			client.Signal(c.State.ID, pid, int(unix.SIGKILL), false)
+			// Its status is kept until somebody has taken it.
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			defer cancel()
+			client.Wait(ctx, c.State.ID, pid)
 			return timedOut(h)
 		}
 		// A process that it has left behind must not hold us up.

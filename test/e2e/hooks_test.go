@@ -265,3 +265,29 @@ func TestStartContainerHookIsConfinedAsInit(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 }
+
+// A hook that hangs ends with all of its process group.
+func TestHookThatHangsLeavesNoProcess(t *testing.T) {
+	for _, stage := range []string{"createRuntime", "createContainer", "poststop"} {
+		t.Run(stage, func(t *testing.T) {
+			h := realHouse(t)
+			file := filepath.Join(h.bundle, "pids")
+			h.ociSpec("true", func(s, _, _ object) {
+				s["hooks"] = object{stage: array{shellHook("sleep 1000 & echo $$ $! > "+file+"; wait", object{"timeout": 1})}}
+			})
+			if r := h.run("run", "c"); !strings.Contains(r.stderr, "was killed after its timeout of 1 s") {
+				t.Errorf("%+v", r)
+			}
+			pids := strings.Fields(string(mustRead(t, file)))
+			if len(pids) != 2 {
+				t.Fatalf("the hook wrote %q", pids)
+			}
+			for _, pid := range pids {
+				eventually(t, "process "+pid+" has ended", func() bool {
+					b, err := os.ReadFile("/proc/" + pid + "/stat")
+					return err != nil || strings.Contains(string(b), ") Z ")
+				})
+			}
+		})
+	}
+}
