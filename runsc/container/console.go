@@ -48,7 +48,7 @@ func NewConsole(path string) (*Console, error) {
 		return nil, fmt.Errorf("the terminal's name: %w", err)
 	}
 	name := fmt.Sprintf("/dev/pts/%d", n)
-	file, err := os.OpenFile(name, os.O_RDWR|unix.O_NOCTTY, 0)
+	file, err := openPeer(fd, name)
 	if err != nil {
 		return nil, fmt.Errorf("opening the terminal: %w", err)
 	}
@@ -66,6 +66,19 @@ func NewConsole(path string) (*Console, error) {
 	}
 	c.readSize()
 	return c, nil
+}
+
+// openPeer opens the terminal of a master. The name need not lead to it, where another
+// devpts is mounted, or none: then Linux 4.13 opens it all the same (ioctl_tty(2)).
+func openPeer(master int, name string) (*os.File, error) {
+	fd, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(master), unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
+	switch errno {
+	case 0:
+		return os.NewFile(fd, name), nil
+	case unix.EINVAL, unix.ENOTTY:
+		return os.OpenFile(name, os.O_RDWR|unix.O_NOCTTY, 0)
+	}
+	return nil, &os.PathError{Op: "open", Path: name, Err: errno}
 }
 
 func sendConsole(path string, master *os.File, name string) error {
