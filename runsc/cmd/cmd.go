@@ -122,8 +122,7 @@ func Report(conf *config.Config, err error) int {
 	if err == nil {
 		return 0
 	}
-	var warning *container.HookWarning
-	if errors.As(err, &warning) {
+	if isWarning(err) {
 		logTo(conf, "warning", err.Error())
 		fmt.Fprintln(os.Stderr, "runsc: warning:", oneLine(err))
 		return 0
@@ -139,6 +138,13 @@ func Report(conf *config.Config, err error) int {
 	fmt.Fprintln(os.Stderr, "runsc:", oneLine(err))
 	logTo(conf, "error", oneLine(err))
 	return code
+}
+
+// isWarning says whether err is one of a hook that doesn't end the operation, and
+// nothing else.
+func isWarning(err error) bool {
+	_, is := err.(*container.HookWarning)
+	return is
 }
 
 func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }

@@ -53,11 +53,13 @@ func runCommand() *command {
 					if err := l.create(); err != nil {
 						return err
 					}
-					if err := c.Store.Start(args[0]); err != nil {
-						c.Store.Delete(args[0], true)
-						return err
+					err := c.Store.Start(args[0])
+					if err != nil && !isWarning(err) {
+						if deleteErr := c.Store.Delete(args[0], true); deleteErr != nil {
+							err = fmt.Errorf("%w; %w", err, deleteErr)
+						}
 					}
-					return nil
+					return err
 				}
 				l.keep = *keep
 				return l.runForeground()
@@ -222,8 +224,14 @@ func (l *launch) runForeground() error {
 	}
 	code, err := l.runCreated(created, signals)
 	if !l.keep || err != nil {
-		if destroyErr := created.Destroy(); err == nil {
-			err = destroyErr
+		switch destroyErr := created.Destroy(); {
+		case destroyErr == nil:
+		case err != nil:
+			return fmt.Errorf("%w; %w", err, destroyErr)
+		case isWarning(destroyErr):
+			Report(l.c.Config, destroyErr)
+		default:
+			return &exitError{max(code, 1), destroyErr}
 		}
 	}
 	if err == nil {
@@ -238,12 +246,10 @@ func (l *launch) runCreated(created *container.Created, signals chan os.Signal) 
 	}
 	stop := forwardSignals(created.Container, 0, l.console, signals)
 	defer stop()
-	if err := created.StartNow(); err != nil {
-		var warning *container.HookWarning
-		if !errors.As(err, &warning) {
-			return 0, err
-		}
+	if err := created.StartNow(); isWarning(err) {
 		Report(l.c.Config, err)
+	} else if err != nil {
+		return 0, err
 	}
 	return created.WaitExit()
 }

@@ -291,3 +291,48 @@ func TestHookThatHangsLeavesNoProcess(t *testing.T) {
 		})
 	}
 }
+
+// Hooks that fail with a warning don't decide how a command ends: what they accompany
+// does.
+func TestExitCodesBesideFailingHooks(t *testing.T) {
+	bad := func(says string) array { return array{shellHook("echo "+says+" >&2; exit 3", nil)} }
+	for _, test := range []struct {
+		name, script string
+		hooks        object
+		before, run  []string
+		code         int
+		says         string
+		status       string
+	}{
+		{"the container's exit code", "exit 7", object{"poststop": bad("after")}, nil, []string{"run", "c"}, 7,
+			"runsc: warning: hook poststop[0] /bin/sh: exit status 3: after\n", ""},
+		{"it runs in the background", "exec sleep 1000", object{"poststart": bad("begun")}, nil, []string{"run", "--detach", "c"}, 0,
+			"runsc: warning: hook poststart[0] /bin/sh: exit status 3: begun\n", "running"},
+		{"another hook ends it", "exec sleep 1000", object{"poststop": bad("after"), "startContainer": bad("before")}, []string{"create", "c"}, []string{"start", "c"}, 1,
+			"runsc: hook startContainer[0] /bin/sh: exit status 3: before; hook poststop[0] /bin/sh: exit status 3: after\n", ""},
+		{"another hook ends it in the foreground", "exec sleep 1000", object{"poststop": bad("after"), "startContainer": bad("before")}, nil, []string{"run", "c"}, 1,
+			"runsc: hook startContainer[0] /bin/sh: exit status 3: before; hook poststop[0] /bin/sh: exit status 3: after\n", ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			h := realHouse(t)
+			h.ociSpec(test.script, func(s, _, _ object) { s["hooks"] = test.hooks })
+			if test.before != nil {
+				h.must(test.before...)
+			}
+			out, err := os.Create(filepath.Join(h.bundle, "out"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer out.Close()
+			cmd := h.command(test.run...)
+			cmd.Stdout, cmd.Stderr = out, out
+			cmd.Run()
+			if said := string(mustRead(t, out.Name())); cmd.ProcessState.ExitCode() != test.code || said != test.says {
+				t.Errorf("exit code %d, want %d; it says %q, want %q", cmd.ProcessState.ExitCode(), test.code, said, test.says)
+			}
+			if got := h.status("c"); test.status != "" && got != test.status || test.status == "" && !strings.Contains(got, "does not exist") {
+				t.Errorf("afterwards it is %q, want %q", got, test.status)
+			}
+		})
+	}
+}
