@@ -22,7 +22,6 @@ import (
 	"vitrine/pkg/control"
 	"vitrine/runsc/config"
 	"vitrine/runsc/container"
-	"vitrine/runsc/spec"
 )
 
 // Context is what a command works with.
@@ -217,9 +216,6 @@ func preserved(n int) []*os.File {
 	return files
 }
 
-// load reads a container and its exec defaults.
-func (c *Context) load(id string) (*container.Container, error) { return c.Store.Load(id) }
-
 func printJSON(v any) error {
 	b, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
@@ -228,6 +224,3 @@ func printJSON(v any) error {
 	_, err = fmt.Printf("%s\n", b)
 	return err
 }
-
-// validIDAnd checks the ID that is a command's first argument.
-func validID(args []string) (string, error) { return args[0], spec.ValidateID(args[0]) }

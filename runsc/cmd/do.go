@@ -115,9 +115,12 @@ func (c *Context) sweep() {
 		if n, _ := fmt.Sscanf(strings.TrimPrefix(id, doPrefix), "%d", &pid); n != 1 || !strings.HasPrefix(id, doPrefix) {
 			continue
 		}
-		// The ID has the pid of its runsc.
-		if unix.Kill(pid, 0) == unix.ESRCH {
+		// The ID has the pid of its runsc, which may be another process's by now, or
+		// this one's.
+		if pid == os.Getpid() || unix.Kill(pid, 0) == unix.ESRCH {
 			c.Store.Delete(id, true)
+		} else if left, err := c.Store.Load(id); err == nil && left.State.Complete && !left.State.Sentry.Alive() {
+			c.Store.Delete(id, false)
 		}
 	}
 }

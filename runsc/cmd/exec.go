@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -163,7 +164,7 @@ func (e *execution) spec(c *container.Container, args []string) (*specs.Process,
 }
 
 func (e *execution) run(ctx *Context, id string, args []string) error {
-	c, err := ctx.load(id)
+	c, err := ctx.Store.Load(id)
 	if err != nil {
 		return err
 	}
@@ -223,17 +224,20 @@ func (e *execution) run(ctx *Context, id string, args []string) error {
 	if err != nil {
 		return fmt.Errorf("exec in container %q: %w", id, err)
 	}
-	if e.internalPIDFile != "" {
-		if err := writePIDFile(e.internalPIDFile, int(pid)); err != nil {
-			return err
-		}
+	err = writePIDFile(e.internalPIDFile, int(pid))
+	if err == nil && e.detach {
+		err = e.leave(ctx, id, pid, console)
+	} else if err == nil {
+		err = writePIDFile(e.pidFile, os.Getpid())
+	}
+	if err != nil {
+		// Nobody would know of it, nor ask for its status.
+		client.Signal(id, pid, int(unix.SIGKILL), false)
+		client.Wait(context.Background(), id, pid)
+		return err
 	}
 	if e.detach {
-		return e.leave(ctx, client, id, pid, console)
-	}
-	if err := writePIDFile(e.pidFile, os.Getpid()); err != nil {
-		client.Signal(id, pid, int(unix.SIGKILL), false)
-		return err
+		return nil
 	}
 	stop := forwardSignals(c, pid, console, signals)
 	code, err := c.Wait(context.Background(), pid)
@@ -245,24 +249,22 @@ func (e *execution) run(ctx *Context, id string, args []string) error {
 }
 
 // leave starts the process that stands for the one in the container.
-func (e *execution) leave(ctx *Context, client *control.Client, id string, pid int32, console *container.Console) error {
+func (e *execution) leave(ctx *Context, id string, pid int32, console *container.Console) error {
 	var leads *os.File
 	if console != nil && !console.Own {
 		leads = console.File
 	}
 	waiter, err := ctx.startWaiter(id, pid, leads)
-	if err == nil {
-		err = writePIDFile(e.pidFile, waiter)
-	}
 	if err != nil {
-		client.Signal(id, pid, int(unix.SIGKILL), false)
+		return err
 	}
-	return err
+	return writePIDFile(e.pidFile, waiter)
 }
 
 // startWaiter starts a runsc that ends as process pid of the container does.
 // Its parent will be whoever adopts orphans: an engine's shim. With a console,
-// it leads the console's session and follows its size.
+// it leads the console's session and follows its size. It holds no directory of the
+// caller's, which may be one to unmount.
 func (c *Context) startWaiter(id string, pid int32, console *os.File) (int, error) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
@@ -278,14 +280,18 @@ func (c *Context) startWaiter(id string, pid int32, console *os.File) (int, erro
 	defer theirs.Close()
 	files := []*os.File{null, null, null, theirs}
 	sys := &syscall.SysProcAttr{Setsid: true}
-	args := []string{"runsc", "--root", c.Store.Root, "waiter"}
+	root, err := filepath.Abs(c.Store.Root)
+	if err != nil {
+		return 0, err
+	}
+	args := []string{"runsc", "--root", root, "waiter"}
 	if console != nil {
 		sys.Setctty, sys.Ctty = true, len(files)
 		args = append(args, "--console-fd="+strconv.Itoa(len(files)))
 		files = append(files, console)
 	}
-	args = append(args, id, childPID(pid))
-	p, err := os.StartProcess("/proc/self/exe", args, &os.ProcAttr{Env: []string{}, Files: files, Sys: sys})
+	args = append(args, id, fmt.Sprint(pid))
+	p, err := os.StartProcess("/proc/self/exe", args, &os.ProcAttr{Dir: "/", Env: []string{}, Files: files, Sys: sys})
 	if err != nil {
 		return 0, fmt.Errorf("starting the waiter: %w", err)
 	}
@@ -321,7 +327,7 @@ func (c *Context) waiter(id, pidText string, consoleFD int, ready *os.File) erro
 	if err != nil {
 		return fmt.Errorf("%q is not a pid", pidText)
 	}
-	target, err := c.load(id)
+	target, err := c.Store.Load(id)
 	if err != nil {
 		return err
 	}

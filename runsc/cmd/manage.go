@@ -68,7 +68,7 @@ func describe(c *container.Container) (*listed, error) {
 
 func stateCommand() *command {
 	return simple("state", "ID", "print the state of a container as JSON", 1, 1, func(c *Context, args []string) error {
-		target, err := c.load(args[0])
+		target, err := c.Store.Load(args[0])
 		if err != nil {
 			return err
 		}
@@ -86,34 +86,32 @@ func listCommand() *command {
 			format := stringFlag(f, "table", "table or json", "format", "f")
 			quiet := boolFlag(f, "print IDs only", "quiet", "q")
 			return func(c *Context, _ []string) error {
-				all, err := c.Store.List()
-				if err != nil {
-					return err
-				}
+				all, failed := c.Store.List()
 				if *quiet {
 					for _, one := range all {
 						fmt.Println(one.State.ID)
 					}
-					return nil
+					return failed
 				}
 				rows := []*listed{}
 				for _, one := range all {
 					l, err := describe(one)
 					if err != nil {
-						return err
+						failed = errors.Join(failed, fmt.Errorf("container %q: %w", one.State.ID, err))
+						continue
 					}
 					rows = append(rows, l)
 				}
 				switch *format {
 				case "json":
-					return json.NewEncoder(os.Stdout).Encode(rows)
+					return errors.Join(json.NewEncoder(os.Stdout).Encode(rows), failed)
 				case "table":
 					w := tabwriter.NewWriter(os.Stdout, 12, 1, 3, ' ', 0)
 					fmt.Fprint(w, "ID\tPID\tSTATUS\tBUNDLE\tCREATED\tOWNER\n")
 					for _, l := range rows {
 						fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%s\n", l.ID, l.PID, l.Status, l.Bundle, l.Created.Format(time.RFC3339Nano), l.Owner)
 					}
-					return w.Flush()
+					return errors.Join(w.Flush(), failed)
 				}
 				return fmt.Errorf("--format %q is neither table nor json", *format)
 			}
@@ -141,7 +139,7 @@ func psCommand() *command {
 		setup: func(f *flag.FlagSet) func(*Context, []string) error {
 			format := stringFlag(f, "table", "table, or json: the host pids that stand for the container", "format", "f")
 			return func(c *Context, args []string) error {
-				target, err := c.load(args[0])
+				target, err := c.Store.Load(args[0])
 				if err != nil {
 					return err
 				}
@@ -209,7 +207,7 @@ func waitCommand() *command {
 		setup: func(f *flag.FlagSet) func(*Context, []string) error {
 			pid := f.Int("pid", 0, "wait for this process of the sandbox instead of init")
 			return func(c *Context, args []string) error {
-				target, err := c.load(args[0])
+				target, err := c.Store.Load(args[0])
 				if err != nil {
 					return err
 				}
@@ -236,7 +234,7 @@ func killCommand() *command {
 						return err
 					}
 				}
-				target, err := c.load(args[0])
+				target, err := c.Store.Load(args[0])
 				if err != nil {
 					return err
 				}
@@ -298,7 +296,7 @@ func resumeCommand() *command {
 }
 
 func withClient(c *Context, id string, f func(*control.Client) error) error {
-	target, err := c.load(id)
+	target, err := c.Store.Load(id)
 	if err != nil {
 		return err
 	}
@@ -325,13 +323,22 @@ func updateCommand() *command {
 					return nil
 				})
 			}
-			unsigned := func(p **uint64) func(int64) { return func(n int64) { u := uint64(n); *p = &u } }
+			unsigned := func(name, usage string, p **uint64) {
+				f.Func(name, usage, func(s string) error {
+					n, err := strconv.ParseUint(s, 10, 64)
+					if err != nil {
+						return errors.New("is not a number from 0 on")
+					}
+					*p = &n
+					return nil
+				})
+			}
 			number("memory", "memory limit in bytes", func(n int64) { r.Memory.Limit = &n })
 			number("memory-reservation", "memory reservation in bytes", func(n int64) { r.Memory.Reservation = &n })
 			number("memory-swap", "limit of memory and swap in bytes", func(n int64) { r.Memory.Swap = &n })
 			number("cpu-quota", "microseconds a period", func(n int64) { r.CPU.Quota = &n })
-			number("cpu-period", "length of a period in microseconds", unsigned(&r.CPU.Period))
-			number("cpu-share", "weight against other containers", unsigned(&r.CPU.Shares))
+			unsigned("cpu-period", "length of a period in microseconds", &r.CPU.Period)
+			unsigned("cpu-share", "weight against other sandboxes", &r.CPU.Shares)
 			number("pids-limit", "processes", func(n int64) { r.Pids = &specs.LinuxPids{Limit: n} })
 			f.StringVar(&r.CPU.Cpus, "cpuset-cpus", "", "processors to use")
 			f.StringVar(&r.CPU.Mems, "cpuset-mems", "", "memory nodes to use")
@@ -352,12 +359,15 @@ func updateCommand() *command {
 						return fmt.Errorf("--resources: %w", err)
 					}
 				}
-				target, err := c.load(args[0])
+				target, err := c.Store.Load(args[0])
 				if err != nil {
 					return err
 				}
 				if err := spec.ValidateResources(r); err != nil {
 					return err
+				}
+				if r.CPU != nil && r.CPU.Shares != nil && target.State.Sandbox != target.State.ID {
+					c.warn(container.SharesWarning)
 				}
 				return c.Store.Update(target.State.ID, r)
 			}
@@ -418,11 +428,6 @@ func platformsCommand() *command {
 		fmt.Println("auto     systrap where it works, else ptrace")
 		fmt.Println("systrap  system calls become signals; needs Linux 5.9 and a processor with FSGSBASE")
 		fmt.Println("ptrace   PTRACE_SYSEMU; works wherever ptrace does; slow")
-		note := ""
-		if err := unix.Access("/dev/kvm", unix.R_OK|unix.W_OK); err != nil {
-			note = fmt.Sprintf(" (not here: /dev/kvm: %v)", err)
-		}
-		fmt.Println("kvm      virtual processors of /dev/kvm" + note)
 		return nil
 	})
 }

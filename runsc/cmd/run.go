@@ -300,6 +300,3 @@ func forwardSignals(c *container.Container, pid int32, console *container.Consol
 		<-ended
 	}
 }
-
-// childPID formats a pid for an argument.
-func childPID(pid int32) string { return fmt.Sprint(pid) }

@@ -69,7 +69,7 @@ func (c *Config) Register(f *flag.FlagSet) {
 	f.StringVar(&c.LogFormat, "log-format", "text", "format of that file: text or json")
 	f.BoolVar(&c.Debug, "debug", false, "log what helps to find mistakes to --debug-log")
 	f.StringVar(&c.DebugLog, "debug-log", "", "file for the sandbox's own log; %ID% stands for the container's ID")
-	f.StringVar(&c.Platform, "platform", "auto", "how application code is run: auto, systrap, ptrace or kvm")
+	f.StringVar(&c.Platform, "platform", "auto", "how application code is run: auto, systrap or ptrace")
 	f.StringVar(&c.Network, "network", "none", "what the sandbox's network is connected to: none (loopback only)")
 	f.StringVar(&c.Overlay, "overlay", "root", "what of the host is written in memory only: root, all or none")
 	f.StringVar(&c.FileAccess, "file-access", "exclusive", "who changes the root while the container runs: exclusive (it alone) or shared")
@@ -113,7 +113,7 @@ func (c *Config) Load(f *flag.FlagSet) error {
 func (c *Config) check() error {
 	for _, x := range []struct{ flag, value, allowed string }{
 		{"log-format", c.LogFormat, "text json"},
-		{"platform", c.Platform, "auto systrap ptrace kvm"},
+		{"platform", c.Platform, "auto systrap ptrace"},
 		{"network", c.Network, "none"},
 		{"overlay", c.Overlay, "root all none"},
 		{"file-access", c.FileAccess, "exclusive shared"},

@@ -198,6 +198,11 @@ func (s *Store) Delete(id string, force bool) error {
 		if !force {
 			return err
 		}
+		// Which processes there are isn't known, but where a sentry listens is.
+		c = &Container{store: s, State: State{ID: id, Sandbox: id}}
+		if err := c.endInSentry(); err != nil {
+			return err
+		}
 		return e.remove()
 	}
 	// By force, also one whose sentry doesn't answer.
@@ -384,10 +389,7 @@ func (s *Store) containerOfPath(path string) *Container {
 	if n, _ := fmt.Sscanf(rest, "%d/ns/", &pid); n != 1 {
 		return nil
 	}
-	all, err := s.List()
-	if err != nil {
-		return nil
-	}
+	all, _ := s.List() // those that can be read
 	for _, c := range all {
 		// The pid of one that has ended may be anybody's by now.
 		if p := c.process(); p.PID == pid && p.Alive() {

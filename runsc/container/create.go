@@ -20,6 +20,9 @@ import (
 	"vitrine/runsc/spec"
 )
 
+// SharesWarning is what becomes of a weight of processor time inside a pod.
+const SharesWarning = "linux.resources.cpu.shares has no effect on a container inside a pod: the host weighs sandboxes against each other, not the containers of one"
+
 // CreateOptions describes a container to create.
 type CreateOptions struct {
 	ID     string
@@ -124,7 +127,7 @@ func (k *creation) run() (*Created, error) {
 		o.Warn(w)
 	}
 	if c := k.plan.Args.Resources; o.Join != "" && c.CPUShares > 0 {
-		o.Warn("linux.resources.cpu.shares: weights are held between sandboxes, not between the containers of one")
+		o.Warn(SharesWarning)
 	}
 	k.state.Rootfs, k.state.Limits = k.plan.Attach[0].Name, k.plan.Args.Resources
 	if err := k.startProcesses(); err != nil {
@@ -345,12 +348,6 @@ func (k *creation) startSentry(startIn *os.File) error {
 		c.sys.Setctty = true
 		c.sys.Ctty = len(c.files) - 1
 	}
-	if device, err := k.openDevice(); err != nil {
-		return err
-	} else if device != nil {
-		defer device.Close()
-		c.flag("device-fd", device)
-	}
 	inCgroup(c, startIn)
 	if k.sentry, err = c.start(); err != nil {
 		return err
@@ -375,18 +372,6 @@ func (k *creation) openLog() (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("--debug-log: %w", err)
-	}
-	return f, nil
-}
-
-// openDevice opens the platform's device: the sentry is not allowed to.
-func (k *creation) openDevice() (*os.File, error) {
-	if k.conf.Platform != "kvm" {
-		return nil, nil
-	}
-	f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
-	if err != nil {
-		return nil, fmt.Errorf("--platform=kvm: %w", err)
 	}
 	return f, nil
 }

@@ -230,13 +230,15 @@ func (s *Store) Load(id string) (*Container, error) {
 	return c, nil
 }
 
-// List loads all containers, by ID. One that goes meanwhile is left out.
+// List loads all containers, by ID. One that goes meanwhile is left out, and so is
+// one whose state can't be read, which is part of the error then.
 func (s *Store) List() ([]*Container, error) {
 	entries, err := os.ReadDir(s.Root)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	var all []*Container
+	var failures []error
 	for _, e := range entries {
 		if spec.ValidateID(e.Name()) != nil || !e.IsDir() {
 			continue
@@ -246,10 +248,11 @@ func (s *Store) List() ([]*Container, error) {
 			continue
 		}
 		if err != nil {
-			return nil, err
+			failures = append(failures, err)
+			continue
 		}
 		all = append(all, c)
 	}
 	sort.Slice(all, func(i, j int) bool { return all[i].State.ID < all[j].State.ID })
-	return all, nil
+	return all, errors.Join(failures...)
 }

@@ -121,7 +121,7 @@ func ValidateID(id string) error {
 	if id == "" {
 		return errors.New("the container ID is empty")
 	}
-	if len(id) > 1024 || len(id) > 255-len(".lock") {
+	if len(id) > unix.NAME_MAX {
 		return fmt.Errorf("container ID of %d characters is too long", len(id))
 	}
 	for i, r := range id {
@@ -186,9 +186,9 @@ func Validate(s *specs.Spec) error {
 			return err
 		}
 	}
-	for field, name := range map[string]string{"hostname": s.Hostname, "domainname": s.Domainname} {
-		if name != "" && !hasNamespace(s, specs.UTSNamespace) {
-			return fmt.Errorf("%s needs a namespace of type uts in linux.namespaces", field)
+	for _, x := range []struct{ field, name string }{{"hostname", s.Hostname}, {"domainname", s.Domainname}} {
+		if x.name != "" && !hasNamespace(s, specs.UTSNamespace) {
+			return fmt.Errorf("%s needs a namespace of type uts in linux.namespaces", x.field)
 		}
 	}
 	return nil

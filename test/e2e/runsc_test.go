@@ -258,7 +258,7 @@ func TestCommands(t *testing.T) {
 		{name: "forced delete of nothing", run: []string{"delete", "--force", "c"}},
 		{name: "unknown command", run: []string{"frobnicate"}, code: 1, stderr: "runsc: there is no command \"frobnicate\"; .*\n"},
 		{name: "unknown flag", run: []string{"run", "--frobnicate", "c"}, code: 1, stderr: "runsc: run: flag provided but not defined: -frobnicate\n"},
-		{name: "unknown global value", run: []string{"--platform=vax", "list"}, code: 1, stderr: "runsc: --platform=vax is not supported; it is one of: auto, systrap, ptrace, kvm\n"},
+		{name: "unknown global value", run: []string{"--platform=vax", "list"}, code: 1, stderr: "runsc: --platform=vax is not supported; it is one of: auto, systrap, ptrace\n"},
 		{name: "missing argument", run: []string{"state"}, code: 1, stderr: "runsc: state takes 1 argument\\(s\\); usage: runsc state ID\n"},
 		{name: "empty list", run: []string{"list"}, stdout: "ID +PID +STATUS +BUNDLE +CREATED +OWNER\n"},
 		{name: "empty JSON list", run: []string{"list", "--format", "json"}, stdout: "\\[\\]\n"},
@@ -286,7 +286,7 @@ func TestCommands(t *testing.T) {
 		{name: "help of a command", run: []string{"kill", "--help"}, stdout: "(?s)kill \\[--all\\] ID \\[SIGNAL\\] - .*"},
 		{name: "version", run: []string{"--version"}, stdout: "runsc version .*\nspec: 1.*\n"},
 		{name: "features", run: []string{"features"}, stdout: "(?s).*\"ociVersionMax\": \"1.*"},
-		{name: "platforms", run: []string{"platforms"}, stdout: "(?s)auto .*kvm.*"},
+		{name: "platforms", run: []string{"platforms"}, stdout: "(?s)auto .*ptrace.*"},
 		{name: "events without stats", run: []string{"events", "c"}, code: 1, stderr: "runsc: events without --stats is not supported\n"},
 	} {
 		try := func(t *testing.T, h *house) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 	"sync/atomic"
 
@@ -48,8 +49,11 @@ type container struct {
 	// Guarded by Sandbox.mu.
 	status control.Status
 	init   *kernel.Task
-	// execed are processes of Exec whose status somebody may still ask for.
-	execed map[int32]*kernel.ThreadGroup
+	// execed are processes of Exec whose status somebody may still ask for;
+	// unclaimed those of them that have ended, in that order, and may since have
+	// been asked for.
+	execed    map[int32]*kernel.ThreadGroup
+	unclaimed []*kernel.ThreadGroup
 	// terminals are those of processes that were started with one.
 	terminals map[*kernel.ThreadGroup]consoleOf
 }
@@ -253,16 +257,53 @@ func (s *Sandbox) Exec(args *control.ExecArgs) (int32, error) {
 	c.execed[pid] = tg
 	s.mu.Unlock()
 	t.Start()
-	if !args.KeepExit {
-		go func() {
-			<-tg.Done()
-			c.settle(tg)
-			s.mu.Lock()
-			delete(c.execed, pid)
-			s.mu.Unlock()
-		}()
-	}
+	go func() {
+		<-tg.Done()
+		if args.KeepExit {
+			c.keep(pid, tg)
+			return
+		}
+		c.settle(tg)
+		c.forget(pid, tg)
+	}()
 	return pid, nil
+}
+
+// maxUnclaimed is how many processes of Exec may end before the status of one that
+// nobody has asked for is forgotten: who would have asked may be dead.
+const maxUnclaimed = 1024
+
+// keep notes that a process of Exec has ended.
+func (c *container) keep(pid int32, tg *kernel.ThreadGroup) {
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	if c.execed[pid] != tg {
+		return // it was quickly asked for
+	}
+	if c.unclaimed = append(c.unclaimed, tg); len(c.unclaimed) <= maxUnclaimed {
+		return
+	}
+	oldest := c.unclaimed[0]
+	c.unclaimed = c.unclaimed[1:]
+	delete(c.terminals, oldest)
+	for pid, tg := range c.execed {
+		if tg == oldest {
+			delete(c.execed, pid)
+			break
+		}
+	}
+}
+
+// forget drops the status of a process of Exec.
+func (c *container) forget(pid int32, tg *kernel.ThreadGroup) {
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	if c.execed[pid] == tg {
+		delete(c.execed, pid)
+	}
+	if i := slices.Index(c.unclaimed, tg); i >= 0 {
+		c.unclaimed = slices.Delete(c.unclaimed, i, i+1)
+	}
 }
 
 // process returns the process with a pid of the outermost namespace; zero is
@@ -302,9 +343,7 @@ func (s *Sandbox) Wait(ctx context.Context, id string, pid int32) (control.WaitS
 	}
 	c.settle(tg)
 	if pid != 0 {
-		s.mu.Lock()
-		delete(c.execed, pid)
-		s.mu.Unlock()
+		c.forget(pid, tg)
 	}
 	return waitStatus(tg.ExitStatus()), nil
 }

@@ -35,8 +35,6 @@ import (
 type Options struct {
 	// Platform is the name of a platform or "auto".
 	Platform string
-	// Device is the platform's device (/dev/kvm), or nil.
-	Device *os.File
 	// TotalMemory is the memory that the sandbox shows, in bytes; 0: as much
 	// as the host has.
 	TotalMemory uint64
@@ -126,8 +124,7 @@ func parse(args []string) (*process, error) {
 	file(&p.exit, "exit-fd", "a file to write the exit status to")
 	file(&p.console, "console-fd", "the controlling terminal, whose size is the root container's console's")
 	file(&p.options.Log, "log-fd", "where logs go")
-	file(&p.options.Device, "device-fd", "the platform's device")
-	flags.StringVar(&p.options.Platform, "platform", "auto", "ptrace, systrap, kvm or auto")
+	flags.StringVar(&p.options.Platform, "platform", "auto", "ptrace, systrap or auto")
 	flags.Uint64Var(&p.options.TotalMemory, "total-memory", 0, "memory that the sandbox shows, in bytes")
 	flags.IntVar(&p.options.CPUs, "cpus", 0, "processors that the sandbox shows")
 	flags.IntVar(&p.options.MaxTasks, "max-tasks", 0, "processes and threads that the sandbox may have")
