@@ -18,7 +18,20 @@ import (
 
 func main() { os.Exit(run()) }
 
+// inheritedFiles counts the descriptors from 3 on that the caller has left open. Those
+// that the Go runtime has opened are close-on-exec; what is inherited is not.
+func inheritedFiles() int {
+	n := 0
+	for {
+		if flags, err := unix.FcntlInt(uintptr(3+n), unix.F_GETFD, 0); err != nil || flags&unix.FD_CLOEXEC != 0 {
+			return n
+		}
+		n++
+	}
+}
+
 func run() int {
+	inherited := inheritedFiles()
 	// What the caller has left open must not reach a child. Those that a
 	// command hands on on purpose go by another way.
 	unix.CloseRange(3, 1<<31-1, unix.CLOSE_RANGE_CLOEXEC)
@@ -80,6 +93,6 @@ func run() int {
 	case err != nil:
 		return cmd.Report(conf, fmt.Errorf("%s: %w", name, err))
 	}
-	shared := &cmd.Context{Config: conf, Store: &container.Store{Root: conf.Root}}
+	shared := &cmd.Context{Config: conf, Store: &container.Store{Root: conf.Root}, Inherited: inherited}
 	return int(command.Execute(context.Background(), commandFlags, shared))
 }

@@ -28,6 +28,8 @@ import (
 type Context struct {
 	Config *config.Config
 	Store  *container.Store
+	// Inherited is how many descriptors from 3 on runsc was started with.
+	Inherited int
 }
 
 // exitError is an error with an exit code, or, without an error, just a code.
@@ -207,13 +209,17 @@ func writePIDFile(path string, pid int) error {
 	return nil
 }
 
-// preserved are the descriptors that --preserve-fds hands on.
-func preserved(n int) []*os.File {
+// preserved are the n descriptors that --preserve-fds hands on. One that isn't the
+// caller's would be runsc's own.
+func (c *Context) preserved(n int) ([]*os.File, error) {
+	if n < 0 || n > c.Inherited {
+		return nil, fmt.Errorf("--preserve-fds=%d: the caller has left %d descriptor(s) open from 3 on", n, c.Inherited)
+	}
 	var files []*os.File
 	for fd := 3; fd < 3+n; fd++ {
 		files = append(files, os.NewFile(uintptr(fd), fmt.Sprintf("descriptor %d", fd)))
 	}
-	return files
+	return files, nil
 }
 
 func printJSON(v any) error {

@@ -171,6 +171,10 @@ func (e *execution) run(ctx *Context, id string, args []string) error {
 	if c.State.Process == nil {
 		return fmt.Errorf("cannot exec in container %q: it is being created", id)
 	}
+	extra, err := ctx.preserved(e.preserveFDs)
+	if err != nil {
+		return err
+	}
 	process, err := e.spec(c, args)
 	if err != nil {
 		return err
@@ -212,7 +216,7 @@ func (e *execution) run(ctx *Context, id string, args []string) error {
 	} else {
 		p.Stdio = [3]*os.File{os.Stdin, os.Stdout, os.Stderr}
 	}
-	p.ExtraFiles = preserved(e.preserveFDs)
+	p.ExtraFiles = extra
 	if err := container.Duplicate(p); err != nil {
 		return err
 	}

@@ -98,14 +98,15 @@ func (c *Context) newLaunch(b *bundleFlags, id string) (*launch, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c.launchOf(b, id, bundle, s), nil
+	l := c.launchOf(b, id, bundle, s)
+	l.options.ExtraFiles, err = c.preserved(b.preserveFDs)
+	return l, err
 }
 
 func (c *Context) launchOf(b *bundleFlags, id, bundle string, s *specs.Spec) *launch {
 	return &launch{c: c, flags: b, options: container.CreateOptions{
 		ID: id, Bundle: bundle, Spec: s, Join: c.joins(s), Warn: c.warn,
-		Stdio:      [3]*os.File{os.Stdin, os.Stdout, os.Stderr},
-		ExtraFiles: preserved(b.preserveFDs),
+		Stdio: [3]*os.File{os.Stdin, os.Stdout, os.Stderr},
 	}}
 }
 

@@ -662,6 +662,16 @@ func TestPreservedDescriptors(t *testing.T) {
 	if b, _ := io.ReadAll(r); string(b) != "hello\n" {
 		t.Errorf("got %q", b)
 	}
+	// Beyond those there are runsc's own.
+	h.spec(nil, "sleep")
+	h.must("run", "--detach", "other")
+	for _, args := range [][]string{{"run", "--preserve-fds=3", "c"}, {"run", "--preserve-fds=-1", "c"}, {"exec", "--preserve-fds=3", "other", "true"}} {
+		cmd := h.command(args...)
+		cmd.ExtraFiles = []*os.File{os.Stdin, os.Stdin}
+		if out, err := cmd.CombinedOutput(); err == nil || !oneSentence(string(out)) || !strings.Contains(string(out), "the caller has left 2 descriptor(s) open from 3 on") {
+			t.Errorf("%v: %q, %v", args, out, err)
+		}
+	}
 }
 
 // What the caller left open goes to neither sentry nor gofer.
