@@ -106,11 +106,33 @@ func postureOf(t *testing.T, dir string, names [][2]string) *posture {
 	return p
 }
 
-// What a running sentry, its stubs and its gofer have of the host equals a list.
-// Whoever changes one of them changes the list, and has to say why.
+// What a running sentry, its stubs and its gofer have of the host equals a list, on
+// each platform. Whoever changes one of them changes the list, and has to say why.
 func TestPosture(t *testing.T) {
+	for _, test := range []struct {
+		platform string
+		// sentry and stub are the descriptors that the platform has beside those of
+		// all, once and for each of n stubs.
+		sentry, stub func(n int) []string
+	}{
+		{"ptrace", func(int) []string { return nil }, func(int) []string { return nil }},
+		{"systrap", func(n int) []string {
+			// What hears of the end of stubs and is told to stop doing so; for each stub
+			// its process, and where it reports.
+			return slices.Concat([]string{"anon_inode:[eventpoll]", "anon_inode:[eventfd]"},
+				slices.Repeat([]string{"anon_inode:[pidfd]", "anon_inode:[eventfd]"}, n))
+		}, func(n int) []string {
+			// Where each reports: stubs share their table of descriptors.
+			return slices.Repeat([]string{"anon_inode:[eventfd]"}, n)
+		}},
+	} {
+		t.Run(test.platform, func(t *testing.T) { testPosture(t, test.platform, test.sentry, test.stub) })
+	}
+}
+
+func testPosture(t *testing.T, platform string, ofSentry, ofStub func(n int) []string) {
 	h := newRealHouse(t)
-	h.flags = []string{"--platform=ptrace"}
+	h.flags = []string{"--platform=" + platform}
 	h.spec(asRoot(nil), "sh", "-c", "echo up; read x")
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
@@ -138,82 +160,93 @@ func TestPosture(t *testing.T) {
 		t.Fatal(n, err)
 	}
 	sentry, gofer := h.families(t)
-	stubs := descendants(t, sentry)
-	if len(stubs) == 0 {
-		t.Fatal("there is no stub")
-	}
 
 	none := "CapInh 0000000000000000, CapPrm 0000000000000000, CapEff 0000000000000000, CapBnd 0000000000000000, CapAmb 0000000000000000, NoNewPrivs 1, Seccomp 2, Seccomp_filters 1"
 	nobody := "Uid 65534 65534 65534 65534, Gid 65534 65534 65534 65534, Groups , "
 	jail := []string{"/ / ro,nosuid,nodev,noexec,relatime - tmpfs jail ro,size=4k,nr_inodes=2,mode=555,uid=65534,gid=65534"}
-	want := map[string]*posture{
-		"sentry": {
-			status: nobody + none, own: "ipc mnt net pid user uts", root: "[] <nil>", cwd: "/", mounts: jail, cores: "0 0 bytes",
-			environment: []string{"GODEBUG", "GOMAXPROCS"},
-			files: []string{
-				"/dev/null", "/dev/null", // standard input and output
-				"/dev/null",                             // the container's standard error
-				"/memfd:sentry-stderr (deleted)",        // standard error
-				"/memfd:vitrine-memory (deleted)",       // all memory of applications
-				"/memfd:vitrine-stub-control (deleted)", // what stubs are told by
-				"anon_inode:[eventfd]",                  // of the Go runtime's poller
-				"anon_inode:[eventpoll]",                // the Go runtime's
-				"anon_inode:[eventpoll]",                // of the container's descriptors
-				"pipe", "pipe",                          // the container's standard input and output
-				"socket", "socket", "socket", "socket", // the line to runsc, control, the factory of stubs, the gofer
-				"state/exit", // the exit status is written to it
-				"tree/bin/busybox",
+	sorted := func(files ...string) []string { slices.Sort(files); return files }
+	// wanted is what there is with n stubs, beside the process that makes them.
+	wanted := func(n int) map[string]*posture {
+		return map[string]*posture{
+			"sentry": {
+				status: nobody + none, own: "ipc mnt net pid user uts", root: "[] <nil>", cwd: "/", mounts: jail, cores: "0 0 bytes",
+				environment: []string{"GODEBUG", "GOMAXPROCS"},
+				files: sorted(append(ofSentry(n),
+					"/dev/null", "/dev/null", // standard input and output
+					"/dev/null",                             // the container's standard error
+					"/memfd:sentry-stderr (deleted)",        // standard error
+					"/memfd:vitrine-memory (deleted)",       // all memory of applications
+					"/memfd:vitrine-stub-control (deleted)", // what stubs are told by
+					"anon_inode:[eventfd]",                  // of the Go runtime's poller
+					"anon_inode:[eventpoll]",                // the Go runtime's
+					"anon_inode:[eventpoll]",                // of the container's descriptors
+					"pipe", "pipe",                          // the container's standard input and output
+					"socket", "socket", "socket", "socket", // the line to runsc, control, the factory of stubs, the gofer
+					"state/exit", // the exit status is written to it
+					"tree/bin/busybox",
+				)...),
 			},
-		},
-		"stub": {
-			status: nobody + none, own: "ipc mnt net pid user uts", root: "[] <nil>", cwd: "/", mounts: jail, cores: "0 0 bytes",
-			files: []string{
-				"/memfd:vitrine-memory (deleted)", "/memfd:vitrine-stub (deleted)", "/memfd:vitrine-stub-control (deleted)",
-				"socket", // where descriptors to map come from
-				"tree/bin/busybox",
+			"stub": {
+				status: nobody + none, own: "ipc mnt net pid user uts", root: "[] <nil>", cwd: "/", mounts: jail, cores: "0 0 bytes",
+				files: sorted(append(ofStub(n),
+					"/memfd:vitrine-memory (deleted)", "/memfd:vitrine-stub (deleted)", "/memfd:vitrine-stub-control (deleted)",
+					"socket", // where descriptors to map come from
+					"tree/bin/busybox",
+				)...),
 			},
-		},
-		"gofer": {
-			// chown, dac_override, fowner, fsetid: what serving files of several owners takes.
-			status: "Uid 0 0 0 0, Gid 0 0 0 0, Groups" + groups(t) + ", CapInh 0000000000000000, CapPrm 000000000000001b, CapEff 000000000000001b, " +
-				"CapBnd 0000000000000000, CapAmb 0000000000000000, NoNewPrivs 1, Seccomp 2, Seccomp_filters 1",
-			own: "ipc mnt net pid uts", root: "[] <nil>", cwd: "/", cores: "0 0 bytes",
-			mounts:      []string{"/ / ro,nosuid,nodev,noexec,relatime - tmpfs vitrine-empty rw,size=4k,nr_inodes=2,mode=555"},
-			environment: []string{"GODEBUG"},
-			files: []string{
-				"/",                // the directory of its own descriptors
-				"/dev/null",        // standard error
-				"socket",           // the sentry
-				"tree",             // what it serves, and
-				"tree",             // the sentry's handle of it
-				"tree/bin/busybox", // others
+			"gofer": {
+				// chown, dac_override, fowner, fsetid: what serving files of several owners takes.
+				status: "Uid 0 0 0 0, Gid 0 0 0 0, Groups" + groups(t) + ", CapInh 0000000000000000, CapPrm 000000000000001b, CapEff 000000000000001b, " +
+					"CapBnd 0000000000000000, CapAmb 0000000000000000, NoNewPrivs 1, Seccomp 2, Seccomp_filters 1",
+				own: "ipc mnt net pid uts", root: "[] <nil>", cwd: "/", cores: "0 0 bytes",
+				mounts:      []string{"/ / ro,nosuid,nodev,noexec,relatime - tmpfs vitrine-empty rw,size=4k,nr_inodes=2,mode=555"},
+				environment: []string{"GODEBUG"},
+				files: []string{
+					"/",                // the directory of its own descriptors
+					"/dev/null",        // standard error
+					"socket",           // the sentry
+					"tree",             // what it serves, and
+					"tree",             // the sentry's handle of it
+					"tree/bin/busybox", // others
+				},
 			},
-		},
+		}
 	}
 	names := [][2]string{
 		{`socket:.*`, "socket"}, {`pipe:.*`, "pipe"}, {regexp.QuoteMeta(filepath.Join(h.root, "c")) + `/exit`, "state/exit"},
 		{regexp.QuoteMeta(filepath.Join(h.bundle, "rootfs")), "tree"},
 		{regexp.QuoteMeta(filepath.Join(h.bundle, "rootfs")) + `/bin/(busybox|sh)`, "tree/bin/busybox"},
 	}
-	for _, x := range []struct {
-		who  string
-		dirs []string
-	}{{"sentry", []string{sentry}}, {"stub", stubs}, {"gofer", []string{gofer}}} {
-		for _, dir := range x.dirs {
-			// Connections of runsc's that are over, and threads that begin, take a
-			// moment.
-			var got string
-			wanted := fmt.Sprintf("%+v", *want[x.who])
-			for try := 0; try < 200; try++ {
-				if got = fmt.Sprintf("%+v", *postureOf(t, dir, names)); got == wanted {
-					break
+	// differences says who has what it is not to have.
+	differences := func() (all []string) {
+		stubs := descendants(t, sentry)
+		if len(stubs) < 2 {
+			return []string{fmt.Sprintf("there are the stubs %q", stubs)}
+		}
+		want := wanted(len(stubs) - 1)
+		for _, x := range []struct {
+			who  string
+			dirs []string
+		}{{"sentry", []string{sentry}}, {"stub", stubs}, {"gofer", []string{gofer}}} {
+			for _, dir := range x.dirs {
+				if got, want := fmt.Sprintf("%+v", *postureOf(t, dir, names)), fmt.Sprintf("%+v", *want[x.who]); got != want {
+					all = append(all, fmt.Sprintf("%s %s has\n%s\nand not\n%s", x.who, dir, got, want))
 				}
-				unix.Nanosleep(&unix.Timespec{Nsec: 5e6}, nil)
-			}
-			if got != wanted {
-				t.Errorf("%s %s has\n%s\nand not\n%s", x.who, dir, got, wanted)
 			}
 		}
+		return all
+	}
+	// Connections of runsc's that are over, and threads and stubs that begin, take a
+	// moment.
+	var last []string
+	for try := 0; try < 200; try++ {
+		if last = differences(); len(last) == 0 {
+			return
+		}
+		unix.Nanosleep(&unix.Timespec{Nsec: 5e6}, nil)
+	}
+	for _, d := range last {
+		t.Error(d)
 	}
 }
 
