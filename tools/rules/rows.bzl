@@ -30,6 +30,7 @@ ROWS = [
     ("machine", [
         "pkg/ring0/...",
         "pkg/sentry/arch",
+        "pkg/sentry/cpuid",
         "pkg/sentry/memfile",
         "pkg/sentry/platform/...",
     ]),

@@ -22,6 +22,7 @@ import (
 	"vitrine/pkg/control"
 	"vitrine/pkg/locks"
 	"vitrine/pkg/seccomp"
+	"vitrine/pkg/sentry/cpuid"
 	"vitrine/pkg/sentry/fs/dev"
 	"vitrine/pkg/sentry/fs/devpts"
 	"vitrine/pkg/sentry/fs/gofer"
@@ -124,6 +125,7 @@ func Prepare(o *Options) (*Sandbox, error) {
 	}
 	k.Timers = clock.NewQueue(keeper.Monotonic)
 	k.BootTime, k.BootMonotonic = keeper.Realtime(), keeper.Monotonic()
+	k.CPUID = cpuid.New(cpuid.Dear)
 	if k.VDSO, err = installVDSO(keeper, mf, s.account); err != nil {
 		return nil, fmt.Errorf("vDSO: %w", err)
 	}

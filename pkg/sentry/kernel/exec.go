@@ -8,6 +8,7 @@ import (
 	"vitrine/pkg/abi/linux"
 	"vitrine/pkg/sentry/arch"
 	"vitrine/pkg/sentry/auth"
+	"vitrine/pkg/sentry/cpuid"
 	"vitrine/pkg/sentry/limits"
 	"vitrine/pkg/sentry/loader"
 	"vitrine/pkg/sentry/memmap"
@@ -51,6 +52,12 @@ func (f *execFile) Mappable() (memmap.Mappable, memmap.Identity, error) {
 		Length: uint64(max(f.attr.Size, 1)), Private: true, Prot: usermem.Read | usermem.Execute, MaxProt: usermem.AnyAccess,
 	})
 	return m, f.file, err
+}
+
+// Version implements loader.Versioned.
+func (f *execFile) Version() cpuid.File {
+	a := &f.attr
+	return cpuid.File{Device: a.Dev, Inode: a.Ino, Size: a.Size, MTime: a.Mtime, CTime: a.Ctime}
 }
 
 func (f *execFile) Release() {
@@ -170,7 +177,7 @@ func (t *Task) Exec(a *ExecArgs) error {
 	ns := creds.UserNS
 	img, err := prog.Map(loader.Target{
 		Memory: memory, UserRange: t.k.Platform.UserRange(), NoRandom: t.personality.Load()&linux.ADDR_NO_RANDOMIZE != 0,
-		Random: t.k.Random, CPU: t.k.CPU, VDSO: t.k.VDSO,
+		Random: t.k.Random, CPU: t.k.CPU, VDSO: t.k.VDSO, CPUID: t.k.CPUID,
 		Credentials: loader.Credentials{UID: ns.UID(creds.RUID), EUID: ns.UID(creds.EUID), GID: ns.GID(creds.RGID), EGID: ns.GID(creds.EGID), Secure: secure},
 	})
 	if err != nil {

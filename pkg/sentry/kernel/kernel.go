@@ -9,6 +9,7 @@ import (
 	"vitrine/pkg/clock"
 	"vitrine/pkg/locks"
 	"vitrine/pkg/sentry/auth"
+	"vitrine/pkg/sentry/cpuid"
 	"vitrine/pkg/sentry/fs/tmpfs"
 	"vitrine/pkg/sentry/futex"
 	"vitrine/pkg/sentry/loader"
@@ -42,6 +43,7 @@ type Kernel struct {
 	Syscalls SyscallHandler
 	VDSO     *loader.VDSO
 	CPU      loader.CPUFeatures
+	CPUID    *cpuid.Rewriter
 	Random   io.Reader
 	Clock    *clock.Keeper
 	Timers   *clock.Queue

@@ -3,11 +3,13 @@ package loader
 import (
 	"bytes"
 	"errors"
+	"hash/crc32"
 	"io"
 	"sort"
 
 	"golang.org/x/sys/unix"
 
+	"vitrine/pkg/sentry/cpuid"
 	"vitrine/pkg/sentry/memmap"
 	"vitrine/pkg/sentry/mm"
 	"vitrine/pkg/usermem"
@@ -42,6 +44,10 @@ func (f *memFile) Mappable() (memmap.Mappable, memmap.Identity, error) {
 }
 
 func (f *memFile) Release() { f.refs-- }
+
+func (f *memFile) Version() cpuid.File {
+	return cpuid.File{Inode: uint64(crc32.ChecksumIEEE(f.data)), Size: int64(len(f.data))}
+}
 
 func (f *memFile) Translate(_, _ memmap.Range, _ usermem.Access) ([]memmap.Translation, error) {
 	return nil, errors.New("a fake file has no host file")
@@ -210,6 +216,10 @@ func (m *fakeMemory) CopyIn(a usermem.Addr, dst []byte) (int, error) {
 
 func (m *fakeMemory) CopyOut(a usermem.Addr, src []byte) (int, error) {
 	return m.each(a, len(src), usermem.Write, func(b []byte, done int) { copy(b, src[done:]) })
+}
+
+func (m *fakeMemory) CopyOutForce(a usermem.Addr, src []byte) (int, error) {
+	return m.each(a, len(src), usermem.NoAccess, func(b []byte, done int) { copy(b, src[done:]) })
 }
 
 func (m *fakeMemory) ZeroOut(a usermem.Addr, n uint64) (uint64, error) {

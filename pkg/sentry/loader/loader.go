@@ -44,6 +44,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vitrine/pkg/sentry/cpuid"
 	"vitrine/pkg/sentry/memmap"
 	"vitrine/pkg/sentry/mm"
 	"vitrine/pkg/usermem"
@@ -61,6 +62,12 @@ type File interface {
 	Release()
 }
 
+// Versioned is a File that says which it is, and in which state.
+type Versioned interface {
+	File
+	Version() cpuid.File
+}
+
 // Opener opens files by path for the loader, as the task that calls execve:
 // with its root, working directory and credentials. A path that is missing, a
 // directory or not executable fails as execve(2) does (ENOENT, EACCES, ...).
@@ -73,6 +80,7 @@ type Opener interface {
 // *mm.MemoryManager, or a fake in tests.
 type Memory interface {
 	usermem.Memory
+	CopyOutForce(addr usermem.Addr, src []byte) (int, error)
 	MMap(opts mm.MMapOpts) (usermem.Addr, error)
 	MUnmap(addr usermem.Addr, length uint64) error
 	SetBrk(start usermem.Addr)
@@ -128,6 +136,8 @@ type Target struct {
 	CPU         CPUFeatures
 	// VDSO may be nil.
 	VDSO *VDSO
+	// CPUID changes what runs first if it is Versioned; it may be nil.
+	CPUID *cpuid.Rewriter
 }
 
 // Image is a program in memory.

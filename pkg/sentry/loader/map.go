@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vitrine/pkg/sentry/cpuid"
 	"vitrine/pkg/sentry/mm"
 	"vitrine/pkg/usermem"
 )
@@ -68,6 +69,7 @@ func (p *Program) Map(t Target) (img Image, err error) {
 	if err != nil {
 		return Image{}, err
 	}
+	first, at := p.elf, main.bias
 	img = Image{
 		Comm: comm(p.args.Path), File: p.elf.file, Opened: p.opened,
 		Interpreter: p.interpPath, ExecutableStack: p.execStack,
@@ -80,7 +82,9 @@ func (p *Program) Map(t Target) (img Image, err error) {
 			return Image{}, err
 		}
 		img.Entry, base = i.entry, i.bias
+		first, at = p.interp, i.bias
 	}
+	first.answerCPUID(&t, at)
 	if uint64(img.Entry) >= uint64(t.UserRange.End) {
 		return Image{}, unix.EINVAL
 	}
@@ -306,6 +310,55 @@ func mapSegment(t *Target, e *elfFile, ph *phdr, addr uint64, how mm.MMapOpts, e
 		o.Addr, o.Length, o.Private = usermem.Addr(page+fileEnd), memEnd-fileEnd, true
 		o.Prot = usermem.ReadWrite | prot&usermem.Execute
 		if _, err := m.MMap(o); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// answerCPUID has t.CPUID change the code of e, which was mapped at bias and begins to run.
+func (e *elfFile) answerCPUID(t *Target, bias usermem.Addr) {
+	f, ok := e.file.(Versioned)
+	if t.CPUID == nil || !ok {
+		return
+	}
+	for i := range e.phdrs {
+		ph := &e.phdrs[i]
+		if ph.kind != ptLoad || ph.access() != usermem.Read|usermem.Execute || ph.filesz != ph.memsz || e.shares(ph) {
+			continue
+		}
+		t.CPUID.Apply(t.Memory, &cpuid.Segment{
+			File: f.Version(), Read: func(b []byte, off int64) error { return readFull(e.file, b, off) },
+			Offset: ph.offset, Size: ph.filesz, Addr: bias + usermem.Addr(ph.vaddr),
+		})
+	}
+}
+
+// shares reports whether a page of ph is another segment's, too.
+func (e *elfFile) shares(ph *phdr) bool {
+	pages := func(p *phdr) (start, end uint64) {
+		return p.vaddr &^ usermem.PageMask, (p.vaddr + p.memsz + usermem.PageMask) &^ usermem.PageMask
+	}
+	start, end := pages(ph)
+	for i := range e.phdrs {
+		o := &e.phdrs[i]
+		if s, n := pages(o); o != ph && o.kind == ptLoad && s < end && start < n {
+			return true
+		}
+	}
+	return false
+}
+
+// readFull reads b at off; what lies behind the file's end is zero.
+func readFull(f File, b []byte, off int64) error {
+	for len(b) > 0 {
+		n, err := f.ReadAt(b, off)
+		b, off = b[n:], off+int64(n)
+		if err == io.EOF || n == 0 && err == nil {
+			clear(b)
+			return nil
+		}
+		if err != nil {
 			return err
 		}
 	}

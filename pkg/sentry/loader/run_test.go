@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vitrine/pkg/clock"
+	"vitrine/pkg/sentry/cpuid"
 	"vitrine/pkg/sentry/vdso"
 	"vitrine/pkg/usermem"
 )
@@ -76,6 +77,7 @@ func TestRealProgramsRunAsLoaded(t *testing.T) {
 	if err := os.WriteFile(script, []byte("#!/bin/sh -eu\necho \"$0|$1|$A\"\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
+	rewriter := cpuid.New(0)
 	for _, c := range []struct {
 		argv  []string
 		check func(out string) bool
@@ -97,7 +99,7 @@ func TestRealProgramsRunAsLoaded(t *testing.T) {
 		m := newFakeMemory()
 		m.user.End = 0x7e0000000000
 		img, err := Load(Args{File: f, Path: c.argv[0], Opener: hostFS{}, Argv: c.argv, Envv: []string{"A=b", "LANG=C"}, StackLimit: 8 << 20},
-			Target{Memory: m, UserRange: m.user, Random: rand.Reader, CPU: cpu,
+			Target{Memory: m, UserRange: m.user, Random: rand.Reader, CPU: cpu, CPUID: rewriter,
 				VDSO: &VDSO{Mappable: &memFile{data: append(clockPage[:vdso.DataSize:vdso.DataSize], image...)}, DataSize: vdso.DataSize, CodeSize: uint64(len(image))}})
 		if err != nil {
 			t.Errorf("%s: %v", c.argv[0], err)

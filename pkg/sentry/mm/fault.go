@@ -227,7 +227,7 @@ func (m *MemoryManager) breakCOW(e vmaEntry, a areaEntry, at, end uint64, mapped
 	v := e.Value
 	want := span{at, at + pageSize}
 	switch {
-	case v.steady && !a.Value.private:
+	case v.steady && !a.Value.private && v.prot.Has(usermem.Write):
 		// The initialized data of a program, a few pages: all of them are
 		// likely to be written, by relocations if by nothing else.
 		want.start = max(at&^(cowWindow-1), a.Start, e.Start)
