@@ -41,6 +41,20 @@ PLAIN(plain_getppid, 110, "push %rdi\n popfq\n");
 PLAIN(plain_getuid, 102, "");
 PLAIN(plain_read, 0, "xor %r10d, %r10d\n");
 
+/* What compilers make of a call in the middle of a function: the number comes from another register. Also the
+ * form with a number for all of rax. They take the number, three arguments and, with before, the flags to have then. */
+#define MOVED(name, before, instruction)                                                           \
+	__asm__(".text\n.p2align 6\n" #name ":\n"                                                  \
+		"mov %rdi, %r9\n mov %rsi, %rdi\n mov %rdx, %rsi\n mov %rcx, %rdx\n" before \
+		#name "_mov: " instruction "\n" #name "_site: syscall\n" #name "_behind: pushfq\n"  \
+		"pop %rcx\n mov flags_at(%rip), %rdx\n mov %rcx, (%rdx)\n ret\n");                 \
+	extern char name##_mov[], name##_site[], name##_behind[];                                  \
+	long name(long nr, ...)
+MOVED(moved, "push %r8\n popfq\n", "mov %r9, %rax");
+MOVED(moved_half, "push %r8\n popfq\n", "mov %r9d, %eax");
+MOVED(wide_getppid, "push %r8\n popfq\n", "movq $110, %rax");
+MOVED(stepped, "", "mov %r9, %rax"); /* a step over popfq leaves the trap flag */
+
 /* jump_compare goes to a cmp with this in rax. */
 long jump_compare(long rax, void *cmp);
 __asm__(".text\njump_compare: mov %rdi, %rax\n jmp *%rsi\n");
@@ -93,13 +107,43 @@ TEST(flags_that_stay)
 	CHECK_EQ(wrong, 0);
 }
 
+TEST(numbers_from_registers)
+{
+	int wrong = 0;
+	for (int i = 0; i < OFTEN; i++) {
+		unsigned long f = 0x202 | (i & 1) | (i & 2) << 1 | (i & 4) << 2 | (i & 8) << 3 | (i & 16) << 3 | (i & 32) << 6;
+		wrong += moved(SYS_getppid, 0L, 0L, 0L, f) != getppid() || flags_after != f;
+		wrong += moved(SYS_getpid, 0L, 0L, 0L, f) != getpid() || flags_after != f;
+		wrong += moved(SYS_close, -1L, 0L, 0L, f) != -EBADF || flags_after != f;
+		wrong += moved(-7L, 0L, 0L, 0L, f) != -ENOSYS || flags_after != f;
+		wrong += moved(1L << 32 | SYS_getpid, 0L, 0L, 0L, f) != moved_half(1L << 32 | SYS_getpid, 0L, 0L, 0L, f);
+		wrong += moved_half(SYS_getppid, 0L, 0L, 0L, f) != getppid() || flags_after != f;
+		wrong += moved_half(SYS_close, -1L, 0L, 0L, f) != -EBADF || flags_after != f;
+		wrong += wide_getppid(0L, 0L, 0L, 0L, f) != getppid() || flags_after != f;
+	}
+	CHECK_EQ(wrong, 0);
+	IN_CHILD
+	{
+		struct sock_filter all[] = {BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
+		struct sock_fprog prog = {1, all};
+		prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+		REQUIRE_OK(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog));
+		for (int i = 0; i < OFTEN; i++)
+			wrong += moved(SYS_getpid, 0L, 0L, 0L, 0x202L) != getpid();
+		CHECK_EQ(wrong, 0);
+	}
+}
+
 TEST(jump_to_the_call)
 {
 	for (int i = 0; i < OFTEN; i++)
-		plain_getppid(0x202);
+		plain_getppid(0x202), moved(SYS_getppid, 0L, 0L, 0L, 0x202L), wide_getppid(0L, 0L, 0L, 0L, 0x202L);
 	int wrong = 0;
-	for (int i = 0; i < OFTEN; i++)
+	for (int i = 0; i < OFTEN; i++) {
 		wrong += jump_compare(SYS_getpid, plain_getppid_site) != getpid() || plain_getppid(0x202) != getppid();
+		wrong += jump_compare(SYS_getpid, moved_site) != getpid() || moved(SYS_getppid, 0L, 0L, 0L, 0x202L) != getppid();
+		wrong += jump_compare(SYS_getpid, wide_getppid_site) != getpid();
+	}
 	CHECK_EQ(wrong, 0);
 }
 
@@ -318,10 +362,13 @@ static void on_signal(int sig, siginfo_t *info, void *context)
 		strange_places++;
 	if (rip > (unsigned long)call4095_site && rip < (unsigned long)call4095_behind && rip != (unsigned long)call4095_cmp)
 		strange_places++;
+	if (rip > (unsigned long)moved_mov && rip < (unsigned long)moved_behind && rip != (unsigned long)moved_site)
+		strange_places++;
 	/* From the same places. */
 	unsigned long flags = flags_after;
 	call4095(SYS_getppid);
 	plain_getppid(0x202);
+	moved(SYS_getppid, 0L, 0L, 0L, 0x202L);
 	flags_after = flags;
 }
 
@@ -343,6 +390,8 @@ TEST(interruptions)
 		wrong += call4095(SYS_getpid) != pid;
 		wrong += call4096(SYS_close, -1L) != -EBADF;
 		wrong += plain_getppid(0x202 | (n & 1)) != ppid || flags_after != (0x202 | (n & 1));
+		wrong += moved(SYS_getpid, 0L, 0L, 0L, 0x202 | (n & 1)) != pid || flags_after != (0x202 | (n & 1));
+		wrong += moved_half(SYS_close, -1L, 0L, 0L, 0x202 | (n & 1)) != -EBADF || flags_after != (0x202 | (n & 1));
 		wrong += registers_wrong(SYS_getpid, 1, 2, 3, 0x202, pid);
 		if (n++ % 16 == 0)
 			wrong += vectors_wrong(n, SYS_getpid, 0, 0, 0, pid);
@@ -363,6 +412,18 @@ static void on_restart(int sig)
 		write(restart_pipe[1], "x", 1);
 }
 
+static long read_somehow(int how, char *c)
+{
+	switch (how % 3) {
+	case 0:
+		return call4095(SYS_read, restart_pipe[0], c, 1L);
+	case 1:
+		return plain_read(restart_pipe[0], c, 1L);
+	default:
+		return moved(SYS_read, (long)restart_pipe[0], c, 1L, 0x202L);
+	}
+}
+
 TEST(restarted_calls)
 {
 	struct sigaction a = {.sa_handler = on_restart, .sa_flags = SA_RESTART}, old;
@@ -371,10 +432,10 @@ TEST(restarted_calls)
 	signals = 0;
 	char c;
 	for (int i = 0; i < OFTEN; i++)
-		plain_read(-1), call4095(SYS_read, -1L);
+		plain_read(-1), call4095(SYS_read, -1L), moved(SYS_read, -1L, 0L, 0L, 0x202L);
 	tick(1000);
 	for (int i = 0; i < 40; i++)
-		if ((i % 2 ? call4095(SYS_read, restart_pipe[0], &c, 1L) : plain_read(restart_pipe[0], &c, 1L)) != 1) {
+		if (read_somehow(i, &c) != 1) {
 			CHECK_NAMED(0, "a read is restarted");
 			break;
 		}
@@ -390,7 +451,7 @@ TEST(restarted_calls)
 	fcntl(restart_pipe[0], F_SETFL, 0);
 	tick(1000);
 	for (int i = 0; i < 40; i++)
-		if ((i % 2 ? call4095(SYS_read, restart_pipe[0], &c, 1L) : plain_read(restart_pipe[0], &c, 1L)) != -EINTR) {
+		if (read_somehow(i, &c) != -EINTR) {
 			CHECK_NAMED(0, "a read is interrupted");
 			break;
 		}
@@ -771,13 +832,15 @@ TEST(traced)
 		ptrace(PTRACE_TRACEME, 0, 0, 0);
 		int wrong = 0;
 		for (int i = 0; i < OFTEN; i++)
-			wrong += call4095(SYS_getpid) != getpid() || plain_read(-1) != -EBADF;
+			wrong += call4095(SYS_getpid) != getpid() || plain_read(-1) != -EBADF ||
+				 stepped(SYS_close, -1L) != -EBADF;
 		raise(SIGSTOP);
 		for (int i = 0; i < 5; i++)
-			wrong += call4095(SYS_getpid) != getpid() || plain_read(-1) != -EBADF;
+			wrong += call4095(SYS_getpid) != getpid() || plain_read(-1) != -EBADF ||
+				 stepped(SYS_close, -1L) != -EBADF;
 		_exit(wrong);
 	}
-	int status, at_site = 0, at_cmp = 0, at_behind = 0, inside = 0, elsewhere = 0, plain[3] = {0};
+	int status, at_site = 0, at_cmp = 0, at_behind = 0, inside = 0, elsewhere = 0, plain[3] = {0}, from[3] = {0};
 	waitpid(pid, &status, 0);
 	REQUIRE(WIFSTOPPED(status));
 	errno = 0;
@@ -798,6 +861,15 @@ TEST(traced)
 			plain[2] += last == (unsigned long)plain_read_site;
 		else if (rip > (unsigned long)plain_read_mov && rip < (unsigned long)plain_read_behind)
 			inside++;
+		if (rip == (unsigned long)stepped_mov)
+			from[0]++;
+		else if (rip == (unsigned long)stepped_site)
+			from[1] += last == (unsigned long)stepped_mov &&
+				   ptrace(PTRACE_PEEKUSER, pid, offsetof(struct user, regs.rax), 0) == SYS_close;
+		else if (rip == (unsigned long)stepped_behind)
+			from[2] += last == (unsigned long)stepped_site;
+		else if (rip > (unsigned long)stepped_mov && rip < (unsigned long)stepped_behind)
+			inside++;
 		if (rip == (unsigned long)call4095_site)
 			at_site++;
 		else if (rip == (unsigned long)call4095_cmp)
@@ -814,6 +886,7 @@ TEST(traced)
 	CHECK_EQ(at_cmp, 3);
 	CHECK_EQ(at_behind, 3);
 	CHECK(plain[0] >= 2 && plain[1] == plain[0] && plain[2] == plain[0]);
+	CHECK(from[0] >= 2 && from[1] == from[0] && from[2] == from[0]);
 	CHECK_EQ(inside, 0);
 	CHECK_EQ(elsewhere, 0);
 	/* A breakpoint there. */

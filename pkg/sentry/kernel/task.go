@@ -356,10 +356,12 @@ func (t *Task) run() {
 		}
 		switch ev.Kind {
 		case platform.EventSyscall:
-			behind, nr := t.state.Regs.Rip, t.state.Regs.SyscallNo()
-			t.doSyscall()
 			if ev.Rewrite {
-				t.mm.RewriteCall(usermem.Addr(behind-2), nr)
+				before := t.state.Regs
+				t.doSyscall()
+				t.mm.RewriteCall(&before)
+			} else {
+				t.doSyscall()
 			}
 		case platform.EventFault:
 			t.state.Regs.OrigRax = noSyscall

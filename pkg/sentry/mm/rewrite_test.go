@@ -37,6 +37,11 @@ func (rewritePlatform) NewAddressSpace() (platform.AddressSpace, error) {
 	return &rewriteSpace{fakeSpace: fakeSpace{pages: map[uint64]fakePage{}}}, nil
 }
 
+// calling returns the registers of a call by the instruction at site.
+func calling(site usermem.Addr, nr uint64) *arch.Registers {
+	return &arch.Registers{Rip: uint64(site) + syscallSize, OrigRax: nr}
+}
+
 // callCode is a system call in the form that is rewritten, with another cmp.
 var callCode = []byte{0x0f, 0x05, 0x48, 0x3d, 0x01, 0xf0, 0xff, 0xff}
 
@@ -127,7 +132,7 @@ func (p *program) trampoline(m *MemoryManager, site usermem.Addr) usermem.Addr {
 // rewrite has the call at site rewritten and checks the trampoline.
 func (p *program) rewrite(m *MemoryManager, site usermem.Addr) usermem.Addr {
 	p.t.Helper()
-	m.RewriteCall(site, nr)
+	m.RewriteCall(calling(site, nr))
 	at := p.trampoline(m, site)
 	if at == 0 {
 		p.t.Fatalf("the call at %#x was not rewritten", site)
@@ -176,7 +181,7 @@ func TestRewrittenCallsAreSeenByInstructionsOnly(t *testing.T) {
 	seen := map[usermem.Addr]bool{}
 	for _, s := range []usermem.Addr{0x10, 0x100, 2*pageSize - 8} {
 		seen[p.rewrite(p.MemoryManager, p.code+s)] = true
-		p.RewriteCall(p.code+s, nr) // once more
+		p.RewriteCall(calling(p.code+s, nr)) // once more
 	}
 	if len(seen) != 3 {
 		t.Error("trampolines are shared")
@@ -203,22 +208,22 @@ func TestRewrittenCallsAreSeenByInstructionsOnly(t *testing.T) {
 
 func TestWhatIsNotRewritten(t *testing.T) {
 	p := newProgram(t, 0x10, pageSize-4)
-	p.RewriteCall(p.code+pageSize-4, nr) // over two pages
-	p.RewriteCall(p.code+0x200, nr)      // not a call
-	p.RewriteCall(p.code+0x12, nr)
-	p.RewriteCall(0, nr)
-	p.RewriteCall(^usermem.Addr(0), nr)
-	p.RewriteCall(p.code+1<<30, nr)
+	p.RewriteCall(calling(p.code+pageSize-4, nr)) // over two pages
+	p.RewriteCall(calling(p.code+0x200, nr))      // not a call
+	p.RewriteCall(calling(p.code+0x12, nr))
+	p.RewriteCall(calling(0, nr))
+	p.RewriteCall(calling(^usermem.Addr(0), nr))
+	p.RewriteCall(calling(p.code+1<<30, nr))
 	p.protect(usermem.ReadWrite | usermem.Execute)
-	p.RewriteCall(p.code+0x10, nr)
+	p.RewriteCall(calling(p.code+0x10, nr))
 	p.protect(usermem.Read)
-	p.RewriteCall(p.code+0x10, nr)
+	p.RewriteCall(calling(p.code+0x10, nr))
 	shared := mustMap(t, p.MemoryManager, MMapOpts{Length: pageSize})
 	p.write(shared, callCode)
 	if err := p.MProtect(shared, pageSize, usermem.Read|usermem.Execute, false); err != nil {
 		t.Fatal(err)
 	}
-	p.RewriteCall(shared, nr)
+	p.RewriteCall(calling(shared, nr))
 	if p.Rewrites() != 0 || len(p.space.(*rewriteSpace).pages) > 8 {
 		t.Error("something was rewritten")
 	}
@@ -227,7 +232,7 @@ func TestWhatIsNotRewritten(t *testing.T) {
 	at := mustMap(t, m, MMapOpts{Length: pageSize, Private: true})
 	m.CopyOut(at, callCode)
 	m.MProtect(at, pageSize, usermem.Read|usermem.Execute, false)
-	m.RewriteCall(at, nr)
+	m.RewriteCall(calling(at, nr))
 	if m.Rewrites() != 0 {
 		t.Error("rewritten on a platform that can't")
 	}
@@ -267,7 +272,7 @@ func TestRewritingIsUndone(t *testing.T) {
 				if _, err := p.CopyOutForce(site+8, []byte{i}); err != nil {
 					p.t.Fatal(err)
 				}
-				p.RewriteCall(site, nr)
+				p.RewriteCall(calling(site, nr))
 				p.rewrite(p.MemoryManager, site)
 			}
 			p.CopyOutForce(site+8, []byte{9})
@@ -433,7 +438,7 @@ func TestPlacesInTrampolines(t *testing.T) {
 		{"unmapped", at + 7, platform.Event{Kind: platform.EventFault, Signo: int32(unix.SIGSEGV), Code: 1, Access: usermem.Execute, Addr: usermem.Addr(at)}, site, platform.EventInterrupted},
 		{"int3", at + 27, platform.Event{Kind: platform.EventFault, Signo: int32(unix.SIGTRAP), Code: 0x80}, at + 27, platform.EventFault},
 	} {
-		p.RewriteCall(usermem.Addr(site), nr)
+		p.RewriteCall(calling(usermem.Addr(site), nr))
 		r := &arch.Registers{Rip: test.rip, Rax: 39, Eflags: 0x246}
 		ev := test.ev
 		p.Original(p.Rewrites(), &ev, r)
@@ -467,7 +472,7 @@ func TestComparisonIsCarriedOut(t *testing.T) {
 	if ev.Signo != int32(unix.SIGTRAP) || ev.Code != trapTrace || ev.Addr != usermem.Addr(site+8) || ev.TrapNo != 1 {
 		t.Errorf("with the trap flag: %+v", ev)
 	}
-	for _, rip := range []uint64{site, site + 3, site + 0x100, 0, ^uint64(0)} {
+	for _, rip := range []uint64{site + 1, site + 3, site + 0x100, 0, ^uint64(0)} {
 		ev, r = ill, &arch.Registers{Rip: rip}
 		if p.Original(0, &ev, r); ev != ill || r.Rip != rip {
 			t.Errorf("something is carried out at %#x", rip)
@@ -532,7 +537,7 @@ func TestManyRewrites(t *testing.T) {
 	}
 	all := map[usermem.Addr]usermem.Addr{}
 	for _, s := range sites {
-		m.RewriteCall(s, nr)
+		m.RewriteCall(calling(s, nr))
 		if at := p.trampoline(m, s); at != 0 {
 			if o, ok := all[at]; ok {
 				t.Fatalf("%#x and %#x share a trampoline", s, o)
@@ -556,16 +561,31 @@ func TestManyRewrites(t *testing.T) {
 
 func TestCallsAreRecognised(t *testing.T) {
 	const start = 0x10000
-	mov := "\xb8\x27\x00\x00\x00\x0f\x05\xc3"
+	const (
+		mov    = "\xb8\x27\x00\x00\x00\x0f\x05\xc3"
+		movq   = "\x48\xc7\xc0\x27\x00\x00\x00\x0f\x05\xc3"
+		rsi    = "\x48\x89\xf0\x0f\x05\xc3" // mov %rsi, %rax
+		load   = "\x48\x8b\xc6\x0f\x05\xc3" // the same
+		r8d    = "\x44\x89\xc0\x0f\x05\xc3" // mov %r8d, %eax
+		r8r10  = "\x4d\x89\xc2\x0f\x05\xc3" // mov %r8, %r10
+		cmp    = "\x48\x3d\x01\xf0\xff\xff"
+		filler = "\x90\x90\x90\x90\x90\x90\x90\x90\x90\x90"
+	)
+	plain := func(code string, size int) callSite {
+		c := callSite{at: uint64(len(filler)), plain: uint8(size)}
+		copy(c.code[:size], code)
+		return c
+	}
+	compared := func(at int, value uint32) callSite { return callSite{at: uint64(len(filler) + at), value: value} }
 	for _, test := range []struct {
 		name, before, code string
 		want               callSite
 	}{
-		{"a call and a cmp", "\x90\x90", "\x0f\x05\x48\x3d\x00\xf0\xff\xff", callSite{at: 2, value: 0xfffff000}},
+		{"a call and a cmp", "\x90\x90", "\x0f\x05\x48\x3d\x00\xf0\xff\xff", compared(0, 0xfffff000)},
 		{"another cmp", "\x90\x90", "\x0f\x05\x48\x3d\x02\xf0\xff\xff", callSite{}},
 		{"a call alone", "\x90\x90", "\x0f\x05\xc3\x90\x90\x90\x90\x90", callSite{}},
-		{"a number", "\x90\x90", mov, callSite{at: 2, plain: true, value: 39}},
-		{"a number and a cmp", "\x90\x90", mov[:7] + "\x48\x3d\x01\xf0\xff\xff", callSite{at: 2, plain: true, value: 39}},
+		{"a number", "\x90\x90", mov, plain(mov, 5)},
+		{"a number and a cmp", "\x90\x90", mov[:7] + cmp, plain(mov, 5)},
 		{"another number", "\x90\x90", "\xb8\x28\x00\x00\x00\x0f\x05\xc3", callSite{}},
 		{"for r8", "\x90\x41", mov, callSite{}},
 		{"a short one", "\x90\x66", mov, callSite{}},
@@ -573,73 +593,175 @@ func TestCallsAreRecognised(t *testing.T) {
 		{"behind SIB", "\x44\x24", mov, callSite{}},
 		{"lea", "\x90\x8d", mov, callSite{}},
 		{"as SIB", "\x8b\x84", mov, callSite{}},
-		{"a cmp behind such", "\xc7\x45", mov[:7] + "\x48\x3d\x01\xf0\xff\xff", callSite{at: 7, value: 0xfffff001}},
+		{"a cmp behind such", "\xc7\x45", mov[:7] + cmp, compared(5, 0xfffff001)},
+		{"the end of a long number", "\x48\xbf\x01\x02\x03", mov, callSite{}},
+		{"the end of an address", "\x48\xa1\x01\x02\x03", mov, callSite{}},
+		{"a number for rax", "\x90\x90", movq, plain(movq, 7)},
+		{"a negative one", "\x90\x90", "\x48\xc7\xc0\xff\xff\xff\xff\x0f\x05", callSite{}},
+		{"one that ends a long one", "\x48\xba\x01", movq, callSite{}},
+		{"a register", "\x90\x90", rsi, plain(rsi, 3)},
+		{"a register, the other way", "\x90\x90", load, plain(load, 3)},
+		{"half a register", "\x90\x90", r8d, plain(r8d, 3)},
+		{"an argument", "\x90\x90", r8r10, plain(r8r10, 3)},
+		{"a register behind another", "\x89\xf2", rsi, plain(rsi, 3)},
+		{"a register and a cmp", "\x90\x90", rsi[:5] + cmp, compared(3, 0xfffff001)},
+		{"another register", "\x90\x90", "\x48\x89\xd8\x0f\x05", callSite{}},
+		{"a register with more in it", "\x90\x90", "\x41\x89\xd9\x0f\x05", callSite{}},
+		{"memory", "\x90\x90", "\x48\x89\x30\x0f\x05", callSite{}},
+		{"the stack", "\x90\x90", "\x48\x89\xcc\x0f\x05", callSite{}},
+		{"what the call changes", "\x90\x90", "\x48\x89\xf9\x0f\x05", callSite{}},
+		{"the end of a number for edi", "\x90\xbf", rsi, callSite{}},
+		{"the end of an operand", "\x81\xc7", rsi, callSite{}},
+		{"another prefix", "\x90\xf3", rsi, callSite{}},
 	} {
-		text := []byte(test.before + test.code)
+		text := []byte(filler + test.before + test.code)
+		text = text[len(test.before):]
 		off := bytes.LastIndex(text, []byte{0x0f, 0x05})
-		got, ok := findCall(text, start, off, 39)
+		r := &arch.Registers{Rip: start + uint64(off) + 2, OrigRax: 39, Rax: 4711, Rsi: 39, R8: 39, R10: 39, Rbx: 1 << 40, R9: 1 << 40, Rcx: 7, Rdi: 7, Rsp: 7}
+		if r.OrigRax = 39; test.name == "a negative one" {
+			r.OrigRax = ^uint64(0)
+		}
+		got, ok := findCall(text, start, off, r)
 		if test.want != (callSite{}) {
 			test.want.at += start
 		}
 		if got != test.want || ok != (test.want != callSite{}) {
 			t.Errorf("%s: %+v", test.name, got)
 		}
-		if ok && !got.in(text, start) {
+		if ok && (!got.in(text, start) || got.behind() != r.Rip) {
 			t.Errorf("%s isn't found again", test.name)
 		}
 		for n := range text {
-			findCall(text[:n], start, n, 39)
-			findCall(text, start, n, 39)
+			findCall(text[:n], start, n, r)
+			findCall(text, start, n, r)
 		}
 	}
 }
 
-func TestCallsWithTheirNumber(t *testing.T) {
-	p := newProgram(t)
-	p.protect(usermem.ReadWrite)
-	code := []byte{0x90, 0x90, 0xb8, nr, 0, 0, 0, 0x0f, 0x05, 0xc3}
-	p.write(p.code, code)
-	p.protect(usermem.Read | usermem.Execute)
-	site := uint64(p.code) + 2
-	p.RewriteCall(usermem.Addr(site+5), nr+1)
-	if p.Rewrites() != 0 {
-		t.Fatal("rewritten though another number was called")
-	}
-	p.RewriteCall(usermem.Addr(site+5), nr)
-	b := fetch(t, p.MemoryManager, p.code, 10)
-	if b[2] != 0xe9 || !bytes.Equal(b[:2], code[:2]) || !bytes.Equal(b[7:], code[7:]) {
-		t.Fatalf("there is % x", b)
-	}
-	le := binary.LittleEndian
-	distance := func(b []byte) uint64 { return uint64(int64(int32(le.Uint32(b)))) }
-	at := site + 5 + distance(b[3:])
-	page := p.space.(*rewriteSpace).pages[at&^usermem.PageMask]
-	whole, _ := page.file.Slice(page.offset, pageSize)
-	b = whole[at%pageSize:]
-	if !bytes.HasPrefix(b, []byte("\x0f\x90\xc0\x9f\x48\x8d\x0d")) || distance(b[7:]) != plainTail-plainJump || b[11] != 0xff || b[12] != 0x25 ||
-		at+17+distance(b[13:]) != at&^usermem.PageMask+8 || le.Uint64(whole[8:]) != fakeEntry+64 ||
-		!bytes.Equal(b[17:24], code[2:9]) || b[24] != 0xe9 || at+29+distance(b[25:]) != site+7 {
-		t.Errorf("trampoline % x", b[:trampolineSize])
-	}
-	interrupted := platform.Event{Kind: platform.EventInterrupted}
-	step := platform.Event{Kind: platform.EventFault, Signo: int32(unix.SIGTRAP), Code: trapTrace, TrapNo: 1}
-	call := platform.Event{Kind: platform.EventSyscall}
+func TestCallsWithAnInstructionInFront(t *testing.T) {
+	const syscall, failed = "\x0f\x05", ^uint64(unix.ENOSYS) + 1
 	for _, test := range []struct {
-		off, want uint64
-		ev        platform.Event
+		name, code string
+		set        func(r *arch.Registers, v uint64) // of what it loads
 	}{
-		{0, site, interrupted}, {3, site, interrupted}, {4, site, interrupted}, {11, site, interrupted}, {17, site, interrupted},
-		{22, site + 5, interrupted}, {24, site + 7, interrupted}, {0, site + 5, step}, {24, site + 7, call},
-		{1, at + 1, interrupted}, {13, at + 13, interrupted}, {15, at + 15, interrupted}, {15, at + 15, call}, {29, at + 29, interrupted},
+		{"mov $39, %eax", "\xb8\x27\x00\x00\x00", nil},
+		{"mov $39, %rax", "\x48\xc7\xc0\x27\x00\x00\x00", nil},
+		{"mov %rsi, %rax", "\x48\x89\xf0", func(r *arch.Registers, v uint64) { r.Rsi = v }},
+		{"mov %r15d, %eax", "\x44\x89\xf8", func(r *arch.Registers, v uint64) { r.R15 = v | 7<<32 }},
+		{"mov %rbx, %rax", "\x48\x8b\xc3", func(r *arch.Registers, v uint64) { r.Rbx = v }},
 	} {
-		r := &arch.Registers{Rip: at + test.off, Rax: nr}
-		if test.ev == step {
-			r.Rax = 4711
+		t.Run(test.name, func(t *testing.T) {
+			p := newProgram(t)
+			p.protect(usermem.ReadWrite)
+			n := uint64(len(test.code))
+			code := []byte("\x90\x90\x90\x90\x90\x90\x90\x90\x90\x90" + test.code + syscall + "\xc3\xc3\xc3")
+			p.write(p.code, code)
+			p.protect(usermem.Read | usermem.Execute)
+			site := uint64(p.code) + 10
+			r := calling(usermem.Addr(site+n), nr+1)
+			r.Rax = failed
+			p.RewriteCall(r)
+			if p.Rewrites() != 0 {
+				t.Fatal("rewritten though another number was called")
+			}
+			r.OrigRax = nr
+			if test.set != nil {
+				test.set(r, nr)
+			}
+			p.RewriteCall(r)
+			b := fetch(t, p.MemoryManager, p.code, uint64(len(code)))
+			if b[10] != 0xe9 || !bytes.Equal(b[:10], code[:10]) || !bytes.Equal(b[max(10+n, 15):], code[max(10+n, 15):]) {
+				t.Fatalf("there is % x", b)
+			}
+			if n == moveSize && !invalidOpcodes[b[13]] {
+				t.Errorf("the call's place has % x", b[13:])
+			}
+			le := binary.LittleEndian
+			distance := func(b []byte) uint64 { return uint64(int64(int32(le.Uint32(b)))) }
+			at := site + 5 + distance(b[11:])
+			page := p.space.(*rewriteSpace).pages[at&^usermem.PageMask]
+			whole, _ := page.file.Slice(page.offset, pageSize)
+			b = whole[at%pageSize:]
+			if !bytes.HasPrefix(b, []byte(test.code+"\x4c\x8d\x1d")) || at+n+7+distance(b[n+3:]) != site+n+2 ||
+				b[n+7] != 0xff || b[n+8] != 0x25 || at+n+13+distance(b[n+9:]) != at&^usermem.PageMask+8 || le.Uint64(whole[8:]) != fakeEntry+64 {
+				t.Errorf("trampoline % x", b[:trampolineSize])
+			}
+			var seen [32]byte
+			if _, err := p.CopyIn(p.code, seen[:len(code)]); err != nil || !bytes.HasPrefix(seen[:], code) {
+				t.Errorf("the program sees % x, %v", seen, err)
+			}
+			interrupted := platform.Event{Kind: platform.EventInterrupted}
+			step := platform.Event{Kind: platform.EventFault, Signo: int32(unix.SIGTRAP), Code: trapTrace, TrapNo: 1}
+			call := platform.Event{Kind: platform.EventSyscall}
+			for _, test := range []struct {
+				off, want uint64
+				ev        platform.Event
+			}{
+				{0, site, interrupted}, {n, site + n, interrupted}, {n + 7, site + n, interrupted}, {0, site + n, step},
+				{1, at + 1, interrupted}, {n + 8, at + n + 8, interrupted}, {n + 13, at + n + 13, interrupted}, {15, at + 15, call},
+			} {
+				after := *r
+				after.Rip, after.Rax = at+test.off, nr
+				if test.ev == step {
+					after.Rax = 4711
+				}
+				ev := test.ev
+				p.Original(p.Rewrites(), &ev, &after)
+				if after.Rip != test.want || ev.Kind != test.ev.Kind || after.Rax != nr {
+					t.Errorf("at %d: %+v at %#x, rax %d", test.off, ev, after.Rip, after.Rax)
+				}
+			}
+			// Who comes to the syscall instruction itself makes the call.
+			ill := platform.Event{Kind: platform.EventFault, Signo: int32(unix.SIGILL), Code: 1, TrapNo: 6}
+			r.Rip, r.Rax, r.Eflags = site+n, 1234, 0x246
+			p.Original(p.Rewrites(), &ill, r)
+			if ill.Kind != platform.EventSyscall || r.Rip != site+n+2 || r.Rcx != r.Rip || r.R11 != 0x246 || r.OrigRax != 1234 {
+				t.Errorf("at the syscall instruction: %+v, %+v", ill, r)
+			}
+			p.protect(usermem.ReadWrite)
+			p.protect(usermem.Read | usermem.Execute)
+			if b := fetch(t, p.MemoryManager, p.code, uint64(len(code))); !bytes.Equal(b, code) {
+				t.Errorf("undone: % x", b)
+			}
+		})
+	}
+}
+
+// Calls in the middle of a function, all over a large program at the usual address of one.
+func TestManyRewritesOfMoves(t *testing.T) {
+	e := newEnv(t, 0)
+	m, err := New(rewritePlatform{}, e.file, e.acct, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.DecUsers()
+	const pages = 200
+	code := mustMap(t, m, MMapOpts{Addr: 0x400000, Fixed: true, Length: pages * pageSize, Private: true})
+	text := []byte("\x48\x89\xf0\x0f\x05")
+	for i := range usermem.Addr(pages) {
+		if _, err := m.CopyOut(code+i*pageSize+100, text); err != nil {
+			t.Fatal(err)
 		}
-		ev := test.ev
-		p.Original(p.Rewrites(), &ev, r)
-		if r.Rip != test.want || ev.Kind != test.ev.Kind || r.Rax != nr {
-			t.Errorf("at %d: %+v at %#x, rax %d", test.off, ev, r.Rip, r.Rax)
+	}
+	if err := m.MProtect(code, pages*pageSize, usermem.Read|usermem.Execute, false); err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for i := range usermem.Addr(pages) {
+		r := calling(code+i*pageSize+103, nr)
+		r.Rsi = nr
+		m.RewriteCall(r)
+		b := fetch(t, m, code+i*pageSize+100, 5)
+		if b[0] == 0xe9 {
+			n++
+			if !invalidOpcodes[b[3]] {
+				t.Errorf("page %d: % x", i, b)
+			}
+		} else if !bytes.Equal(b, text) {
+			t.Errorf("page %d: % x", i, b)
 		}
+	}
+	if n < 100 {
+		t.Errorf("only %d of %d", n, pages)
 	}
 }

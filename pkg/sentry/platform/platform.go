@@ -135,20 +135,19 @@ type Event struct {
 // in front of next, and what is in registers then is what the instruction leaves
 // there, but for those flags in r11. A Switch with Rip at that cmp, six bytes in
 // front of next, goes on at tail, as long as neither Retire nor Expel was called
-// since the event. The other form is for an instruction that loads the
-// number, and a syscall instruction behind it, in front of next:
+// since the event. The other form is for an instruction in front of the syscall
+// instruction, which is carried out elsewhere:
 //
-//	        seto %al
-//	        lahf
-//	        lea  tail(%rip), %rcx
-//	        jmp  PlainCallEntry
-//	        mov  $imm32, %eax
-//	        syscall
-//	tail:   jmp  next               // rel32
+//	insn
+//	lea  next(%rip), %r11
+//	jmp  PlainCallEntry
+//
+// The event is the same as if a syscall instruction had stood in front of next. Where
+// the platform can't do better it goes there: to next-2.
 //
 // Other events may show an Rip within a trampoline, and where the platform
-// can't do better a system call is made by the instruction in it, its event
-// showing an Rip of tail.
+// can't do better a system call of the first form is made by the instruction in
+// it, its event showing an Rip of tail.
 type CallRewriter interface {
 	AddressSpace
 	// CallEntry and PlainCallEntry are the addresses to jump to.

@@ -31,7 +31,6 @@ const (
 	plainLoop      = 0x40 // jmp plainTramp; syscall; jmp plainLoop
 	plainNext      = plainLoop + 7
 	plainTramp     = 0x140
-	plainTail      = plainTramp + 24
 	comparedEntry  = 0x780
 	plainCallEntry = 0x188
 	plainNumber    = 186 // gettid
@@ -61,10 +60,11 @@ func newRewritten(t T, p platform.Platform) (*env, platform.CallRewriter) {
 	jump(plainLoop, plainTramp)
 	copy(b[plainLoop+5:], "\x0f\x05")
 	jump(plainNext, plainLoop)
-	copy(b[plainTramp:], "\x0f\x90\xc0\x9f\x48\x8d\x0d\x0d\x00\x00\x00\xff\x25....\xb8....\x0f\x05")
-	le.PutUint32(b[plainTramp+13:], plainCallEntry-(plainTramp+17))
-	le.PutUint32(b[plainTramp+18:], plainNumber)
-	jump(plainTail, plainNext)
+	copy(b[plainTramp:], "\xb8....\x4c\x8d\x1d....\xff\x25....")
+	le.PutUint32(b[plainTramp+1:], plainNumber)
+	distance := func(at, to int) { le.PutUint32(b[at-4:], uint32(to-at)) }
+	distance(plainTramp+12, plainNext)
+	distance(plainTramp+18, plainCallEntry)
 	le.PutUint64(b[comparedEntry:], uint64(as.CallEntry()))
 	le.PutUint64(b[plainCallEntry:], uint64(as.PlainCallEntry()))
 	return e, as
@@ -195,7 +195,7 @@ func testRewrittenGS(t T, p platform.Platform) {
 	r := &e.state.Regs
 	for i, base := range []uint64{0, uint64(dataAt), 0, 0x1000, 0} {
 		for _, test := range []struct{ start, rip, trap uint64 }{
-			{comparedLoop, comparedNext - 6, comparedTail}, {plainLoop, plainNext, plainTail},
+			{comparedLoop, comparedNext - 6, comparedTail}, {plainLoop, plainNext, plainNext},
 		} {
 			r.Rip, r.GsBase = uint64(codeAt)+test.start, base
 			e.runTo(e.as, platform.EventSyscall)

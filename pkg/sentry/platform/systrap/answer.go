@@ -81,20 +81,21 @@ func (th *thread) writeAnswers(a *platform.Answers) {
 // notAnswered puts registers back to where a call is about to begin that was
 // interrupted while stubAnswer or stubPlainAnswer answered it.
 func (th *thread) notAnswered(r *arch.Registers) {
-	rax := th.shared.call[callFlags]
+	call := th.shared.call
 	switch {
 	case r.Rip >= answerAddr && r.Rip < plainAnswerAddr:
 		r.Rip = r.Rcx - 2
-		r.Rax = rax
+		r.Rax = call[callFlags]
 	case r.Rip >= plainAnswerAddr && r.Rip < answerUndoAddr:
-		r.Rip = r.Rcx - 7
-		r.Eflags = flagsByLahf(r.Eflags, rax)
+		r.Rip = r.Rcx - 2
+		r.Rax = call[callRAX]
+		r.Eflags = flagsByLahf(r.Eflags, call[callFlags])
 	}
 }
 
-// leaveEntry puts registers back into the trampoline from which stubEntry or
-// stubPlainEntry was entered, if they are there: they look into the trampoline,
-// and it has gone. What else faults there has been jumped to, and gets its own
+// leaveEntry puts registers back into the trampoline from which stubEntry was
+// entered, if they are there: it looks into the trampoline, and that has gone. What
+// else faults there or in stubPlainEntry has been jumped to, and gets its own
 // registers likewise.
 func (th *thread) leaveEntry(r *arch.Registers) bool {
 	if r.Rip < entryAddr || r.Rip >= answerAddr {
@@ -104,13 +105,12 @@ func (th *thread) leaveEntry(r *arch.Registers) bool {
 	if r.R15 == th.sharedAddr() {
 		r.R15, r.Rsp = call[callR15], call[callRSP]
 	}
-	if r.Rip < plainEntryAddr {
-		r.Rip = call[callTail] - 2
-		r.Rax = call[callFlags]
-	} else {
-		r.Rip = call[callTail] - 7
+	r.Rax = call[callFlags]
+	if r.Rip >= plainEntryAddr {
+		r.Rax = call[callRAX]
 		r.Eflags = flagsByLahf(r.Eflags, call[callFlags])
 	}
+	r.Rip = call[callTail] - 2
 	return true
 }
 

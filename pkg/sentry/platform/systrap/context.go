@@ -305,7 +305,7 @@ func (c *context) signal(th *thread, state *arch.State) (ev platform.Event, agai
 	case unix.SIGSYS:
 		ev, err = syscallEvent(r, code, addr, int32(le.Uint32(info[24:])), le.Uint32(info[28:]))
 		// With a base of its own in GS its trampolines would be of no use.
-		ev.Rewrite = ev.Kind == platform.EventSyscall && r.GsBase == 0 && c.calls.often(addr)
+		ev.Rewrite = ev.Kind == platform.EventSyscall && r.GsBase == 0 && c.platform.rewrites && c.calls.often(addr)
 		return ev, false, err
 	case unix.SIGSEGV, unix.SIGBUS, unix.SIGFPE, unix.SIGILL, unix.SIGTRAP:
 		if code <= 0 {

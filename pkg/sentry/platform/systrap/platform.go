@@ -39,6 +39,7 @@ import (
 	"errors"
 	"sync/atomic"
 
+	"golang.org/x/sys/cpu"
 	"golang.org/x/sys/unix"
 
 	"vitrine/pkg/locks"
@@ -56,6 +57,7 @@ type Platform struct {
 	watchdog *watchdog
 	cpus     cpus
 	spinners spinners
+	rewrites bool // calls may be rewritten
 
 	// active counts the contexts that run or are about to.
 	active atomic.Int32
@@ -92,6 +94,7 @@ func New() (*Platform, error) {
 		watchdog: newWatchdog(overdue),
 		spinners: spinners{at: make(map[int]*thread)},
 		cpus:     hostCPUs(),
+		rewrites: cpu.X86.HasBMI2, // stubPlainEntry
 	}
 	go w.run(p.ended)
 	p.pool.Make = p.newProcess

@@ -469,25 +469,35 @@ trap:
 	JMP	CX
 	PIECE_END
 
-// stubPlainEntry is for other trampolines: RCX is the place behind the syscall
-// instruction, in front of which is mov $imm32, %eax with the number, and AX has
-// the flags, as seto and lahf leave them there.
+// stubPlainEntry is for other trampolines: RAX is the number, R11 the place behind
+// the syscall instruction, and the flags are the application's. The slot is found
+// without changing them: RCX is zero where the base of GS is one.
 TEXT ·stubPlainEntry(SB),NOSPLIT|NOFRAME,$0
-	FIND
+	RDGSBASEQ	CX
+	RORXQ	$const_slotsShift, CX, CX
+	MOVL	CX, CX
+	LEAQ	-const_slotsPrefix(CX), CX
+	JCXZQ	own
+	LEAQ	-2(R11), CX
+	JMP	CX			// the syscall instruction itself
+own:
+	RDGSBASEQ	CX
+	MOVQ	R11, (const_ctxCall+const_callTail*8)(CX)
+	MOVQ	AX, (const_ctxCall+const_callRAX*8)(CX)
+	MOVQ	CX, R11
+	MOVQ	AX, CX
+	SETOS	AX
+	LAHF
 	MOVQ	AX, (const_ctxCall+const_callFlags*8)(R11)
-	MOVQ	CX, (const_ctxCall+const_callTail*8)(R11)
-	MOVL	-6(CX), CX
-	CMPL	CX, $const_answerNumbers
-	JCC	none
+	CMPQ	CX, $const_answerNumbers
+	JCC	full
 	ANSWER
-	MOVLQSX	1(CX), AX
-	LEAQ	5(CX)(AX*1), CX
 	MOVQ	$const_plainAnswerAddr, AX
 	JMP	AX
 none:
 	RDGSBASEQ	R11
 	MOVQ	(const_ctxCall+const_callFlags*8)(R11), AX
-	MOVQ	(const_ctxCall+const_callTail*8)(R11), CX
+full:
 	ENTER
 	ADDB	$0x7f, AX
 	SAHF
@@ -496,22 +506,15 @@ none:
 	TESTL	$0x4000, R11		// NT
 	JNE	back
 	MOVQ	R11, (const_ctxCall+const_callEflags*8)(R15)
-	MOVL	-6(CX), AX
-	// There: jmp rel32 (5 bytes), of which there is no need.
-	MOVLQSX	1(CX), R11
-	LEAQ	5(CX)(R11*1), CX
-	MOVQ	CX, (const_ctxCall+const_callTail*8)(R15)
+	MOVQ	(const_ctxCall+const_callTail*8)(R15), CX
 	MOVQ	CX, (const_ctxCall+const_callRIP*8)(R15)
+	MOVQ	(const_ctxCall+const_callRAX*8)(R15), AX
 	SAVE
 back:
-	MOVQ	(const_ctxCall+const_callFlags*8)(R15), AX
 	MOVQ	(const_ctxCall+const_callRSP*8)(R15), SP
 	MOVQ	(const_ctxCall+const_callR15*8)(R15), R15
-trap:
-	ADDB	$0x7f, AX
-	SAHF
-	LEAQ	-7(CX), CX		// mov $imm32, %eax; syscall
-	JMP	CX
+	MOVQ	$const_plainUndoAddr, AX
+	JMP	AX
 	PIECE_END
 
 // stubAnswer gives an answer, which is in R11. CX is the place of the cmp in the
@@ -531,7 +534,7 @@ undo:
 	PIECE_END
 
 // stubPlainAnswer is the same for the other trampolines. CX is the place behind
-// the call in the program.
+// the syscall instruction.
 TEXT ·stubPlainAnswer(SB),NOSPLIT|NOFRAME,$0
 	RDGSBASEQ	AX
 	CMPL	const_ctxInterrupt(AX), $0
@@ -557,12 +560,13 @@ TEXT ·stubAnswerUndo(SB),NOSPLIT|NOFRAME,$0
 	PIECE_END
 
 TEXT ·stubPlainUndo(SB),NOSPLIT|NOFRAME,$0
-	RDGSBASEQ	AX
-	MOVQ	(const_ctxCall+const_callTail*8)(AX), CX
-	MOVQ	(const_ctxCall+const_callFlags*8)(AX), AX
+	RDGSBASEQ	R11
+	MOVQ	(const_ctxCall+const_callTail*8)(R11), CX
+	MOVQ	(const_ctxCall+const_callFlags*8)(R11), AX
 	ADDB	$0x7f, AX
 	SAHF
-	LEAQ	-7(CX), CX
+	MOVQ	(const_ctxCall+const_callRAX*8)(R11), AX
+	LEAQ	-2(CX), CX
 	JMP	CX
 	PIECE_END
 
