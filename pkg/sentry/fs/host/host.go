@@ -243,17 +243,20 @@ func (f *file) EventUnregister(e *waiter.Entry) {
 // side does something.
 func (f *file) watch() {
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.inEpoll {
+	watched := f.inEpoll
+	f.inEpoll = true
+	f.mu.Unlock()
+	if watched {
 		return
 	}
 	f.poller.mu.Lock()
 	f.poller.files[int32(f.fd)] = f
 	f.poller.mu.Unlock()
 	ev := unix.EpollEvent{Fd: int32(f.fd), Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLPRI | unix.EPOLLET}
-	if err := unix.EpollCtl(f.poller.epfd, unix.EPOLL_CTL_ADD, f.fd, &ev); err == nil {
-		f.inEpoll = true
-	} else {
+	if err := unix.EpollCtl(f.poller.epfd, unix.EPOLL_CTL_ADD, f.fd, &ev); err != nil {
+		f.mu.Lock()
+		f.inEpoll = false
+		f.mu.Unlock()
 		// What can't be watched is always ready (poll(2)).
 		go f.queue.Notify(waiter.Readable | waiter.Writable)
 	}
