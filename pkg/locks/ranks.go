@@ -140,6 +140,8 @@ type (
 	FDTable struct{ rank }
 	// Timers is the queue of timers of one clock.
 	Timers struct{ rank }
+	// Scheduler is who runs the threads of the kernel, and which of them wait for that.
+	Scheduler struct{ rank }
 	// Leaf is for a lock under which no other is taken.
 	Leaf struct{ rank }
 )
@@ -198,5 +200,6 @@ var order = [...]Rank{
 	Waiters{},
 	FDTable{},
 	Timers{},
+	Scheduler{},
 	Leaf{},
 }

@@ -22,6 +22,7 @@ ROWS = [
         "pkg/netstack/...",
         "pkg/p9/...",
         "pkg/rangemap",
+        "pkg/sched",
         "pkg/seccomp/...",
         "pkg/trim",
         "pkg/usermem",

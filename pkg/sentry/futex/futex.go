@@ -18,6 +18,7 @@ import (
 
 	"vitrine/pkg/locks"
 	"vitrine/pkg/usermem"
+	"vitrine/pkg/waiter"
 )
 
 // Key names a word: equal keys are the same word. It is comparable.
@@ -40,7 +41,7 @@ const MatchAny = ^uint32(0)
 // Waiter is one waiting task. Ready gets a token when it is woken. The owner
 // calls Cancel when it stops waiting for another reason.
 type Waiter struct {
-	Ready chan struct{}
+	Ready waiter.Token
 	// Data is the owner's: for PI futexes the task.
 	Data any
 
@@ -58,7 +59,7 @@ type Waiter struct {
 }
 
 // NewWaiter returns a waiter that can be used again and again, by one task.
-func NewWaiter() *Waiter { return &Waiter{Ready: make(chan struct{}, 1)} }
+func NewWaiter() *Waiter { return &Waiter{} }
 
 const buckets = 256
 
@@ -116,15 +117,12 @@ func (b *bucket) remove(w *Waiter) {
 
 func (b *bucket) wake(w *Waiter) {
 	b.remove(w)
-	w.Ready <- struct{}{} // never blocks: a queued waiter has no token
+	w.Ready.Give()
 }
 
 // Prepare queues w on k if the word at addr is val, EAGAIN otherwise.
 func (m *Manager) Prepare(w *Waiter, k Key, t Target, addr usermem.Addr, val, bitset uint32) error {
-	select { // a token of a wake-up that came with a time-out
-	case <-w.Ready:
-	default:
-	}
+	w.Ready.Take() // of a wake-up that came with a time-out
 	w.key, w.bitset, w.pi, w.requeueTo = k, bitset, false, nil
 	b := m.bucket(k)
 	b.mu.Lock()
@@ -142,10 +140,7 @@ func (m *Manager) Prepare(w *Waiter, k Key, t Target, addr usermem.Addr, val, bi
 
 // Enqueue queues w on k if check, called under the lock, says so.
 func (m *Manager) Enqueue(w *Waiter, k Key, check func() (bool, error)) (bool, error) {
-	select {
-	case <-w.Ready:
-	default:
-	}
+	w.Ready.Take()
 	w.key, w.bitset, w.pi, w.requeueTo = k, MatchAny, false, nil
 	b := m.bucket(k)
 	b.mu.Lock()

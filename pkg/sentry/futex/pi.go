@@ -100,7 +100,7 @@ func (b *bucket) setOwner(k Key, owner any) {
 // true when p has the lock. Otherwise w is queued; it has the lock once it is
 // woken.
 func (m *Manager) LockPI(w *Waiter, k Key, p PI, try bool, owners Owners) (bool, error) {
-	w.drain()
+	w.Ready.Take()
 	m.inherits.Store(true)
 	b := m.bucket(k)
 	b.mu.Lock()
@@ -112,13 +112,6 @@ func (m *Manager) LockPI(w *Waiter, k Key, p PI, try bool, owners Owners) (bool,
 	w.key, w.bitset, w.pi, w.party, w.owner, w.requeueTo = k, MatchAny, true, p, owner, nil
 	b.add(w)
 	return false, nil
-}
-
-func (w *Waiter) drain() {
-	select {
-	case <-w.Ready:
-	default:
-	}
 }
 
 // handOver gives the lock to w, which waits for it; keep are bits of the word
@@ -167,7 +160,7 @@ func (m *Manager) PrepareRequeue(w *Waiter, k, to Key, p PI, addr usermem.Addr, 
 		return unix.EINVAL
 	}
 	m.inherits.Store(true)
-	w.drain()
+	w.Ready.Take()
 	b := m.bucket(k)
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -237,7 +230,7 @@ func (m *Manager) RequeuePI(from, to Key, move int, t Target, addr, addr2 userme
 		if got {
 			bf.remove(w)
 			w.bucket = bt
-			w.Ready <- struct{}{}
+			w.Ready.Give()
 		} else {
 			bf.remove(w)
 			w.key, w.pi, w.owner = to, true, owner

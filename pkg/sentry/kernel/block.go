@@ -23,32 +23,28 @@ const Forever int64 = math.MaxInt64
 
 // blocking is what a task sleeps with.
 type blocking struct {
-	// timer puts a token into timeout. Both are made when first needed.
+	// timer gives timeout. Both are made when first needed.
 	timer   *clock.Timer
-	timeout chan struct{}
+	timeout *waiter.Token
 }
 
-// Block sleeps until ch delivers (nil) or the task has something else to do
-// (RestartSys).
-func (t *Task) Block(ch <-chan struct{}) error {
-	select {
-	case <-ch:
+// Block sleeps until k is given (nil) or the task has something else to do
+// (RestartSys). Nil is never given.
+func (t *Task) Block(k *waiter.Token) error {
+	if k != nil && k.Take() {
 		return nil
-	default:
 	}
-	return t.sleep(ch, nil)
+	return t.sleep(k, nil)
 }
 
 // BlockUntil is Block with a deadline on the monotonic clock: ErrTimeout once it
 // has passed.
-func (t *Task) BlockUntil(ch <-chan struct{}, deadline int64) error {
+func (t *Task) BlockUntil(k *waiter.Token, deadline int64) error {
 	if deadline == Forever {
-		return t.Block(ch)
+		return t.Block(k)
 	}
-	select {
-	case <-ch:
+	if k != nil && k.Take() {
 		return nil
-	default:
 	}
 	if t.k.Clock.Monotonic() >= deadline {
 		return ErrTimeout
@@ -57,17 +53,11 @@ func (t *Task) BlockUntil(ch <-chan struct{}, deadline int64) error {
 	if b.timer == nil {
 		// This timer's own: should it expire late, when there is another one, it
 		// must not end the wait of that.
-		timeout := make(chan struct{}, 1)
-		b.timeout = timeout
-		b.timer = t.k.Timers.NewTimer(func() {
-			select {
-			case timeout <- struct{}{}:
-			default:
-			}
-		})
+		b.timeout = new(waiter.Token)
+		b.timer = t.k.Timers.NewTimer(b.timeout.Give)
 	}
 	b.timer.Set(deadline)
-	err := t.sleep(ch, b.timeout)
+	err := t.sleep(k, b.timeout)
 	if !b.timer.Stop() {
 		// It expired; its token may come yet, and must not end the next wait.
 		b.timer, b.timeout = nil, nil
@@ -75,22 +65,25 @@ func (t *Task) BlockUntil(ch <-chan struct{}, deadline int64) error {
 	return err
 }
 
-// sleep waits for ch, timeout or something that can't wait. A nil channel never
-// delivers.
-func (t *Task) sleep(ch, timeout <-chan struct{}) error {
+// sleep waits for k, timeout or something that can't wait.
+func (t *Task) sleep(k, timeout *waiter.Token) error {
+	for _, e := range [...]*waiter.Token{k, timeout} {
+		if e != nil {
+			e.Expect(t.thread)
+		}
+	}
 	t.park()
 	defer t.unpark()
 	for {
-		if t.work.Load() && t.interrupted() {
+		switch {
+		case t.work.Load() && t.interrupted():
 			return RestartSys
-		}
-		select {
-		case <-ch:
+		case k != nil && k.Take():
 			return nil
-		case <-timeout:
+		case timeout != nil && timeout.Take():
 			return ErrTimeout
-		case <-t.wake:
 		}
+		t.thread.Park()
 	}
 }
 
@@ -103,19 +96,20 @@ func (t *Task) Sleep(deadline int64) error {
 	return nil
 }
 
-// blockKillable sleeps until ch delivers (true), or the task is to end (false).
-func (t *Task) blockKillable(ch <-chan struct{}) bool {
+// blockKillable sleeps until g opens (true), or the task is to end (false).
+func (t *Task) blockKillable(g *waiter.Gate) bool {
+	g.Expect(t.thread)
+	defer g.Forget(t.thread)
 	t.park()
 	defer t.unpark()
 	for {
-		if t.work.Load() && t.dying() {
+		switch {
+		case t.work.Load() && t.dying():
 			return false
-		}
-		select {
-		case <-ch:
+		case g.Opened():
 			return true
-		case <-t.wake:
 		}
+		t.thread.Park()
 	}
 }
 
@@ -146,7 +140,7 @@ func (t *Task) WaitFor(w waiter.Waitable, mask waiter.Mask, deadline int64, op f
 	if f, ok := w.(*vfs.File); ok {
 		w = t.Waitable(f)
 	}
-	ready := waiter.NewChannelListener()
+	ready := new(waiter.Token)
 	e := waiter.Entry{Listener: ready, Mask: mask}
 	w.EventRegister(&e)
 	defer w.EventUnregister(&e)

@@ -12,6 +12,7 @@ import (
 	"vitrine/pkg/sentry/signals"
 	"vitrine/pkg/sentry/vfs"
 	"vitrine/pkg/usermem"
+	"vitrine/pkg/waiter"
 )
 
 // CloneArgs are the arguments of clone(2).
@@ -75,14 +76,14 @@ func (t *Task) Clone(a *CloneArgs) (int32, error) {
 		return 0, err
 	}
 	child := &Task{
-		k: t.k, container: t.container, wake: make(chan struct{}, 1), namespaces: ns, name: t.name, futexWaiter: futex.NewWaiter(),
+		k: t.k, container: t.container, thread: t.k.scheduler.NewThread(), namespaces: ns, name: t.name, futexWaiter: futex.NewWaiter(),
 	}
 	child.creds.Store(creds)
 	child.personality.Store(t.personality.Load())
-	child.sched = t.Scheduling()
-	if child.sched.ResetOnFork {
-		child.sched.ResetOnFork, child.sched.Policy, child.sched.Priority = false, 0, 0
-		child.sched.Nice = max(child.sched.Nice, 0)
+	child.scheduling = t.Scheduling()
+	if child.scheduling.ResetOnFork {
+		child.scheduling.ResetOnFork, child.scheduling.Policy, child.scheduling.Priority = false, 0, 0
+		child.scheduling.Nice = max(child.scheduling.Nice, 0)
 	}
 	child.sig.mask = t.sig.mask
 	if t.sig.hasSaved {
@@ -148,9 +149,9 @@ func (t *Task) Clone(a *CloneArgs) (int32, error) {
 	child.ctx = t.k.Platform.NewContext()
 	child.answers.platform, _ = child.ctx.(platform.Answerer)
 	undo = append(undo, child.ctx.Release)
-	var vfork chan struct{}
+	var vfork *waiter.Gate
 	if a.Flags&unix.CLONE_VFORK != 0 {
-		vfork = make(chan struct{})
+		vfork = new(waiter.Gate)
 		child.vfork = vfork
 	}
 	if err := t.k.adopt(child, t, a, nil); err != nil {
@@ -399,10 +400,10 @@ type ProcessArgs struct {
 // hasn't started. Exec loads a program into it.
 func (k *Kernel) NewProcess(a *ProcessArgs, memory *mm.MemoryManager) (*Task, error) {
 	t := &Task{
-		k: k, container: a.Container, wake: make(chan struct{}, 1), namespaces: a.Namespaces, fs: a.FS, fds: a.FDs,
+		k: k, container: a.Container, thread: k.scheduler.NewThread(), namespaces: a.Namespaces, fs: a.FS, fds: a.FDs,
 		mm: memory, futexWaiter: futex.NewWaiter(), state: arch.NewState(),
 	}
-	t.sched.TimerSlack = 50000
+	t.scheduling.TimerSlack = 50000
 	t.sig.stack = arch.NoAltStack
 	t.creds.Store(a.Creds)
 	t.ctx = k.Platform.NewContext()

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 
 	"vitrine/pkg/sentry/usage"
+	"vitrine/pkg/waiter"
 )
 
 // Container is what the tasks of one container have in common beyond their
@@ -22,19 +23,18 @@ type Container struct {
 	ended        usage.Resources
 }
 
-// freezer stops tasks. What it holds is not nil while it does, and closed when they
+// freezer stops tasks. What it holds is not nil while it does, and opened when they
 // go on.
-type freezer struct{ ch atomic.Pointer[chan struct{}] }
+type freezer struct{ gate atomic.Pointer[waiter.Gate] }
 
 // freeze reports whether it wasn't frozen before.
 func (f *freezer) freeze() bool {
-	ch := make(chan struct{})
-	return f.ch.CompareAndSwap(nil, &ch)
+	return f.gate.CompareAndSwap(nil, new(waiter.Gate))
 }
 
 func (f *freezer) thaw() {
-	if ch := f.ch.Swap(nil); ch != nil {
-		close(*ch)
+	if g := f.gate.Swap(nil); g != nil {
+		g.Open()
 	}
 }
 
@@ -96,25 +96,25 @@ func (c *Container) Resume() {
 }
 
 // held returns what the container's tasks wait for before they go on, or nil.
-func (c *Container) held() *chan struct{} {
-	if ch := c.paused.ch.Load(); ch != nil {
-		return ch
+func (c *Container) held() *waiter.Gate {
+	if g := c.paused.gate.Load(); g != nil {
+		return g
 	}
-	return c.throttled.ch.Load()
+	return c.throttled.gate.Load()
 }
 
 // thaw waits while the task's container is paused or throttled. It reports false when the
 // task is to end.
 func (t *Task) thaw() bool {
 	for {
-		ch := t.container.held()
-		if ch == nil {
+		gate := t.container.held()
+		if gate == nil {
 			return true
 		}
 		if t.dying() {
 			return false
 		}
-		t.stopped(*ch, t.dying)
+		t.stopped(gate, t.dying)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 
 	"vitrine/pkg/sentry/arch"
 	"vitrine/pkg/sentry/signals"
+	"vitrine/pkg/waiter"
 )
 
 // handleWork sees to signals and stops, between two runs of application code.
@@ -213,7 +214,7 @@ func (t *Task) startGroupStop(s signals.Signal) {
 	st := &g.stop
 	switch {
 	case st.signal == 0:
-		st.signal, st.continued, st.resume = s, false, make(chan struct{})
+		st.signal, st.continued, st.resume = s, false, new(waiter.Gate)
 		for _, o := range tg.liveTasks() {
 			o.sig.stopping = true
 			st.waiting++
@@ -255,23 +256,24 @@ func (t *Task) groupStop() {
 	t.stoppedGroup(resume)
 }
 
-// stoppedGroup sleeps until resume is closed, or the task is to end or to stop
+// stoppedGroup sleeps until resume opens, or the task is to end or to stop
 // for a tracer.
-func (t *Task) stoppedGroup(resume <-chan struct{}) {
+func (t *Task) stoppedGroup(resume *waiter.Gate) {
 	t.stopped(resume, func() bool { return t.trace.trap.Load() || t.dying() })
 }
 
-// stopped sleeps until resume is closed or enough says so, which is asked
+// stopped sleeps until resume opens or enough says so, which is asked
 // whenever somebody interrupts the task.
-func (t *Task) stopped(resume <-chan struct{}, enough func() bool) {
+func (t *Task) stopped(resume *waiter.Gate, enough func() bool) {
+	resume.Expect(t.thread)
+	defer resume.Forget(t.thread)
 	t.park()
 	defer t.unpark()
 	for !enough() {
-		select {
-		case <-resume:
+		if resume.Opened() {
 			return
-		case <-t.wake:
 		}
+		t.thread.Park()
 	}
 	t.work.Store(true)
 }
@@ -279,7 +281,7 @@ func (t *Task) stopped(resume <-chan struct{}, enough func() bool) {
 // release lets stopped tasks go on. signals.mu is held.
 func (s *groupStop) release() {
 	if s.resume != nil {
-		close(s.resume)
+		s.resume.Open()
 		s.resume = nil
 	}
 }

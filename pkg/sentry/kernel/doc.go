@@ -2,7 +2,7 @@
 // process groups, sessions, pid namespaces; how they are born (clone, exec), run
 // (the loop over the platform), get signals, wait for each other and end.
 //
-// A Task is a goroutine whose state lives in the struct: between two runs of
+// A Task is a thread of a sched.Scheduler, a coroutine where the platform permits, whose state lives in the struct: between two runs of
 // application code, and at every place where it sleeps (Block), all of it is in
 // memory.
 //

@@ -16,6 +16,7 @@ import (
 	"vitrine/pkg/sentry/signals"
 	"vitrine/pkg/sentry/vfs"
 	"vitrine/pkg/usermem"
+	"vitrine/pkg/waiter"
 )
 
 // ExecArgs are the arguments of execve(2) and execveat(2).
@@ -280,7 +281,7 @@ func (t *Task) killSiblings() error {
 	wait := len(tg.tasks) > 1
 	if wait {
 		g.execer = t
-		t.alone = make(chan struct{})
+		t.alone = new(waiter.Gate)
 		for _, o := range tg.tasks {
 			if o != t {
 				o.interrupt()

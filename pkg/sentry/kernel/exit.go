@@ -102,7 +102,7 @@ func (t *Task) exit() {
 	}
 	after = append(after, t.releaseTracees()...)
 	if execer != nil && len(tg.tasks) == 1 {
-		close(execer.alone)
+		execer.alone.Open()
 	}
 	after = append(after, t.deathSignals()...)
 	if !last { // its children are another thread's now
@@ -159,7 +159,7 @@ func (t *Task) exitMemory() {
 
 func (t *Task) releaseVfork() {
 	if t.vfork != nil {
-		close(t.vfork)
+		t.vfork.Open()
 		t.vfork = nil
 	}
 }

@@ -41,10 +41,10 @@ func (t *Task) FutexWait(addr usermem.Addr, private bool, val, bitset uint32, de
 	if err := t.k.Futexes.Prepare(w, k, t.mm, addr, val, bitset); err != nil {
 		return err
 	}
-	err = t.BlockUntil(w.Ready, deadline)
+	err = t.BlockUntil(&w.Ready, deadline)
 	if err != nil && !t.k.Futexes.Cancel(w) {
 		// Woken at the last moment: that counts.
-		<-w.Ready
+		w.Ready.Take()
 		return nil
 	}
 	return err
@@ -82,12 +82,12 @@ func (t *Task) FutexLockPI(addr usermem.Addr, private, try bool, deadline int64)
 // awaitLock sleeps until w is given its lock. interrupted is what a signal makes
 // of it.
 func (t *Task) awaitLock(w *futex.Waiter, deadline int64, interrupted error) error {
-	err := t.BlockUntil(w.Ready, deadline)
+	err := t.BlockUntil(&w.Ready, deadline)
 	if err == nil {
 		return nil
 	}
 	if !t.k.Futexes.Cancel(w) {
-		<-w.Ready
+		w.Ready.Take()
 		return nil
 	}
 	if err == ErrTimeout {
@@ -120,12 +120,12 @@ func (t *Task) FutexWaitRequeuePI(addr usermem.Addr, private bool, val, bitset u
 	if err := t.k.Futexes.PrepareRequeue(w, k, to, t.piParty(addr2), addr, val, bitset); err != nil {
 		return err
 	}
-	err = t.BlockUntil(w.Ready, deadline)
+	err = t.BlockUntil(&w.Ready, deadline)
 	if err == nil {
 		return nil
 	}
 	if !t.k.Futexes.Cancel(w) {
-		<-w.Ready
+		w.Ready.Take()
 		return nil
 	}
 	if err == ErrTimeout {

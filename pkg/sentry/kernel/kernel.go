@@ -8,6 +8,7 @@ import (
 
 	"vitrine/pkg/clock"
 	"vitrine/pkg/locks"
+	"vitrine/pkg/sched"
 	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/sentry/cpuid"
 	"vitrine/pkg/sentry/fs/tmpfs"
@@ -67,6 +68,8 @@ type Kernel struct {
 	// Logf writes to the debug log; never nil.
 	Logf func(format string, args ...any)
 
+	scheduler *sched.Scheduler
+
 	// tree guards the tree of tasks: see doc.go.
 	tree  locks.RWMutex[locks.Tasks]
 	async asyncSignals
@@ -101,6 +104,11 @@ func (k *Kernel) Init() {
 	var secret [8]byte
 	io.ReadFull(k.Random, secret[:]) // without it the order is told, which is no harm
 	k.compareSecret = binary.LittleEndian.Uint64(secret[:]) | 1
+	c, ok := k.Platform.(platform.Cooperator)
+	k.scheduler = sched.New(ok)
+	if ok {
+		c.Cooperate(k.scheduler)
+	}
 	k.Futexes = futex.NewManager()
 	k.RootUserNS = auth.NewRootUserNamespace()
 	k.RootPIDNS = k.newPIDNamespace(nil, k.RootUserNS)

@@ -11,6 +11,7 @@ import (
 	"vitrine/pkg/sentry/limits"
 	"vitrine/pkg/sentry/signals"
 	"vitrine/pkg/usermem"
+	"vitrine/pkg/waiter"
 )
 
 // Tracing (ptrace(2)): a task stops at certain points, tells its tracer, and goes
@@ -70,7 +71,7 @@ type tracing struct {
 	code                           int32
 	info                           *signals.Info
 	message                        uint64
-	resume                         chan struct{}
+	resume                         *waiter.Gate
 	signal                         signals.Signal // to go on with
 	detached                       bool           // went on by PTRACE_DETACH
 
@@ -356,7 +357,7 @@ func (t *Task) ResumeTrace(o *Task, how Resumption, s signals.Signal) error {
 func (t *Task) letGo(s signals.Signal) {
 	t.trace.signal = s
 	t.trace.stopped, t.trace.unreported, t.trace.listening = false, false, false
-	close(t.trace.resume)
+	t.trace.resume.Open()
 }
 
 // ListenTrace does PTRACE_LISTEN.
@@ -366,10 +367,7 @@ func (t *Task) ListenTrace(o *Task) error {
 			return unix.EIO
 		}
 		o.trace.listening, o.trace.unreported = true, false
-		select {
-		case o.wake <- struct{}{}: // look at what to wait for again
-		default:
-		}
+		o.thread.Unpark() // look at what to wait for again
 		return nil
 	})
 }
@@ -431,15 +429,16 @@ func (t *Task) traceStop(code int32, info *signals.Info, leaving bool) (signals.
 	}
 	s.stopped, s.unreported, s.listening, s.detached = true, true, false, false
 	s.code, s.info, s.signal = code, info, 0
-	resume := make(chan struct{})
+	resume := new(waiter.Gate)
 	s.resume = resume
 	after := t.tellTracer(tracer)
 	k.tree.Unlock()
 	for _, f := range after {
 		f()
 	}
-	for t.standing(leaving) {
-		var group <-chan struct{}
+	resume.Expect(t.thread)
+	for t.standing(leaving) && !resume.Opened() {
+		var group *waiter.Gate
 		if t.listens() {
 			g := &t.tg.signals
 			g.lock()
@@ -451,15 +450,14 @@ func (t *Task) traceStop(code int32, info *signals.Info, leaving bool) (signals.
 			}
 			g.unlock()
 		}
-		select {
-		case <-resume:
-			goto over
-		case <-group:
+		group.Expect(t.thread)
+		if group.Opened() {
 			t.relisten()
-		case <-t.wake:
+		} else if !resume.Opened() {
+			t.thread.Park()
 		}
+		group.Forget(t.thread)
 	}
-over:
 	k.tree.Lock()
 	defer k.tree.Unlock()
 	s.stopped, s.unreported, s.listening, s.info = false, false, false, nil
@@ -595,8 +593,8 @@ func (t *Task) trapStop() {
 }
 
 // traceGroupStop stands before the tracer in a group stop by signal stop, or in
-// none if that is zero. resume is closed at the end of the group stop.
-func (t *Task) traceGroupStop(stop signals.Signal, resume <-chan struct{}) {
+// none if that is zero. resume opens at the end of the group stop.
+func (t *Task) traceGroupStop(stop signals.Signal, resume *waiter.Gate) {
 	t.k.tree.RLock()
 	seized := t.trace.seized
 	t.k.tree.RUnlock()
@@ -609,7 +607,7 @@ func (t *Task) traceGroupStop(stop signals.Signal, resume <-chan struct{}) {
 		t.traceStop(int32(stop), nil, false)
 	}
 	if !t.traced() && resume != nil {
-		t.stoppedGroup(resume) // detached: the group stop still holds, or resume is closed
+		t.stoppedGroup(resume) // detached: the group stop still holds, or resume is open
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"vitrine/pkg/clock"
 	"vitrine/pkg/locks"
+	"vitrine/pkg/sched"
 	"vitrine/pkg/sentry/arch"
 	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/sentry/futex"
@@ -17,6 +18,7 @@ import (
 	"vitrine/pkg/sentry/usage"
 	"vitrine/pkg/sentry/vfs"
 	"vitrine/pkg/usermem"
+	"vitrine/pkg/waiter"
 )
 
 // Task is a thread of an application.
@@ -44,9 +46,9 @@ type Task struct {
 	creds      atomic.Pointer[auth.Credentials]
 
 	// work says that the task must look at its signals and stops before it
-	// runs application code; wake gets a token then.
-	work atomic.Bool
-	wake chan struct{}
+	// runs application code; thread is unparked then.
+	work   atomic.Bool
+	thread *sched.Thread
 
 	// filters is the state of seccomp(2), nil without.
 	filters atomic.Pointer[seccompState]
@@ -56,9 +58,9 @@ type Task struct {
 	// tracees are the tasks that this one traces. Guarded by Kernel.tree.
 	tracees []*Task
 
-	sig   taskSignals
-	sched Scheduling
-	usage usage.Clock
+	sig        taskSignals
+	scheduling Scheduling
+	usage      usage.Clock
 
 	// futex is the task's waiter, robustList the head of its list of robust
 	// futexes, clearTID where it writes zero at its end.
@@ -71,8 +73,8 @@ type Task struct {
 	// pdeathSignal is sent when the parent task ends (prctl(2)). Guarded by
 	// Kernel.tree.
 	pdeathSignal signals.Signal
-	// vfork is closed when the task execs or ends, if a parent waits for that.
-	vfork chan struct{}
+	// vfork opens when the task execs or ends, if a parent waits for that.
+	vfork *waiter.Gate
 	// dead: the goroutine has left. Guarded by Kernel.tree.
 	dead bool
 	// blocked tells ps whether the task sleeps.
@@ -84,11 +86,11 @@ type Task struct {
 	// personality is that of personality(2).
 	personality atomic.Uint32
 
-	// The end: exitCode is of exit(2); leaving makes run leave; alone is closed
+	// The end: exitCode is of exit(2); leaving makes run leave; alone opens
 	// when an execing task is the only one left.
 	exitCode ExitStatus
 	leaving  bool
-	alone    chan struct{}
+	alone    *waiter.Gate
 }
 
 type faultRecord struct{ addr, trap, code uint64 }
@@ -243,10 +245,10 @@ func (t *Task) SetName(s string) {
 }
 
 // Scheduling returns the scheduling parameters; SetScheduling changes them.
-func (t *Task) Scheduling() Scheduling { t.mu.Lock(); defer t.mu.Unlock(); return t.sched }
+func (t *Task) Scheduling() Scheduling { t.mu.Lock(); defer t.mu.Unlock(); return t.scheduling }
 func (t *Task) SetScheduling(f func(*Scheduling)) {
 	t.mu.Lock()
-	f(&t.sched)
+	f(&t.scheduling)
 	t.mu.Unlock()
 }
 
@@ -293,8 +295,8 @@ func (t *Task) Restart() (uint64, error) {
 	return f(t)
 }
 
-// Yield lets other tasks run (sched_yield(2)). The host does it: the goroutine
-// is locked to its thread, for which the Go scheduler needs two hand-overs.
+// Yield lets other tasks run (sched_yield(2)). The host does it: on
+// ptrace the goroutine is locked to its thread, for which the Go scheduler needs two hand-overs.
 func (t *Task) Yield() { unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }
 
 // CPU returns the number of a processor that the task may run on: the one that
@@ -313,10 +315,8 @@ func (t *Task) FileSizeExceeded() {
 }
 func (t *Task) ThreadGroupID() int32 { return t.tg.ids.num[0] }
 
-// Start lets the task run. The task's goroutine begins here.
-func (t *Task) Start() {
-	go t.run()
-}
+// Start lets the task run.
+func (t *Task) Start() { t.thread.Start(t.run) }
 
 // run is the life of a task: application code, and what the kernel does for
 // it, in turn.
@@ -340,6 +340,7 @@ func (t *Task) run() {
 		locks.AssertNoneHeld()
 		t.usage.EnterUser()
 		t.answer()
+		t.k.scheduler.Checkpoint()
 		before := t.mm.Rewrites()
 		ev, err := t.ctx.Switch(t.mm.AddressSpace(), t.state)
 		t.usage.LeaveUser()
@@ -482,9 +483,6 @@ func (t *Task) outOfMemory(err error) {
 // application code or a sleep.
 func (t *Task) interrupt() {
 	t.work.Store(true)
-	select {
-	case t.wake <- struct{}{}:
-	default:
-	}
+	t.thread.Unpark()
 	t.ctx.Interrupt()
 }

@@ -90,8 +90,8 @@ type groupStop struct {
 	complete, unreported bool
 	// continued: SIGCONT came, and wait(2) hasn't told of it.
 	continued bool
-	// resume is closed to let stopped tasks go on.
-	resume chan struct{}
+	// resume opens to let stopped tasks go on.
+	resume *waiter.Gate
 }
 
 // actionTable is what CLONE_SIGHAND shares.

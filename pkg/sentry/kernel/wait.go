@@ -35,7 +35,7 @@ func (t *Task) WaitChild(w *WaitTarget) (WaitResult, error) {
 	if err != nil || res.PID != 0 || w.Options&unix.WNOHANG != 0 {
 		return res, err
 	}
-	ready := waiter.NewChannelListener()
+	ready := new(waiter.Token)
 	e := waiter.Entry{Listener: ready, Mask: waiter.Internal}
 	t.tg.childEvents.Register(&e)
 	defer t.tg.childEvents.Unregister(&e)

@@ -42,6 +42,23 @@ type Platform interface {
 	Forget(fd int)
 }
 
+// Cooperator is a Platform whose Switch leaves nothing behind in its host thread, so
+// that contexts can be coroutines, and that says when it is about to wait.
+type Cooperator interface {
+	// Cooperate says with whom. It is called before the first NewContext.
+	Cooperate(Scheduler)
+}
+
+// Scheduler runs contexts that are coroutines.
+type Scheduler interface {
+	// Waiting reports whether a context waits that could run in this one's stead.
+	Waiting() bool
+	// Away is called before a Switch sleeps until the application comes back, unless
+	// that is likely to be soon, and Back when it has come.
+	Away()
+	Back()
+}
+
 // AddressSpace is the host side of one application address space.
 //
 // Operations take effect in the order of the calls. MapFile may be put off

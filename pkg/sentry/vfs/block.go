@@ -7,11 +7,11 @@ import (
 )
 
 type sleeper struct {
-	ch    waiter.ChannelListener
+	token waiter.Token
 	entry waiter.Entry
 }
 
-var sleepers = sync.Pool{New: func() any { return &sleeper{ch: waiter.NewChannelListener()} }}
+var sleepers = sync.Pool{New: func() any { return new(sleeper) }}
 
 // BlockOn calls try until it returns something else than ErrWouldBlock, and
 // sleeps in between until w has an event of mask. It returns what try or
@@ -22,14 +22,14 @@ func BlockOn(ctx Context, w waiter.Waitable, mask waiter.Mask, exclusive bool, t
 		return err
 	}
 	s := sleepers.Get().(*sleeper)
-	s.entry.Listener, s.entry.Mask, s.entry.Exclusive = s.ch, mask, exclusive
+	s.entry.Listener, s.entry.Mask, s.entry.Exclusive = &s.token, mask, exclusive
 	w.EventRegister(&s.entry)
 	var err error
 	for {
 		if err = try(); err != ErrWouldBlock {
 			break
 		}
-		if err = ctx.Block(s.ch); err != nil {
+		if err = ctx.Block(&s.token); err != nil {
 			// What came together with a signal counts.
 			if again := try(); again != ErrWouldBlock {
 				err = again
@@ -38,10 +38,7 @@ func BlockOn(ctx Context, w waiter.Waitable, mask waiter.Mask, exclusive bool, t
 		}
 	}
 	w.EventUnregister(&s.entry)
-	select {
-	case <-s.ch:
-	default:
-	}
+	s.token.Take()
 	sleepers.Put(s)
 	return err
 }

@@ -656,7 +656,7 @@ type kernelContext struct{ cred *auth.Credentials }
 
 func (c kernelContext) Credentials() *auth.Credentials { return c.cred }
 func (kernelContext) Memory() usermem.Memory           { return nil }
-func (kernelContext) Block(ch <-chan struct{}) error   { <-ch; return nil }
+func (kernelContext) Block(k *waiter.Token) error      { k.Wait(); return nil }
 func (kernelContext) FileSizeLimit() uint64            { return math.MaxUint64 }
 func (kernelContext) FileSizeExceeded()                {}
 func (kernelContext) ThreadGroupID() int32             { return 0 }

@@ -8,6 +8,7 @@ import (
 	"vitrine/pkg/locks"
 	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/usermem"
+	"vitrine/pkg/waiter"
 )
 
 // Context is the task on whose behalf an operation runs, as far as files need
@@ -18,11 +19,11 @@ type Context interface {
 	// Memory is the task's address space, for arguments of ioctl(2) and the
 	// like. It may be nil for the kernel's own work.
 	Memory() usermem.Memory
-	// Block sleeps until ch delivers, and returns nil, or until the task is
+	// Block sleeps until k is given, and returns nil, or until the task is
 	// interrupted, and returns an error that the caller passes on as it is
 	// (the call is restarted after a handler with SA_RESTART). No lock is
 	// held by the caller.
-	Block(ch <-chan struct{}) error
+	Block(k *waiter.Token) error
 	// FileSizeLimit is RLIMIT_FSIZE in bytes.
 	FileSizeLimit() uint64
 	// FileSizeExceeded sends SIGXFSZ.

@@ -19,6 +19,7 @@ import (
 	"vitrine/pkg/sentry/memfile"
 	"vitrine/pkg/sentry/vfs"
 	"vitrine/pkg/usermem"
+	"vitrine/pkg/waiter"
 )
 
 // Context is a task of the superuser without an address space.
@@ -29,7 +30,7 @@ func NewContext() *Context { return &Context{auth.NewRoot(auth.NewRootUserNamesp
 
 func (c *Context) Credentials() *auth.Credentials { return c.Cred }
 func (*Context) Memory() usermem.Memory           { return nil }
-func (*Context) Block(<-chan struct{}) error      { return unix.EINTR }
+func (*Context) Block(*waiter.Token) error        { return unix.EINTR }
 func (*Context) FileSizeLimit() uint64            { return math.MaxUint64 }
 func (*Context) FileSizeExceeded()                {}
 func (*Context) ThreadGroupID() int32             { return 1 }

@@ -23,6 +23,7 @@ import (
 	"vitrine/pkg/sentry/signals"
 	"vitrine/pkg/sentry/vfs"
 	"vitrine/pkg/usermem"
+	"vitrine/pkg/waiter"
 )
 
 // idle is a platform whose applications never do anything.
@@ -267,7 +268,7 @@ type reader struct{ task *kernel.Task }
 
 func (r *reader) Credentials() *auth.Credentials { return r.task.Credentials() }
 func (*reader) Memory() usermem.Memory           { return nil }
-func (*reader) Block(<-chan struct{}) error      { return unix.EINTR }
+func (*reader) Block(*waiter.Token) error        { return unix.EINTR }
 func (*reader) FileSizeLimit() uint64            { return 1 << 62 }
 func (*reader) FileSizeExceeded()                {}
 func (*reader) ThreadGroupID() int32             { return 1 }

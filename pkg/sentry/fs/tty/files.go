@@ -223,7 +223,7 @@ func (t *TTY) takeInput(b []byte, nonBlocking bool) (int, error) {
 // takeTimed is a read in raw mode with VTIME. With VMIN the clock runs between
 // bytes, without it from the start.
 func (t *TTY) takeTimed(ctx vfs.Context, b []byte) (int, error) {
-	ready := waiter.NewChannelListener()
+	ready := new(waiter.Token)
 	entry := waiter.Entry{Listener: ready, Mask: waiter.Readable | waiter.Internal}
 	t.slaveQueue.Register(&entry)
 	defer t.slaveQueue.Unregister(&entry)

@@ -112,14 +112,16 @@ func (a *addressSpace) lose() {
 	a.mappings.Drop()
 }
 
-// take returns a thread without a context: th if it is one of them, else the
-// one that became free last, else a new one.
+// take returns a thread without a context: the one that became free last if that
+// is still looking for what to do, else th if it is one of them, else any, else a new one.
 func (a *addressSpace) take(th *thread) (*thread, error) {
 	p := a.proc
 	p.mu.Lock()
-	i := slices.Index(p.free, th)
-	if i < 0 {
-		i = len(p.free) - 1
+	i := len(p.free) - 1
+	if i >= 0 && p.free[i].place.mode != apart {
+		if at := slices.Index(p.free, th); at >= 0 {
+			i = at
+		}
 	}
 	if i >= 0 {
 		th = p.free[i]

@@ -28,7 +28,10 @@ type context struct {
 	active bool    // counted in platform.active
 	thread *thread // that the context has taken, or nil
 	last   *thread // the last one
-	server *server // the thread of the Sentry that was bound for it last
+	// server is the thread of the Sentry that was bound for it last, and sleeps is
+	// since when that and the stub's are bound, or zero: see looser.
+	server atomic.Pointer[server]
+	sleeps atomic.Int64
 	// fpAt is where the state is whose vector registers the thread loads or
 	// has, or nil if they must be loaded. fpPulled says that state.FP is as
 	// current.
@@ -422,7 +425,7 @@ func (c *context) Park(state *arch.State) {
 	}
 	c.active = false
 	c.platform.active.Add(-1)
-	if c.platform.cpus.count > 1 {
+	if c.platform.cpus.count > 1 && !c.platform.othersWait() {
 		c.bind(-1)
 	}
 	if c.held() != nil {

@@ -2,7 +2,6 @@ package systrap
 
 import (
 	"sync/atomic"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -82,16 +81,10 @@ const (
 	futexWakeOp = 1
 )
 
-// futexWait sleeps while word is v, for no longer than limit if that isn't zero
-// (ETIMEDOUT), or for no reason.
-func futexWait(word *atomic.Uint32, v uint32, limit time.Duration) unix.Errno {
-	var t *unix.Timespec
-	if limit != 0 {
-		t = &unix.Timespec{Nsec: int64(limit)}
-	}
-	// SAFETY: word is in a mapping; it and t live until the call returns.
-	_, _, e := unix.Syscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(word)), futexWaitOp, uintptr(v), uintptr(unsafe.Pointer(t)), 0, 0)
-	return e
+// futexWait sleeps while word is v, or returns for no reason.
+func futexWait(word *atomic.Uint32, v uint32) {
+	// SAFETY: word is in a mapping, which outlives the call.
+	unix.Syscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(word)), futexWaitOp, uintptr(v), 0, 0, 0)
 }
 
 // futexWake wakes a thread that sleeps on word.

@@ -25,11 +25,10 @@ import (
 //
 // Together: on one CPU, each asleep while the other runs. The Sentry's thread,
 // which is Go's, is bound to the CPU from its first such sleep on until its task
-// goes to sleep itself.
+// goes to sleep itself and no other one takes the thread.
 //
 // Loose: wherever the host puts them, asleep while the other runs. It is for
-// threads that compute: the Sentry's thread comes back after a millisecond to
-// let a stub thread go.
+// threads that compute: after a millisecond or more they are let go (looser).
 //
 // Nothing here affects what happens, only when.
 type placement struct {
@@ -177,8 +176,8 @@ func (p *Platform) thisServer() *server {
 func (c *context) bind(cpu int) {
 	all := &c.platform.cpus.all
 	s := c.platform.thisServer()
-	if old := c.server; old != s {
-		c.server = s
+	if old := c.server.Load(); old != s {
+		c.server.Store(s)
 		if old != nil && old.boundFor.CompareAndSwap(c, nil) && old.cpu.Swap(-1) >= 0 {
 			setAffinity(old.tid, all)
 		}
@@ -223,6 +222,9 @@ func (c *context) handOver(th *thread) error {
 				p.spinners.take(me, th)
 			}
 		}
+		if pl.mode == loose {
+			c.bind(-1)
+		}
 	}
 	th.shared.spin = uint32(n)
 	th.resume()
@@ -236,7 +238,7 @@ func (c *context) handOver(th *thread) error {
 func (c *context) sleep(th *thread) error {
 	p, pl := c.platform, &th.place
 	if p.cpus.count == 1 {
-		return th.await(0)
+		return c.pause(th)
 	}
 	if pl.mode == apart {
 		// It computes, or has lost its CPU to somebody.
@@ -249,25 +251,24 @@ func (c *context) sleep(th *thread) error {
 	}
 	th.shared.spin = 0
 	before := time.Now()
-	limit := time.Duration(0)
-	if pl.cpu >= 0 {
-		limit = patience
+	bound := pl.cpu >= 0 && th.shared.event.Load() != th.number // else the wake-up was a switch already
+	if bound {
 		c.bind(pl.cpu)
+		p.looser.watch(c, before)
 	}
-	err := th.await(limit)
-	if err == errPatience {
+	err := c.pause(th)
+	if bound {
+		c.sleeps.Store(0)
+	}
+	switch took := time.Since(before); {
+	case took > patience:
 		pl.mode = loose
 		pl.quick = 0
 		c.bind(-1)
 		th.bind(p, -1)
-		return th.await(0)
-	}
-	switch took := time.Since(before); {
 	case took > soon:
 		pl.quick = 0
-		if pl.mode == loose && took < patience {
-			pl.mode = together
-		}
+		pl.mode = together
 	case pl.mode == loose:
 		pl.mode = together
 	default:
@@ -281,9 +282,20 @@ func (c *context) sleep(th *thread) error {
 	return err
 }
 
-// await waits for the event that ends the command, asleep, and for no longer
-// than limit if that isn't zero.
-func (th *thread) await(limit time.Duration) error {
+// pause waits for the event, asleep. Meanwhile other contexts may need the thread of
+// the Sentry, unless the event comes as soon as the last ones.
+func (c *context) pause(th *thread) error {
+	s := c.platform.scheduler
+	if s == nil || th.place.quick > 0 && s.Waiting() {
+		return th.await()
+	}
+	s.Away()
+	defer s.Back()
+	return th.await()
+}
+
+// await waits for the event that ends the command, asleep.
+func (th *thread) await() error {
 	s := th.shared
 	for {
 		s.sentrySleeps.Swap(1)
@@ -291,16 +303,58 @@ func (th *thread) await(limit time.Duration) error {
 		if v == th.number || th.proc.lost.Load() {
 			break
 		}
-		if futexWait(&s.event, v, limit) == unix.ETIMEDOUT {
-			if s.event.Load() == th.number {
-				break
-			}
-			return errPatience
-		}
+		futexWait(&s.event, v)
 	}
 	s.sentrySleeps.Store(0)
 	if s.event.Load() != th.number {
 		return errLost
 	}
 	return nil
+}
+
+// looser lets threads that compute run on any CPU, when they have run bound to one
+// for longer than patience. A deadline for each sleep would do as well, but to set the
+// processor's timer, in a virtual machine, takes longer than most sleeps.
+type looser struct {
+	timer *time.Timer
+	armed atomic.Bool
+}
+
+func newLooser(p *Platform) *looser {
+	l := &looser{}
+	l.timer = time.AfterFunc(patience, func() { l.look(p) })
+	l.timer.Stop()
+	return l
+}
+
+// watch says that c's threads are bound since a time.
+func (l *looser) watch(c *context, since time.Time) {
+	c.sleeps.Store(since.UnixNano())
+	if !l.armed.Load() && !l.armed.Swap(true) {
+		l.timer.Reset(2 * patience)
+	}
+}
+
+func (l *looser) look(p *Platform) {
+	l.armed.Store(false)
+	now := time.Now().UnixNano()
+	waiting := false
+	p.watchdog.each(func(c *context) {
+		since := c.sleeps.Load()
+		if since == 0 {
+			return
+		}
+		if now-since < int64(patience) {
+			waiting = true
+			return
+		}
+		th, s := c.running.Load(), c.server.Load()
+		if th != nil && s != nil && c.sleeps.CompareAndSwap(since, 0) {
+			setAffinity(th.tid, &p.cpus.all)
+			setAffinity(s.tid, &p.cpus.all)
+		}
+	})
+	if waiting && !l.armed.Swap(true) {
+		l.timer.Reset(2 * patience)
+	}
 }

@@ -57,7 +57,10 @@ type Platform struct {
 	watchdog *watchdog
 	cpus     cpus
 	spinners spinners
+	looser   *looser
 	rewrites bool // calls may be rewritten
+
+	scheduler platform.Scheduler // nil where contexts are goroutines
 
 	// active counts the contexts that run or are about to.
 	active atomic.Int32
@@ -96,6 +99,7 @@ func New() (*Platform, error) {
 		cpus:     hostCPUs(),
 		rewrites: cpu.X86.HasBMI2, // stubPlainEntry
 	}
+	p.looser = newLooser(p)
 	go w.run(p.ended)
 	p.pool.Make = p.newProcess
 	if err := p.pool.Fill(); err != nil {
@@ -143,6 +147,13 @@ func (p *Platform) Name() string { return "systrap" }
 
 // UserRange implements platform.Platform.
 func (p *Platform) UserRange() usermem.AddrRange { return p.user }
+
+// Cooperate implements platform.Cooperator.
+func (p *Platform) Cooperate(s platform.Scheduler) { p.scheduler = s }
+
+// othersWait reports whether another context takes the calling thread of the Sentry
+// as soon as this one sleeps.
+func (p *Platform) othersWait() bool { return p.scheduler != nil && p.scheduler.Waiting() }
 
 // Forget implements platform.Platform.
 func (p *Platform) Forget(fd int) { p.factory.Forget(fd) }

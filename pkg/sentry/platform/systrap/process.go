@@ -16,9 +16,6 @@ import (
 // errLost says that a stub's process is gone, or does what a stub never does.
 var errLost = errors.New("systrap: the stub process is lost")
 
-// errPatience says that a wait took too long.
-var errPatience = errors.New("systrap: no event in time")
-
 // errFull says that a stub has as many threads as it can.
 var errFull = errors.New("systrap: too many threads in a stub")
 
@@ -113,7 +110,7 @@ func (p *Platform) newProcess() (*process, error) {
 		unix.Kill(proc.Leader, unix.SIGKILL)
 		return nil, fmt.Errorf("watching a stub: %w", err)
 	}
-	if err := th.await(0); err != nil {
+	if err := th.await(); err != nil {
 		p.destroy(proc)
 		return nil, err
 	}
@@ -276,7 +273,7 @@ func (p *process) spawn() (*thread, error) {
 	if errno != 0 {
 		return nil, fmt.Errorf("a thread in a stub: %w", errno)
 	}
-	if err := th.await(0); err != nil {
+	if err := th.await(); err != nil {
 		return nil, err
 	}
 	th.tid = int(th.shared.tid)

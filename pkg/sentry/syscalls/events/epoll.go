@@ -117,7 +117,7 @@ func waitEpoll(t *kernel.Task, ep *epoll.Epoll, evs []epoll.Event, timeout int32
 	if timeout > 0 {
 		end = call.Deadline(t, int64(timeout)*1_000_000)
 	}
-	ready := waiter.NewChannelListener()
+	ready := new(waiter.Token)
 	for {
 		// Exclusive: an event wakes one thread. Wait passes on what it leaves,
 		// to those who are registered, so that this one must not be any more.

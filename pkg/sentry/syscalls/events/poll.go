@@ -73,7 +73,7 @@ func waitAny(t *kernel.Task, ws []watch, end int64) (int, error) {
 		}
 		return 0, nil
 	}
-	ready := waiter.NewChannelListener()
+	ready := new(waiter.Token)
 	for i := range ws {
 		if w := &ws[i]; w.file != nil {
 			w.entry.Listener, w.entry.Mask = ready, w.want

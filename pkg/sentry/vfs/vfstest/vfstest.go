@@ -7,11 +7,14 @@ package vfstest
 
 import (
 	"math"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
+	"vitrine/pkg/sched"
 	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/usermem"
+	"vitrine/pkg/waiter"
 )
 
 // Context is a task without a kernel.
@@ -38,17 +41,31 @@ func (c *Context) FileSizeLimit() uint64          { return math.MaxUint64 }
 func (c *Context) FileSizeExceeded()              {}
 func (c *Context) ThreadGroupID() int32           { return c.PID }
 
-func (c *Context) Block(ch <-chan struct{}) error {
+func (c *Context) Block(k *waiter.Token) error {
 	select {
 	case c.Blocked <- struct{}{}:
 	default:
 	}
-	select {
-	case <-ch:
-		return nil
-	case <-c.Stop:
-		return unix.EINTR
+	t := sched.This()
+	k.Expect(t)
+	var stopped atomic.Bool
+	over := make(chan struct{})
+	defer close(over)
+	go func() {
+		select {
+		case <-c.Stop:
+			stopped.Store(true)
+			t.Unpark()
+		case <-over:
+		}
+	}()
+	for !k.Take() {
+		if stopped.Load() {
+			return unix.EINTR
+		}
+		t.Park()
 	}
+	return nil
 }
 
 // Memory is a slice whose index is the address.
