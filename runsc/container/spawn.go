@@ -103,7 +103,7 @@ func hint(err error) string {
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EUSERS):
 		return " (are user namespaces limited by /proc/sys/user?)"
 	case errors.Is(err, unix.EPERM):
-		return " (are user namespaces forbidden on this host?)"
+		return " (it needs clone(2) with namespaces of its own, which a seccomp profile such as Docker's default, or the host's settings of user namespaces, forbid)"
 	}
 	return ""
 }
@@ -137,6 +137,31 @@ func mapped(file string, id int) bool {
 		}
 	}
 	return false
+}
+
+// identityMap is a map of all ids that the caller's user namespace has to themselves.
+func identityMap(file string) ([]syscall.SysProcIDMap, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	var all []syscall.SysProcIDMap
+	for line := range strings.Lines(string(b)) {
+		var inside, outside, length int
+		if n, _ := fmt.Sscan(line, &inside, &outside, &length); n == 3 {
+			all = append(all, syscall.SysProcIDMap{ContainerID: inside, HostID: inside, Size: length})
+		}
+	}
+	return all, nil
+}
+
+// hasCapability reports whether the calling thread has a capability in its user
+// namespace.
+func hasCapability(capability uint) bool {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	err := unix.Capget(&header, &data[0])
+	return err == nil && data[capability/32].Effective&(1<<(capability%32)) != 0
 }
 
 const isolated = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
@@ -191,7 +216,8 @@ func maxTasks() int {
 }
 
 // goferChild describes the gofer process. A gofer of root's stays root of the
-// host, because files have owners; its jail is its own affair.
+// host, because files have owners; its jail is its own affair. Where root may make
+// namespaces only in a user namespace, that has all ids too.
 func goferChild(conf *config.Config) (*child, error) {
 	path, err := program("gofer", conf.GoferPath)
 	if err != nil {
@@ -202,6 +228,15 @@ func goferChild(conf *config.Config) (*child, error) {
 	c.sys.Cloneflags = isolated
 	if os.Geteuid() != 0 {
 		c.newUserNamespace()
+	} else if !hasCapability(unix.CAP_SYS_ADMIN) {
+		c.sys.Cloneflags |= unix.CLONE_NEWUSER
+		c.sys.GidMappingsEnableSetgroups = true
+		if c.sys.UidMappings, err = identityMap("/proc/self/uid_map"); err != nil {
+			return nil, err
+		}
+		if c.sys.GidMappings, err = identityMap("/proc/self/gid_map"); err != nil {
+			return nil, err
+		}
 	}
 	if conf.NoJail {
 		c.args = append(c.args, "--no-jail")

@@ -30,6 +30,10 @@ import (
 var bin, real string
 
 func TestMain(m *testing.M) {
+	if name := os.Getenv(underEnv); name != "" {
+		fmt.Fprintln(os.Stderr, executeUnder(name))
+		os.Exit(1)
+	}
 	os.Exit(func() int {
 		dir, err := os.MkdirTemp("", "vitrine-e2e-")
 		if err != nil {

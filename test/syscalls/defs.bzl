@@ -34,6 +34,7 @@ def syscall_test(name, platforms = PLATFORMS, size = "small", tags = []):
             "-static",
             "-pthread",
         ],
+        visibility = ["//test:__subpackages__"],
     )
 
     # Bazel's sandbox maps only uid 0 and mounts much read-only: local.
