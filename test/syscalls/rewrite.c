@@ -243,6 +243,161 @@ TEST(registers)
 	CHECK_EQ(wrong, 0);
 }
 
+/* --- clocks --- */
+
+static long long ns_of(const struct timespec *t) { return t->tv_sec * 1000000000LL + t->tv_nsec; }
+
+/* by_form makes a call by either form of instruction. */
+static long by_form(int form, long nr, long a, void *b)
+{
+	return form ? moved(nr, a, b, 0L, 0x202L) : call4095(nr, a, b);
+}
+
+TEST(clocks)
+{
+	static const int ids[] = {CLOCK_REALTIME, CLOCK_MONOTONIC, CLOCK_MONOTONIC_RAW, CLOCK_REALTIME_COARSE,
+				  CLOCK_MONOTONIC_COARSE, CLOCK_BOOTTIME, CLOCK_TAI};
+	for (int i = 0; i < OFTEN; i++) {
+		struct timespec t;
+		by_form(0, SYS_clock_gettime, CLOCK_MONOTONIC, &t), by_form(1, SYS_clock_gettime, CLOCK_MONOTONIC, &t);
+	}
+	for (int form = 0; form < 2; form++) {
+		int wrong = 0;
+		for (size_t k = 0; k < sizeof ids / sizeof *ids; k++) {
+			struct timespec t[3], res, res2;
+			int coarse = ids[k] == CLOCK_REALTIME_COARSE || ids[k] == CLOCK_MONOTONIC_COARSE;
+			for (int i = 0; i < 50; i++) {
+				/* Between two readings by the library, which may have another way. */
+				memset(t, 0xff, sizeof t);
+				wrong += clock_gettime(ids[k], &t[0]) != 0;
+				wrong += by_form(form, SYS_clock_gettime, ids[k], &t[1]) != 0;
+				wrong += clock_gettime(ids[k], &t[2]) != 0;
+				wrong += ns_of(&t[0]) > ns_of(&t[1]) || ns_of(&t[1]) > ns_of(&t[2]);
+				wrong += t[1].tv_nsec < 0 || t[1].tv_nsec >= 1000000000;
+			}
+			wrong += by_form(form, SYS_clock_getres, ids[k], &res) != 0 || clock_getres(ids[k], &res2) != 0;
+			wrong += ns_of(&res) != ns_of(&res2) || (coarse ? res.tv_nsec < 1000000 : res.tv_nsec > 1000000);
+			wrong += by_form(form, SYS_clock_getres, ids[k], NULL) != 0;
+			if (wrong) {
+				CHECK_EQ(ids[k], -1);
+				break;
+			}
+		}
+		CHECK_EQ(wrong, 0);
+		struct timespec t[2];
+		struct timeval v;
+		time_t now, stored;
+		for (int i = 0; i < OFTEN; i++) {
+			clock_gettime(CLOCK_REALTIME, &t[0]);
+			wrong += by_form(form, SYS_gettimeofday, (long)&v, NULL) != 0;
+			clock_gettime(CLOCK_REALTIME, &t[1]);
+			long long us = v.tv_sec * 1000000LL + v.tv_usec;
+			wrong += us < ns_of(&t[0]) / 1000 || us > ns_of(&t[1]) / 1000 || v.tv_usec < 0 || v.tv_usec >= 1000000;
+			/* The coarse clock is what time(2) goes by. */
+			clock_gettime(CLOCK_REALTIME_COARSE, &t[0]);
+			now = by_form(form, SYS_time, (long)&stored, NULL);
+			clock_gettime(CLOCK_REALTIME, &t[1]);
+			wrong += now != stored || now < t[0].tv_sec || now > t[1].tv_sec;
+			now = by_form(form, SYS_time, 0, NULL);
+			wrong += now < t[0].tv_sec || now > t[1].tv_sec + 1;
+			wrong += by_form(form, SYS_sched_yield, 0, NULL) != 0;
+		}
+		CHECK_EQ(wrong, 0);
+		struct timezone zone = {1, 1};
+		CHECK_EQ(by_form(form, SYS_gettimeofday, 0, &zone), 0);
+		CHECK_EQ(by_form(form, SYS_gettimeofday, (long)&v, &zone), 0);
+		CHECK_EQ(zone.tz_dsttime, 0);
+		CHECK_EQ(by_form(form, SYS_gettimeofday, 0, NULL), 0);
+		CHECK_EQ(by_form(form, SYS_clock_gettime, CLOCK_PROCESS_CPUTIME_ID, &t[0]), 0);
+		CHECK_EQ(by_form(form, SYS_clock_gettime, 1L << 32 | CLOCK_MONOTONIC, &t[0]), 0);
+		CHECK_EQ(by_form(form, SYS_clock_gettime, 12, &t[0]), -EINVAL);
+		CHECK_EQ(by_form(form, SYS_clock_gettime, 10, &t[0]), -EINVAL);
+		CHECK_EQ(by_form(form, SYS_clock_gettime, -1 & 0xffff, &t[0]), -EINVAL);
+		CHECK_EQ(by_form(form, SYS_clock_getres, 77, &t[0]), -EINVAL);
+	}
+	int wrong_registers = 0;
+	for (int i = 0; i < OFTEN; i++) {
+		struct timespec t;
+		wrong_registers += registers_wrong(SYS_clock_gettime, CLOCK_MONOTONIC, (long)&t, 3, 0x202, 0);
+		wrong_registers += registers_wrong(SYS_clock_gettime, CLOCK_MONOTONIC, 8, 3, 0x202, -EFAULT);
+		wrong_registers += registers_wrong(SYS_sched_yield, 1, 2, 3, 0x202, 0);
+	}
+	CHECK_EQ(wrong_registers, 0);
+}
+
+/* Where the answer can't be written the error is the system call's, and where it can for the first time it is. */
+TEST(clocks_to_nowhere)
+{
+	unsigned char *p = mmap(NULL, 3 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	mprotect(p + 4096, 4096, PROT_READ);
+	munmap(p + 8192, 4096);
+	struct timespec t;
+	for (int i = 0; i < OFTEN; i++)
+		by_form(0, SYS_clock_gettime, CLOCK_MONOTONIC, &t), by_form(1, SYS_clock_gettime, CLOCK_MONOTONIC, &t);
+	static const unsigned long nowhere[] = {8, 1UL << 47, (1UL << 47) - 4096, (1UL << 47) - 4104, (1UL << 47) - 8, 1UL << 63, -8UL,
+						0x7ffffc000000 - 16, 0x7ffffc000000 - 8, 0x7ffffc003000, 0x7fffff000000, 0x7fffff080000};
+	for (int form = 0; form < 2; form++) {
+		for (int i = 0; i < 60; i++) {
+			unsigned char *q = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+			struct timespec *fresh = (void *)(q + 64);
+			if (by_form(form, SYS_clock_gettime, CLOCK_MONOTONIC, fresh) != 0 || fresh->tv_sec == 0) {
+				CHECK_NAMED(0, "a page that was never touched gets the time");
+				break;
+			}
+			munmap(q, 4096);
+		}
+		for (size_t i = 0; i < sizeof nowhere / sizeof *nowhere; i++) {
+			int wrong = by_form(form, SYS_clock_gettime, CLOCK_MONOTONIC, (void *)nowhere[i]) != -EFAULT;
+			wrong += by_form(form, SYS_gettimeofday, (long)nowhere[i], NULL) != -EFAULT;
+			wrong += by_form(form, SYS_time, (long)nowhere[i], NULL) != -EFAULT;
+			wrong += by_form(form, SYS_clock_getres, CLOCK_MONOTONIC, (void *)nowhere[i]) != -EFAULT;
+			if (wrong) {
+				CHECK_EQ(nowhere[i], 0);
+				break;
+			}
+		}
+		CHECK_EQ(by_form(form, SYS_clock_gettime, CLOCK_MONOTONIC, NULL), -EFAULT);
+		CHECK_EQ(by_form(form, SYS_clock_gettime, CLOCK_MONOTONIC, p + 4096), -EFAULT);
+		CHECK_EQ(by_form(form, SYS_clock_gettime, CLOCK_MONOTONIC, p + 4096 - 8), -EFAULT);
+		CHECK_EQ(by_form(form, SYS_clock_gettime, CLOCK_MONOTONIC, p + 8192), -EFAULT);
+		CHECK_EQ(by_form(form, SYS_time, (long)(p + 8192 - 4), NULL), -EFAULT);
+	}
+	/* What a child has changed isn't the parent's. */
+	struct timespec *shared = (void *)p;
+	by_form(1, SYS_clock_gettime, CLOCK_MONOTONIC, shared);
+	struct timespec before = *shared;
+	IN_CHILD
+	{
+		CHECK_EQ(by_form(1, SYS_clock_gettime, CLOCK_MONOTONIC, shared), 0);
+		CHECK(ns_of(shared) > ns_of(&before));
+	}
+	CHECK_MEM(shared, &before, sizeof before);
+	munmap(p, 8192);
+}
+
+static int yield_turn;
+static void *yielding(void *arg)
+{
+	int me = (int)(long)arg;
+	for (int i = 0; i < 300; i++) {
+		while (__atomic_load_n(&yield_turn, __ATOMIC_SEQ_CST) % 3 != me)
+			call4095(SYS_sched_yield);
+		__atomic_add_fetch(&yield_turn, 1, __ATOMIC_SEQ_CST);
+	}
+	return NULL;
+}
+
+/* Threads that wait for each other by yielding get on. */
+TEST(threads_that_yield)
+{
+	pthread_t t[3];
+	for (int i = 0; i < 3; i++)
+		pthread_create(&t[i], NULL, yielding, (void *)(long)i);
+	for (int i = 0; i < 3; i++)
+		pthread_join(t[i], NULL);
+	CHECK_EQ(yield_turn, 900);
+}
+
 /* --- vector registers --- */
 
 static int have_avx, have_avx512;
@@ -392,6 +547,9 @@ TEST(interruptions)
 		wrong += plain_getppid(0x202 | (n & 1)) != ppid || flags_after != (0x202 | (n & 1));
 		wrong += moved(SYS_getpid, 0L, 0L, 0L, 0x202 | (n & 1)) != pid || flags_after != (0x202 | (n & 1));
 		wrong += moved_half(SYS_close, -1L, 0L, 0L, 0x202 | (n & 1)) != -EBADF || flags_after != (0x202 | (n & 1));
+		struct timespec t = {-1, -1};
+		wrong += by_form(n & 1, SYS_clock_gettime, CLOCK_MONOTONIC, &t) != 0 || t.tv_nsec < 0;
+		wrong += registers_wrong(SYS_clock_gettime, CLOCK_REALTIME, (long)&t, 3, 0x202, 0);
 		wrong += registers_wrong(SYS_getpid, 1, 2, 3, 0x202, pid);
 		if (n++ % 16 == 0)
 			wrong += vectors_wrong(n, SYS_getpid, 0, 0, 0, pid);

@@ -126,7 +126,7 @@ func Prepare(o *Options) (*Sandbox, error) {
 	k.Timers = clock.NewQueue(keeper.Monotonic)
 	k.BootTime, k.BootMonotonic = keeper.Realtime(), keeper.Monotonic()
 	k.CPUID = cpuid.New(cpuid.Dear)
-	if k.VDSO, err = installVDSO(keeper, mf, s.account); err != nil {
+	if k.VDSO, err = installVDSO(p, keeper, mf, s.account); err != nil {
 		return nil, fmt.Errorf("vDSO: %w", err)
 	}
 	if o.Strace {
@@ -187,16 +187,21 @@ func newPlatform(name string) (platform.Platform, []seccomp.Row, error) {
 	return nil, nil, fmt.Errorf("platform %q isn't one of: systrap, ptrace", name)
 }
 
-func installVDSO(k *clock.Keeper, mf *memfile.File, acct *memfile.Account) (*loader.VDSO, error) {
+func installVDSO(p platform.Platform, k *clock.Keeper, mf *memfile.File, acct *memfile.Account) (*loader.VDSO, error) {
 	store := pagestore.New(mf, acct)
 	if err := store.Truncate(vdso.Size()); err != nil {
 		return nil, err
 	}
-	page, size, err := vdso.Install(store)
+	data, size, err := vdso.Install(store)
 	if err != nil {
 		return nil, err
 	}
-	k.Share(page)
+	k.Share(data.Page)
+	if r, ok := p.(platform.ClockReader); ok {
+		if err := r.ShareClocks(data.File, data.Offset); err != nil {
+			return nil, err
+		}
+	}
 	return &loader.VDSO{Mappable: store, DataSize: vdso.DataSize, CodeSize: size}, nil
 }
 

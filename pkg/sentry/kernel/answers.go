@@ -5,9 +5,9 @@ import (
 	"vitrine/pkg/sentry/platform"
 )
 
-// What a task is told of itself by calls that its platform may answer
-// (platform.Answerer): who it is. Only the task itself changes that, between two
-// runs of application code, so it is enough to look before each. Where somebody
+// What a task is told by calls that its platform may answer (platform.Answerer):
+// who it is, and what the time is. Only the task itself changes the former, between
+// two runs of application code, so it is enough to look before each. Where somebody
 // wants to see each call, or has it decided, nothing is answered.
 
 // answers is what the platform answers; only the task's goroutine uses it.
@@ -40,6 +40,7 @@ func (t *Task) answer() {
 	n := &platform.Answers{
 		PID: uint32(t.tg.ID(t.ids.ns)), TID: uint32(t.ids.in(t.ids.ns)),
 		UID: platform.NoAnswer, EUID: platform.NoAnswer, GID: platform.NoAnswer, EGID: platform.NoAnswer,
+		Clocks: true,
 	}
 	// The numbers of another user namespace can be set once it has members.
 	if ns := creds.UserNS; ns.Parent == nil {

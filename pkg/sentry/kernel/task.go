@@ -369,6 +369,9 @@ func (t *Task) run() {
 			t.fault(&ev)
 		default:
 			t.state.Regs.OrigRax = noSyscall
+			if ev.Access != 0 {
+				t.mm.HandleFault(ev.Addr, ev.Access) // the call says what is wrong
+			}
 		}
 	}
 	t.exit()

@@ -79,11 +79,11 @@ func TestLoadsIntoTheMemoryManager(t *testing.T) {
 	if err := objects.Truncate(vdso.Size()); err != nil {
 		t.Fatal(err)
 	}
-	page, size, err := vdso.Install(objects)
+	data, size, err := vdso.Install(objects)
 	if err != nil {
 		t.Fatal(err)
 	}
-	page.Starts[clock.Realtime].Seconds.Store(77)
+	data.Page.Starts[clock.Realtime].Seconds.Store(77)
 	for range 20 {
 		m, err := mm.New(nowhere{}, file, acct, mm.Options{})
 		if err != nil {

@@ -110,7 +110,8 @@ const (
 	// is the SIGSEGV of a kernel without them.
 	EventFault
 	// EventInterrupted: Interrupt was called, or the platform lost the
-	// processor. Registers are between two instructions.
+	// processor. Registers are between two instructions. Where Access isn't zero,
+	// the platform couldn't answer a call without the page of Addr.
 	EventInterrupted
 )
 
@@ -183,10 +184,21 @@ type CallRewriter interface {
 // task itself changes it, or NoAnswer.
 type Answers struct {
 	PID, TID, UID, EUID, GID, EGID uint32
+	// Clocks says that calls may be answered that read clocks (ClockReader), and
+	// sched_yield(2).
+	Clocks bool
 }
 
 // NoAnswer in Answers says that the Sentry is to be asked.
 const NoAnswer = ^uint32(0)
+
+// ClockReader is a Platform that can answer calls that read clocks.
+type ClockReader interface {
+	Platform
+	// ShareClocks says that the page at offset of f is a clock.Page, for as long
+	// as the platform lives.
+	ShareClocks(f File, offset uint64) error
+}
 
 // Answerer is a Context that can answer system calls without an event.
 type Answerer interface {

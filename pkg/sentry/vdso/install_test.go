@@ -45,11 +45,14 @@ func TestInstallWritesImageBehindThePage(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Munmap(mem)
-	page, n, err := Install(&pieces{mem: mem})
+	data, n, err := Install(&pieces{mem: mem})
 	if err != nil || n != uint64(size-DataSize) {
 		t.Fatalf("image of %d bytes, %v", n, err)
 	}
-	page.Seq.Store(0x1234)
+	data.Page.Seq.Store(0x1234)
+	if b, _ := data.File.Slice(data.Offset, 2); b[0] != 0x34 || b[1] != 0x12 {
+		t.Error("the clocks' page is not where it is said to be")
+	}
 	var got []byte
 	for at := size - pageSize; at >= 0; at -= pageSize {
 		got = append(got, mem[at:at+pageSize]...)

@@ -11,15 +11,17 @@ import (
 //
 //	UserEnd   = slotsBase  the threads' memory: signal stacks and what else (read, write; shared with the Sentry)
 //	cmdBase                command page (read only here; the Sentry writes it)
+//	sharedBase             what the platform maps into all stubs alike
 //	codeBase               the image's code (read, execute)
 const (
-	taskSize  = 0x7ffffffff000
-	slotsBase = 0x7ffffc000000
-	slotsSize = 32 << 20
-	cmdBase   = 0x7fffff000000
-	cmdSize   = 1 << 18
-	codeBase  = 0x7fffff100000
-	codeSize  = 0x8000
+	taskSize   = 0x7ffffffff000
+	slotsBase  = 0x7ffffc000000
+	slotsSize  = 32 << 20
+	cmdBase    = 0x7fffff000000
+	cmdSize    = 1 << 18
+	sharedBase = 0x7fffff080000
+	codeBase   = 0x7fffff100000
+	codeSize   = 0x8000
 
 	// Places of the factory's code in the code area.
 	offBoot    = 0x000
@@ -87,6 +89,9 @@ const (
 	// CommandBytes long, and can only read it.
 	CommandAddr  = cmdBase
 	CommandBytes = cmdSize
+	// SharedAddr is a place for what a platform maps into all stubs alike, up to
+	// CodeBase.
+	SharedAddr = sharedBase
 	// SlotsAddr is where it sees Process.Slots, which is SlotsBytes long, a power
 	// of two that SlotsAddr is a multiple of.
 	SlotsAddr  = slotsBase

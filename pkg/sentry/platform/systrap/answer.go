@@ -7,12 +7,15 @@ import (
 
 	"vitrine/pkg/sentry/arch"
 	"vitrine/pkg/sentry/platform"
+	"vitrine/pkg/sentry/platform/stub"
 )
 
 // Answers in the stub: a system call that comes by a trampoline, and whose result
 // is known beforehand, is answered by stubEntry itself. The results are in the
 // command page, which the application can't change, for each slot: in word i+1
-// that of call answerCalls[i], plus one; zero asks the Sentry.
+// that of call answerCalls[i], plus one; zero asks the Sentry. The last word says
+// whether those of madeCalls may be answered, too: what they return is made in the stub,
+// from the clocks' page (clock.Page) or by the host.
 //
 // A context has its own, and they are written to the slot of the thread that it
 // takes, before that runs. Those of the slot's last context can't be seen by
@@ -21,10 +24,16 @@ import (
 // answerCalls are the calls, all below answerNumbers.
 var answerCalls = [...]int{unix.SYS_GETPID, unix.SYS_GETTID, unix.SYS_GETUID, unix.SYS_GETEUID, unix.SYS_GETGID, unix.SYS_GETEGID}
 
+// madeCalls is what CLOCKS of the stub's code answers.
+var madeCalls = [...]int{unix.SYS_CLOCK_GETTIME, unix.SYS_GETTIMEOFDAY, unix.SYS_TIME, unix.SYS_CLOCK_GETRES, unix.SYS_SCHED_YIELD}
+
 const (
 	answerNumbers = 256
 	// answerBytes is how much of the command page a slot has.
 	answerBytes = 32
+	answerOpen  = 28
+	// answerMade is what the index of calls has for madeCalls.
+	answerMade = 0x80
 	// To get from an address in a slot to that: slotSize is 2^14, answerBytes 2^5.
 	slotMask    = 1<<slotsShift - slotSize
 	answerShift = 14 - 5
@@ -36,6 +45,9 @@ type answering struct {
 	// for the thread that runs, and a Switch looks at it again after it has
 	// written its slot.
 	now atomic.Pointer[platform.Answers]
+	// not says that the next call isn't to be answered: its answer couldn't be
+	// stored.
+	not bool
 }
 
 var _ platform.Answerer = (*context)(nil)
@@ -55,6 +67,9 @@ func (c *context) NoAnswers() {
 func (c *context) giveAnswers(th *thread) {
 	for {
 		a := c.answers.now.Load()
+		if c.answers.not {
+			a = nil
+		}
 		if a == th.answers {
 			return
 		}
@@ -72,10 +87,15 @@ func (th *thread) writeAnswers(a *platform.Answers) {
 			v[i]++ // NoAnswer becomes zero
 		}
 	}
+	open := uint32(0)
+	if a != nil && a.Clocks && th.proc.clocks {
+		open = 1
+	}
 	page := th.proc.Commands()[cmdAnswers+th.index*answerBytes:]
 	for i := range v {
 		wordAt(page[4*(i+1):]).Store(v[i])
 	}
+	wordAt(page[answerOpen:]).Store(open)
 }
 
 // notAnswered puts registers back to where a call is about to begin that was
@@ -85,7 +105,7 @@ func (th *thread) notAnswered(r *arch.Registers) {
 	switch {
 	case r.Rip >= answerAddr && r.Rip < plainAnswerAddr:
 		r.Rip = r.Rcx - 2
-		r.Rax = call[callFlags]
+		r.Rax = call[callRAX]
 	case r.Rip >= plainAnswerAddr && r.Rip < answerUndoAddr:
 		r.Rip = r.Rcx - 2
 		r.Rax = call[callRAX]
@@ -93,10 +113,10 @@ func (th *thread) notAnswered(r *arch.Registers) {
 	}
 }
 
-// leaveEntry puts registers back into the trampoline from which stubEntry was
-// entered, if they are there: it looks into the trampoline, and that has gone. What
-// else faults there or in stubPlainEntry has been jumped to, and gets its own
-// registers likewise.
+// leaveEntry puts registers back to where a call is about to begin that has come to
+// stubEntry or stubPlainEntry, if they are there: the trampoline that is looked into
+// has gone, or an answer can't be stored. What else faults there has been jumped
+// to, and gets its own registers likewise.
 func (th *thread) leaveEntry(r *arch.Registers) bool {
 	if r.Rip < entryAddr || r.Rip >= answerAddr {
 		return false
@@ -105,9 +125,11 @@ func (th *thread) leaveEntry(r *arch.Registers) bool {
 	if r.R15 == th.sharedAddr() {
 		r.R15, r.Rsp = call[callR15], call[callRSP]
 	}
-	r.Rax = call[callFlags]
+	if r.R8 == clocksAddr && r.R11 == th.sharedAddr() {
+		r.Rdx, r.R8, r.R9, r.R10 = call[callRDX], call[callR8], call[callR9], call[callR10]
+	}
+	r.Rax = call[callRAX]
 	if r.Rip >= plainEntryAddr {
-		r.Rax = call[callRAX]
 		r.Eflags = flagsByLahf(r.Eflags, call[callFlags])
 	}
 	r.Rip = call[callTail] - 2
@@ -118,4 +140,33 @@ func (th *thread) leaveEntry(r *arch.Registers) bool {
 func flagsByLahf(flags, rax uint64) uint64 {
 	const byLahf = arch.FlagSF | arch.FlagZF | arch.FlagAF | arch.FlagPF | arch.FlagCF
 	return flags&^(byLahf|arch.FlagOF) | rax>>8&byLahf | rax&1*arch.FlagOF
+}
+
+// clocks is the page that the answers of clocks are made from, in the stubs' words.
+type clocks struct {
+	fd     int
+	offset uint64
+}
+
+var _ platform.ClockReader = (*Platform)(nil)
+
+// ShareClocks implements platform.ClockReader.
+func (p *Platform) ShareClocks(f platform.File, offset uint64) error {
+	fd, err := p.factory.Take(f.FD())
+	if err == nil {
+		p.clocks.Store(&clocks{fd, offset})
+	}
+	return err
+}
+
+// mapClocks has a stub that nobody uses see the clocks, if there are any.
+func (p *Platform) mapClocks(proc *process) {
+	c := p.clocks.Load()
+	if c == nil || proc.clocks {
+		return
+	}
+	_, errno, err := proc.Run([]stub.Command{{Nr: unix.SYS_MMAP, Args: [6]uint64{
+		clocksAddr, clocksSize, unix.PROT_READ, unix.MAP_SHARED | unix.MAP_FIXED, uint64(c.fd), c.offset,
+	}}})
+	proc.clocks = err == nil && errno == 0
 }

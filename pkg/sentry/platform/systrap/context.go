@@ -217,6 +217,7 @@ func (c *context) event(th *thread, state *arch.State) (ev platform.Event, again
 		c.answered(th) // a late one
 		return ev, true, nil
 	case kindCall:
+		c.answers.not = false
 		c.handedOver(th, state)
 		return platform.Event{Kind: platform.EventSyscall}, false, nil
 	case kindRefused:
@@ -306,6 +307,7 @@ func (c *context) signal(th *thread, state *arch.State) (ev platform.Event, agai
 	signo, code, addr := int32(s.signo), int32(le.Uint32(info[8:])), le.Uint64(info[16:])
 	switch unix.Signal(signo) {
 	case unix.SIGSYS:
+		c.answers.not = false
 		ev, err = syscallEvent(r, code, addr, int32(le.Uint32(info[24:])), le.Uint32(info[28:]))
 		// With a base of its own in GS its trampolines would be of no use.
 		ev.Rewrite = ev.Kind == platform.EventSyscall && r.GsBase == 0 && c.platform.rewrites && c.calls.often(addr)
@@ -315,7 +317,9 @@ func (c *context) signal(th *thread, state *arch.State) (ev platform.Event, agai
 			return ev, true, nil // sent from outside
 		}
 		if th.leaveEntry(r) {
-			return platform.Event{Kind: platform.EventInterrupted}, false, nil
+			c.answers.not = true
+			touched := faultEvent(r, signo, code, addr, w[scTrapno], w[scErr])
+			return platform.Event{Kind: platform.EventInterrupted, Addr: touched.Addr, Access: touched.Access}, false, nil
 		}
 		return faultEvent(r, signo, code, addr, w[scTrapno], w[scErr]), false, nil
 	case interruptSignal:

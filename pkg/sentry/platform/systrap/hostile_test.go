@@ -105,6 +105,10 @@ func TestJumpsIntoTheStubMakeNoHostCalls(t *testing.T) {
 			switch nr {
 			case unix.SYS_FUTEX, unix.SYS_RT_SIGRETURN:
 				continue
+			case unix.SYS_SCHED_YIELD:
+				if site >= entryAddr && site < answerAddr {
+					continue
+				}
 			case 335, 336:
 				// uretprobe(2) and uprobe(2): the kernel lets them pass by every
 				// filter, and does nothing for callers that aren't its own code.

@@ -131,19 +131,19 @@ const (
 	offInterrupted = 0x600
 	offHandler     = 0x640
 	offEntry       = 0x740
-	offPlainEntry  = 0x940
-	offAnswer      = 0xb40
-	offPlainAnswer = 0xb80
-	offAnswerUndo  = 0xbc0
-	offPlainUndo   = 0xbe0
-	offNoSignals   = 0xc20
-	offFprog       = 0xc30
-	offFeatures    = 0xc40
-	offFilter      = 0xc60
-	offLeftTable   = 0x1200
-	offErrnoTable  = 0x1b00
-	offAnswerIndex = 0x2300
-	offEnd         = 0x2400
+	offPlainEntry  = 0xc40
+	offAnswer      = 0x1140
+	offPlainAnswer = 0x1180
+	offAnswerUndo  = 0x11c0
+	offPlainUndo   = 0x11e0
+	offNoSignals   = 0x1220
+	offFprog       = 0x1230
+	offFeatures    = 0x1240
+	offFilter      = 0x1260
+	offLeftTable   = 0x1800
+	offErrnoTable  = 0x2100
+	offAnswerIndex = 0x2900
+	offEnd         = 0x2a00
 
 	childAddr       = stub.PlatformCode + offChild
 	startAddr       = stub.PlatformCode + offStart
@@ -184,6 +184,11 @@ const (
 	// slot a new stub writes its message.
 	firstPageAddr = stub.SlotsAddr + stackSize
 	messageAddr   = stub.SlotsAddr + stub.SlotsBytes - slotSize
+
+	// The clocks' page, and where what the application can map ends.
+	clocksAddr = stub.SharedAddr
+	clocksSize = 4096
+	userEnd    = stub.UserEnd
 
 	codeBase    = stub.CodeBase
 	codeSize    = stub.CodeSize

@@ -59,6 +59,7 @@ type Platform struct {
 	spinners spinners
 	looser   *looser
 	rewrites bool // calls may be rewritten
+	clocks   atomic.Pointer[clocks]
 
 	scheduler platform.Scheduler // nil where contexts are goroutines
 
@@ -178,8 +179,12 @@ func (p *Platform) NewAddressSpace() (platform.AddressSpace, error) {
 func (p *Platform) takeProcess() (*process, error) {
 	for {
 		proc, err := p.pool.Take()
-		if err != nil || !proc.lost.Load() {
-			return proc, err
+		if err != nil {
+			return nil, err
+		}
+		if !proc.lost.Load() {
+			p.mapClocks(proc) // unless it was made before there were any
+			return proc, nil
 		}
 		p.destroy(proc)
 	}

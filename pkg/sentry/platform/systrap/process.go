@@ -27,7 +27,8 @@ type process struct {
 	pidfd int
 	// memoryCPU is the only CPU that the memory thread runs on, or -1.
 	memoryCPU int
-	slots     int // how many threads were made
+	slots     int  // how many threads were made
+	clocks    bool // the clocks' page is mapped
 
 	lost atomic.Bool
 	// released: nobody uses it, and what the Sentry sees of it may go.
@@ -115,6 +116,7 @@ func (p *Platform) newProcess() (*process, error) {
 		return nil, err
 	}
 	proc.free = append(proc.free, th)
+	p.mapClocks(proc)
 	return proc, nil
 }
 

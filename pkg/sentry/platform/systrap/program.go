@@ -43,11 +43,12 @@ var rows = append([]seccomp.Row{
 
 // threadRows is what threads for application code call on the host, from the
 // stub's own code. The application can jump there, and can therefore wait for
-// and wake threads of its own stub, and set its own signal mask.
+// and wake threads of its own stub, yield, and set its own signal mask.
 var threadRows = []seccomp.Row{
 	{Number: unix.SYS_FUTEX, Checks: append(from(postAddr, resumeAddr),
 		seccomp.OneOf(1, futexWaitOp, futexWakeOp), seccomp.AtLeast(0, stub.SlotsAddr), seccomp.AtMost(0, stub.SlotsAddr+stub.SlotsBytes-4),
 	), Why: "wait for the Sentry, and wake it"},
+	{Number: unix.SYS_SCHED_YIELD, Checks: from(entryAddr, answerAddr), Why: "the application yields"},
 	{Number: unix.SYS_RT_SIGRETURN, Checks: from(handlerAddr, noSignalsAddr), Why: "go on with the stub's own code after an interruption"},
 }
 
@@ -77,6 +78,9 @@ func program() (*stub.Program, error) {
 	le.PutUint64(code[offFeatures:], arch.FPFeatures())
 	for i, nr := range answerCalls {
 		code[offAnswerIndex+nr] = byte(4 * (i + 1))
+	}
+	for _, nr := range madeCalls {
+		code[offAnswerIndex+nr] = answerMade
 	}
 	for i, ins := range filter {
 		f := code[offFilter+8*i:]

@@ -388,12 +388,16 @@ fault:
 	LEAQ	-64(R15), SP
 
 // ANSWER looks for the answer to the call number in CX, with RAX and the tail
-// saved. It is in R11 then, and the tail in CX.
+// saved, and the page's address in R11. It goes to clocks where there may be one
+// that has to be made, to none where there isn't any, and on with that in R11 and
+// the tail in CX otherwise.
 #define ANSWER \
 	MOVQ	$const_answerIndexAddr, AX; \
 	MOVBLZX	(AX)(CX*1), AX; \
 	TESTL	AX, AX; \
 	JEQ	none; \
+	CMPL	AX, $const_answerMade; \
+	JEQ	clocks; \
 	ANDL	$const_slotMask, R11; \
 	SHRL	$const_answerShift, R11; \
 	ADDL	AX, R11; \
@@ -404,6 +408,163 @@ fault:
 	SUBL	$1, R11; \
 	RDGSBASEQ	AX; \
 	MOVQ	(const_ctxCall+const_callTail*8)(AX), CX
+
+// CLOCKS makes the answers of the calls that read clocks, as the functions of the
+// vDSO do (vdso_amd64.s), but asks the Sentry where these try again, and that of
+// sched_yield, which is the host's. It goes to give with the answer in R11 and the
+// tail in CX, or to none. While R8 is the address of the clocks and R11 that of
+// the page, what was in DX and R8 to R10 is in the page: a store where nothing is
+// mapped ends in leaveEntry. Masks are those of the clocks: of all, the fine and the
+// coarse ones.
+#define PLACE(reg, size) \
+	MOVQ	$(const_userEnd-size), AX; \
+	CMPQ	reg, AX; \
+	JHI	ask
+#define READ \
+	MOVQ	0(R8), R9; \
+	TESTL	$1, R9; \
+	JNE	ask; \
+	LFENCE; \
+	RDTSC; \
+	SHLQ	$32, DX; \
+	ORQ	DX, AX; \
+	SUBQ	8(R8), AX; \
+	CMPQ	AX, 16(R8); \
+	JHI	ask
+#define UNSCALE(clock) \
+	SHRQ	$56, DX, AX; \
+	MOVQ	64(R8)(clock*1), CX; \
+	ADDQ	72(R8)(clock*1), AX; \
+	CMPQ	R9, 0(R8); \
+	JNE	ask
+#define CLOCKS \
+clocks: \
+	MOVQ	DX, (const_ctxCall+const_callRDX*8)(R11); \
+	MOVQ	R8, (const_ctxCall+const_callR8*8)(R11); \
+	MOVQ	R9, (const_ctxCall+const_callR9*8)(R11); \
+	MOVQ	R10, (const_ctxCall+const_callR10*8)(R11); \
+	MOVL	R11, DX; \
+	ANDL	$const_slotMask, DX; \
+	SHRL	$const_answerShift, DX; \
+	MOVQ	$const_answersAddr, AX; \
+	CMPL	const_answerOpen(AX)(DX*1), $0; \
+	JEQ	ask; \
+	CMPL	CX, $24; \
+	JEQ	yield; \
+	MOVQ	$const_clocksAddr, R8; \
+	XORL	R10, R10; \
+	CMPL	CX, $201; \
+	JEQ	time; \
+	CMPL	CX, $96; \
+	JEQ	timeofday; \
+	CMPL	DI, $11; \
+	JHI	ask; \
+	CMPL	CX, $229; \
+	JEQ	resolution; \
+	MOVL	$0x8f3, AX; \
+	BTL	DI, AX; \
+	JCC	ask; \
+	PLACE(SI, 16); \
+	MOVL	DI, R10; \
+	SHLL	$4, R10; \
+	READ; \
+	CMPL	DI, $4; \
+	JEQ	raw; \
+	MULQ	24(R8); \
+	JMP	scaled; \
+raw: \
+	MULQ	32(R8); \
+scaled: \
+	UNSCALE(R10); \
+carry: \
+	CMPQ	AX, $1000000000; \
+	JCS	carried; \
+	SUBQ	$1000000000, AX; \
+	INCQ	CX; \
+	JMP	carry; \
+carried: \
+	MOVQ	CX, 0(SI); \
+	MOVQ	AX, 8(SI); \
+	XORL	AX, AX; \
+	JMP	made; \
+resolution: \
+	MOVL	$0x893, AX; \
+	BTL	DI, AX; \
+	MOVL	$1, CX; \
+	JCS	known; \
+	MOVL	$0x60, AX; \
+	BTL	DI, AX; \
+	MOVL	$4000000, CX; \
+	JCC	ask; \
+known: \
+	TESTQ	SI, SI; \
+	JEQ	store; \
+	PLACE(SI, 16); \
+	MOVQ	$0, 0(SI); \
+	MOVQ	CX, 8(SI); \
+store: \
+	XORL	AX, AX; \
+	JMP	made; \
+timeofday: \
+	TESTQ	SI, SI; \
+	JNE	ask; \
+	TESTQ	DI, DI; \
+	JEQ	ask; \
+	PLACE(DI, 16); \
+	READ; \
+	MULQ	24(R8); \
+	UNSCALE(R10); \
+round: \
+	CMPQ	AX, $1000000000; \
+	JCS	rounded; \
+	SUBQ	$1000000000, AX; \
+	INCQ	CX; \
+	JMP	round; \
+rounded: \
+	MOVQ	CX, 0(DI); \
+	IMUL3Q	$274877907, AX, AX; \
+	SHRQ	$38, AX; \
+	MOVQ	AX, 8(DI); \
+	XORL	AX, AX; \
+	JMP	made; \
+time: \
+	PLACE(DI, 8); \
+	READ; \
+	MULQ	24(R8); \
+	UNSCALE(R10); \
+whole: \
+	CMPQ	AX, $1000000000; \
+	JCS	seconds; \
+	SUBQ	$1000000000, AX; \
+	INCQ	CX; \
+	JMP	whole; \
+seconds: \
+	MOVQ	CX, AX; \
+	TESTQ	DI, DI; \
+	JEQ	made; \
+	MOVQ	AX, 0(DI); \
+made: \
+	MOVQ	(const_ctxCall+const_callRDX*8)(R11), DX; \
+	MOVQ	(const_ctxCall+const_callR8*8)(R11), R8; \
+	MOVQ	(const_ctxCall+const_callR9*8)(R11), R9; \
+	MOVQ	(const_ctxCall+const_callR10*8)(R11), R10; \
+	MOVQ	(const_ctxCall+const_callTail*8)(R11), CX; \
+	MOVQ	AX, R11; \
+	JMP	give; \
+yield: \
+	MOVQ	(const_ctxCall+const_callRDX*8)(R11), DX; \
+	MOVL	CX, AX; \
+	SYSCALL; \
+	RDGSBASEQ	CX; \
+	MOVQ	(const_ctxCall+const_callTail*8)(CX), CX; \
+	XORL	R11, R11; \
+	JMP	give; \
+ask: \
+	MOVQ	(const_ctxCall+const_callRDX*8)(R11), DX; \
+	MOVQ	(const_ctxCall+const_callR8*8)(R11), R8; \
+	MOVQ	(const_ctxCall+const_callR9*8)(R11), R9; \
+	MOVQ	(const_ctxCall+const_callR10*8)(R11), R10; \
+	JMP	none
 
 #define SAVE \
 	MOVQ	AX, (const_ctxCall+const_callRAX*8)(R15); \
@@ -434,19 +595,21 @@ fault:
 // RCX is the place behind its syscall instruction.
 TEXT ·stubEntry(SB),NOSPLIT|NOFRAME,$0
 	FIND
-	MOVQ	AX, (const_ctxCall+const_callFlags*8)(R11)
+	MOVQ	AX, (const_ctxCall+const_callRAX*8)(R11)
 	MOVQ	CX, (const_ctxCall+const_callTail*8)(R11)
 	CMPQ	AX, $const_answerNumbers
 	JCC	full
 	MOVL	AX, CX
 	ANSWER
+give:
 	MOVLQSX	7(CX), AX
 	LEAQ	5(CX)(AX*1), CX
 	MOVQ	$const_answerAddr, AX
 	JMP	AX
+	CLOCKS
 none:
 	RDGSBASEQ	R11
-	MOVQ	(const_ctxCall+const_callFlags*8)(R11), AX
+	MOVQ	(const_ctxCall+const_callRAX*8)(R11), AX
 	MOVQ	(const_ctxCall+const_callTail*8)(R11), CX
 full:
 	ENTER
@@ -492,8 +655,10 @@ own:
 	CMPQ	CX, $const_answerNumbers
 	JCC	full
 	ANSWER
+give:
 	MOVQ	$const_plainAnswerAddr, AX
 	JMP	AX
+	CLOCKS
 none:
 	RDGSBASEQ	R11
 	MOVQ	(const_ctxCall+const_callFlags*8)(R11), AX
@@ -524,7 +689,7 @@ TEXT ·stubAnswer(SB),NOSPLIT|NOFRAME,$0
 	RDGSBASEQ	AX
 	CMPL	const_ctxInterrupt(AX), $0
 	JNE	undo
-	MOVL	R11, AX
+	MOVQ	R11, AX
 	MOVL	$0x202, R11
 	BYTE	$0x65; BYTE $0xff; BYTE $0x24; BYTE $0x25	// JMP *GS:
 	LONG	$const_ctxCall+const_callTail*8
@@ -542,7 +707,7 @@ TEXT ·stubPlainAnswer(SB),NOSPLIT|NOFRAME,$0
 	MOVQ	(const_ctxCall+const_callFlags*8)(AX), AX
 	ADDB	$0x7f, AX
 	SAHF
-	MOVL	R11, AX
+	MOVQ	R11, AX
 	MOVL	$0x202, R11
 	JMP	CX
 undo:
@@ -554,7 +719,7 @@ undo:
 TEXT ·stubAnswerUndo(SB),NOSPLIT|NOFRAME,$0
 	RDGSBASEQ	AX
 	MOVQ	(const_ctxCall+const_callTail*8)(AX), CX
-	MOVQ	(const_ctxCall+const_callFlags*8)(AX), AX
+	MOVQ	(const_ctxCall+const_callRAX*8)(AX), AX
 	SUBQ	$2, CX
 	JMP	CX
 	PIECE_END
