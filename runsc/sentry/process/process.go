@@ -159,8 +159,10 @@ func (p *process) run(prepare func(*Options) (Kernel, error)) error {
 			return err
 		}
 	}
-	// runsc starts it with one, for the sake of the step before.
-	runtime.GOMAXPROCS(runtime.NumCPU())
+	// runsc starts it with one, for the sake of the step before. Threads that wait
+	// for application code count, until the Go runtime has found that out: more
+	// than processors, for somebody to go on meanwhile.
+	runtime.GOMAXPROCS(2 * runtime.NumCPU())
 	go p.watchParent()
 	// The terminal of a detached container hangs up and changes its size.
 	// Hanging up shows in reads from it too.
