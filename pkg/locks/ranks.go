@@ -11,6 +11,8 @@ func (rank) isRank() {}
 // adds a type here and a line in order; it does not borrow a rank whose
 // description does not fit.
 type (
+	// HeapWatch is what the Sentry's heap has been charged.
+	HeapWatch struct{ rank }
 	// Containers is the sandbox's table of containers.
 	Containers struct{ rank }
 	// AsyncSignals is held while signals of O_ASYNC are sent.
@@ -149,6 +151,7 @@ type (
 // order is the order in which locks are taken, first to last. It is the only
 // place where the order is written.
 var order = [...]Rank{
+	HeapWatch{},
 	Containers{},
 	AsyncSignals{},
 	FileOffset{},

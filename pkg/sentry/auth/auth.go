@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vitrine/pkg/locks"
+	"vitrine/pkg/sentry/memfile"
 )
 
 // KUID and KGID are ids in the root user namespace of the sandbox. What an
@@ -67,15 +68,6 @@ type UserNamespace struct {
 func NewRootUserNamespace() *UserNamespace {
 	all := []IDMap{{0, 0, NoID}}
 	return &UserNamespace{uids: all, gids: slices.Clone(all)}
-}
-
-// NewChild returns a namespace made by a task with credentials c. It has no
-// id maps yet.
-func (ns *UserNamespace) NewChild(owner KUID) (*UserNamespace, error) {
-	if ns.Level >= 32 {
-		return nil, unix.EUSERS
-	}
-	return &UserNamespace{Parent: ns, Owner: owner, Level: ns.Level + 1}, nil
 }
 
 // Inode returns the number that /proc/PID/ns/user shows: what next returns the
@@ -228,6 +220,8 @@ type Credentials struct {
 	SecureBits uint32
 	NoNewPrivs bool
 	UserNS     *UserNamespace
+	// Account pays for what is made with these credentials; nil: nobody does.
+	Account *memfile.Account
 }
 
 // NewRoot returns the superuser's credentials in ns.
@@ -239,6 +233,22 @@ func NewRoot(ns *UserNamespace) *Credentials {
 func (c *Credentials) Fork() *Credentials {
 	n := *c
 	return &n
+}
+
+// userNamespaceCost is what a user namespace is charged as, in bytes.
+const userNamespaceCost = 1024
+
+// NewUserNamespace returns a namespace below c's, which c owns and pays for:
+// EUSERS where there are 32 levels, ENOMEM. It has no id maps yet.
+func (c *Credentials) NewUserNamespace() (*UserNamespace, error) {
+	if c.UserNS.Level >= 32 {
+		return nil, unix.EUSERS
+	}
+	ns := &UserNamespace{Parent: c.UserNS, Owner: c.EUID, Level: c.UserNS.Level + 1}
+	if err := memfile.ChargeFor(c.Account, ns, userNamespaceCost); err != nil {
+		return nil, err
+	}
+	return ns, nil
 }
 
 // NoMoreThan reports whether who has c may do nothing that somebody with o

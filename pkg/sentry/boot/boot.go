@@ -143,6 +143,7 @@ func Prepare(o *Options) (*Sandbox, error) {
 		Net: k.NewNetNamespace(k.RootUserNS, nil), PIDForChildren: k.RootPIDNS}
 	k.Shared, k.NewFilesystem = s.shared, s.mountFor
 	unixsocket.Register()
+	watchHeap(s, mf)
 	s.calls = append(calls, host.HostCalls()...)
 	s.calls = append(s.calls, gofer.HostCalls...)
 	s.calls = append(s.calls, hostCalls()...)

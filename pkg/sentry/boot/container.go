@@ -108,6 +108,7 @@ func (c *container) create() error {
 	if c.account, err = c.s.account.NewAccount(c.id, 0); err != nil {
 		return err
 	}
+	c.account.FreeHeap(freeHeap)
 	if err := c.setResources(&c.args.Resources); err != nil {
 		return err
 	}

@@ -39,6 +39,9 @@ func (c *container) mountAll() error {
 		flags |= vfs.MountReadOnly
 	}
 	mounts := vfs.NewMountNamespace(root, "none", flags)
+	if err := mounts.PaidBy(c.account); err != nil {
+		return err
+	}
 	mounts.Inode = c.s.k.NewNamespaceInode()
 	if c.user != c.s.k.RootUserNS {
 		mounts.Owner = c.user

@@ -106,7 +106,7 @@ func idMaps(rows []control.IDMap) (out []auth.IDMap) {
 // newUserNamespace makes one with the maps of the spec. Host ids are those of the
 // sandbox, which are those of the files' owners on the host.
 func (c *container) newUserNamespace() (*auth.UserNamespace, error) {
-	ns, err := c.s.k.RootUserNS.NewChild(auth.RootKUID)
+	ns, err := auth.NewRoot(c.s.k.RootUserNS).NewUserNamespace()
 	if err != nil {
 		return nil, err
 	}

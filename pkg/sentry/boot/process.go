@@ -145,6 +145,7 @@ func (c *container) credentials(p *control.Process) (*auth.Credentials, error) {
 		Bounding: auth.CapSet(p.Capabilities.Bounding) & auth.AllCaps, Effective: auth.CapSet(p.Capabilities.Effective) & auth.AllCaps,
 		Inheritable: auth.CapSet(p.Capabilities.Inheritable) & auth.AllCaps, Permitted: auth.CapSet(p.Capabilities.Permitted) & auth.AllCaps,
 		Ambient: auth.CapSet(p.Capabilities.Ambient) & auth.AllCaps, NoNewPrivs: p.NoNewPrivileges, UserNS: c.user,
+		Account: c.account,
 	}
 	for _, g := range p.User.AdditionalGIDs {
 		id, ok := c.user.KGID(g)

@@ -32,6 +32,7 @@ func (c *container) setResources(r *control.Resources) error {
 		return failf(control.KindInvalid, "linux.resources.cpu.cpus %q is no list of processors", r.Cpus)
 	}
 	c.account.SetLimit(uint64(max(r.MemoryLimit, 0)))
+	c.boundHeap()
 	c.kc.SetLimit(k, int(min(max(r.PidsLimit, 0), kernel.PIDMax)))
 	limits := *r
 	if !c.isRoot() {

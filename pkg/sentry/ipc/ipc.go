@@ -18,6 +18,7 @@ import (
 
 	"vitrine/pkg/locks"
 	"vitrine/pkg/sentry/auth"
+	"vitrine/pkg/sentry/memfile"
 )
 
 // Limits that a namespace begins with: those of /proc/sys/kernel/{shmmni,sem,msgmni,...}, with
@@ -66,14 +67,18 @@ type Permissions struct {
 	userNS     *auth.UserNamespace
 	dead       bool
 	generation uint16
+	payer      *memfile.Account // its maker's
 }
+
+// objectCost is what an object is charged as, in bytes, besides what it holds.
+const objectCost = 1024
 
 // Sequence is the part of the identifier that changes when it is used again.
 func (p *Permissions) Sequence() uint16 { return p.generation }
 
 func newPermissions(a *Actor, key int32, mode uint32) Permissions {
 	c := a.Creds
-	return Permissions{Key: key, UID: c.EUID, CUID: c.EUID, GID: c.EGID, CGID: c.EGID, Mode: mode & 0o777, userNS: c.UserNS}
+	return Permissions{Key: key, UID: c.EUID, CUID: c.EUID, GID: c.EGID, CGID: c.EGID, Mode: mode & 0o777, userNS: c.UserNS, payer: c.Account}
 }
 
 // permits applies the rules of svipc(7) for what mode asks for: EACCES.
@@ -153,6 +158,7 @@ func (t *table[T]) add(o T) error {
 func (t *table[T]) remove(o T) {
 	p := o.permissions()
 	p.dead = true
+	p.payer.Uncharge(objectCost)
 	i := int(p.ID) & (1<<indexBits - 1)
 	var none T
 	t.slots[i], t.used[i] = none, false
@@ -240,8 +246,13 @@ func (t *table[T]) get(a *Actor, key int32, flags uint32, fits func(T) error, ma
 	if t.count >= t.max {
 		return none, unix.ENOSPC
 	}
+	payer := a.Creds.Account
+	if err := payer.Charge(objectCost); err != nil {
+		return none, err
+	}
 	o, err := make()
 	if err != nil {
+		payer.Uncharge(objectCost)
 		return none, err
 	}
 	return o, t.add(o)

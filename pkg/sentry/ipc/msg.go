@@ -1,9 +1,12 @@
 package ipc
 
 import (
+	"slices"
+
 	"golang.org/x/sys/unix"
 
 	"vitrine/pkg/sentry/auth"
+	"vitrine/pkg/sentry/memfile"
 	"vitrine/pkg/waiter"
 )
 
@@ -15,12 +18,16 @@ const (
 )
 
 type message struct {
-	kind int64
-	text []byte
+	kind  int64
+	text  []byte
+	payer *memfile.Account // the sender's
 }
 
-// overhead is what a message costs besides its text, towards maxAllBytes.
+// overhead is what a message costs besides its text, towards maxAllBytes and for
+// who pays for it.
 const overhead = 64
+
+func (m *message) cost() int64 { return int64(len(m.text)) + overhead }
 
 // Queue is a message queue.
 type Queue struct {
@@ -76,6 +83,9 @@ func (ns *Namespace) Queue(id int32) (*Queue, error) {
 func (ns *Namespace) removeQueue(q *Queue) {
 	ns.queues.remove(q)
 	ns.bytes -= q.bytes + overhead*uint64(len(q.messages))
+	for i := range q.messages {
+		q.messages[i].payer.Uncharge(q.messages[i].cost())
+	}
 	q.messages, q.bytes = nil, 0
 	q.changed()
 }
@@ -152,7 +162,11 @@ func (q *Queue) Send(a *Actor, kind int64, text []byte) error {
 	if q.ns.bytes+n+overhead > maxAllBytes {
 		return unix.ENOMEM
 	}
-	q.messages = append(q.messages, message{kind, text})
+	m := message{kind, text, a.Creds.Account}
+	if err := m.payer.Charge(m.cost()); err != nil {
+		return err
+	}
+	q.messages = append(q.messages, m)
 	q.bytes += n
 	q.ns.bytes += n + overhead
 	q.sender, q.stime = a.PID, a.Now
@@ -201,7 +215,8 @@ func (q *Queue) Receive(a *Actor, kind int64, n uint64, flags uint32) (int64, []
 	if flags&MsgCopy != 0 {
 		return m.kind, text, nil
 	}
-	q.messages = append(q.messages[:i], q.messages[i+1:]...)
+	m.payer.Uncharge(m.cost())
+	q.messages = slices.Delete(q.messages, i, i+1)
 	q.bytes -= uint64(len(m.text))
 	q.ns.bytes -= uint64(len(m.text)) + overhead
 	q.receiver, q.rtime = a.PID, a.Now

@@ -8,6 +8,9 @@ import (
 	"vitrine/pkg/waiter"
 )
 
+// semaphoreCost is what one of a set is charged as, in bytes.
+const semaphoreCost = 32
+
 type semaphore struct {
 	value uint16
 	pid   int32
@@ -62,6 +65,9 @@ func (ns *Namespace) SemGet(a *Actor, key int32, n int, flags uint32) (int32, er
 		if ns.semaphores+n > min(ns.limits.Semaphores, MaxSemaphores) {
 			return nil, unix.ENOSPC
 		}
+		if err := a.Creds.Account.Charge(int64(n) * semaphoreCost); err != nil {
+			return nil, err
+		}
 		ns.semaphores += n
 		return &SemaphoreSet{ns: ns, perm: newPermissions(a, key, flags), sems: make([]semaphore, n), ctime: a.Now}, nil
 	})
@@ -74,8 +80,10 @@ func (ns *Namespace) SemGet(a *Actor, key int32, n int, flags uint32) (int32, er
 func (ns *Namespace) removeSet(s *SemaphoreSet) {
 	ns.sets.remove(s)
 	ns.semaphores -= len(s.sems)
+	s.perm.payer.Uncharge(int64(len(s.sems)) * semaphoreCost)
 	for u := range s.undos {
 		u.forget(s)
+		s.perm.payer.Uncharge(s.undoCost())
 	}
 	s.undos = nil
 	s.changed()
@@ -260,7 +268,10 @@ func (s *SemaphoreSet) Operate(a *Actor, ops []Op, undo *Undo) (blocked Op, err 
 	var adjust []int16
 	for _, o := range ops {
 		if o.Flags&SemUndo != 0 && o.Op != 0 {
-			adjust = s.adjustments(undo)
+			var err error
+			if adjust, err = s.adjustments(undo); err != nil {
+				return Op{}, err
+			}
 			break
 		}
 	}
@@ -316,10 +327,13 @@ type Undo struct {
 	sets map[*SemaphoreSet]bool
 }
 
-// adjustments returns what u has to add to the values. ns.mu is held.
-func (s *SemaphoreSet) adjustments(u *Undo) []int16 {
+// adjustments returns what u has to add to the values: ENOMEM. ns.mu is held.
+func (s *SemaphoreSet) adjustments(u *Undo) ([]int16, error) {
 	if a := s.undos[u]; a != nil {
-		return a
+		return a, nil
+	}
+	if err := s.perm.payer.Charge(s.undoCost()); err != nil {
+		return nil, err
 	}
 	a := make([]int16, len(s.sems))
 	if s.undos == nil {
@@ -332,8 +346,11 @@ func (s *SemaphoreSet) adjustments(u *Undo) []int16 {
 	}
 	u.sets[s] = true
 	u.mu.Unlock()
-	return a
+	return a, nil
 }
+
+// undoCost is what the adjustments of one process are charged as.
+func (s *SemaphoreSet) undoCost() int64 { return 256 + 2*int64(len(s.sems)) }
 
 func (u *Undo) forget(s *SemaphoreSet) {
 	u.mu.Lock()
@@ -356,7 +373,10 @@ func (u *Undo) Apply(pid int32) {
 				m.pid = pid
 			}
 		}
-		delete(s.undos, u)
+		if s.undos[u] != nil {
+			delete(s.undos, u)
+			s.perm.payer.Uncharge(s.undoCost())
+		}
 		s.changed()
 		s.ns.mu.Unlock()
 	}

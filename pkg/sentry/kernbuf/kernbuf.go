@@ -2,11 +2,11 @@
 // pipes, in sockets.
 //
 // A Ring is a queue of bytes in pooled pages; a Buf is one message. Both take
-// memory only while they hold something, and count it in an Account, so that
+// memory only while they hold something, and charge it to an account, so that
 // what applications leave unread can't grow the Sentry without bound.
 //
 // A Ring and a Buf belong to an object that has a lock of its own: they do no
-// locking. An Account and the pools are safe for concurrent use.
+// locking. The pools are safe for concurrent use.
 //
 // The package doesn't know who waits, what a message is, or how much one object
 // may hold: that is the object's business.
@@ -14,10 +14,10 @@ package kernbuf
 
 import (
 	"sync"
-	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
+	"vitrine/pkg/sentry/memfile"
 	"vitrine/pkg/usermem"
 )
 
@@ -27,76 +27,31 @@ const PageSize = usermem.PageSize
 // Page is one unit of a Ring's memory. Its contents are not cleared.
 type Page [PageSize]byte
 
-// Account bounds how many bytes are buffered.
-type Account struct{ used, limit atomic.Int64 }
-
-// DefaultLimit is what Sandbox may hold until told otherwise, in bytes.
-const DefaultLimit = 256 << 20
-
-// Sandbox is the account of the whole sandbox, which all objects share.
-var Sandbox = NewAccount(DefaultLimit)
-
-// NewAccount returns an account with a limit in bytes.
-func NewAccount(limit int64) *Account {
-	a := &Account{}
-	a.limit.Store(limit)
-	return a
-}
-
-// SetLimit changes the limit; what is in use stays.
-func (a *Account) SetLimit(n int64) { a.limit.Store(n) }
-
-// Used returns how many bytes are charged.
-func (a *Account) Used() int64 { return a.used.Load() }
-
-// Charge adds n bytes; it reports false, and adds nothing, beyond the limit.
-func (a *Account) Charge(n int64) bool {
-	if a.used.Add(n) > a.limit.Load() {
-		a.used.Add(-n)
-		return false
-	}
-	return true
-}
-
-// ChargeAlways adds n bytes, even beyond the limit: for the little that says that
-// something was lost.
-func (a *Account) ChargeAlways(n int64) { a.used.Add(n) }
-
-// Uncharge takes n bytes back.
-func (a *Account) Uncharge(n int64) { a.used.Add(-n) }
-
 var pages = sync.Pool{New: func() any { return new(Page) }}
 
-func getPage(a *Account) *Page {
-	if !a.Charge(PageSize) {
+func getPage(a *memfile.Account) *Page {
+	if a.Charge(PageSize) != nil {
 		return nil
 	}
 	return pages.Get().(*Page)
 }
 
-func putPage(a *Account, p *Page) {
+func putPage(a *memfile.Account, p *Page) {
 	a.Uncharge(PageSize)
 	pages.Put(p)
 }
 
-// Ring is a queue of bytes. The zero Ring is empty and counts in Sandbox.
+// Ring is a queue of bytes. The zero Ring is empty, and nobody pays for it.
 type Ring struct {
 	pages []*Page // pages[head:] hold bytes
 	head  int
 	off   int // of the first byte in pages[head]
 	size  int
-	acct  *Account
+	acct  *memfile.Account
 }
 
-// SetAccount makes an empty Ring count in a.
-func (r *Ring) SetAccount(a *Account) { r.acct = a }
-
-func (r *Ring) account() *Account {
-	if r.acct == nil {
-		return Sandbox
-	}
-	return r.acct
-}
+// SetAccount makes a pay for an empty Ring.
+func (r *Ring) SetAccount(a *memfile.Account) { r.acct = a }
 
 // Len returns how many bytes are queued.
 func (r *Ring) Len() int { return r.size }
@@ -107,7 +62,7 @@ func (r *Ring) room() []byte {
 	end := r.off + r.size
 	i, at := r.head+end/PageSize, end%PageSize
 	if i == len(r.pages) {
-		p := getPage(r.account())
+		p := getPage(r.acct)
 		if p == nil {
 			return nil
 		}
@@ -129,7 +84,7 @@ func (r *Ring) trim() {
 	}
 	last := len(r.pages) - 1
 	if r.head+(r.off+r.size-1)/PageSize < last {
-		putPage(r.account(), r.pages[last])
+		putPage(r.acct, r.pages[last])
 		r.pages[last] = nil
 		r.pages = r.pages[:last]
 	}
@@ -249,7 +204,7 @@ func (r *Ring) MoveTo(to *Ring, limit int) (int, error) {
 	limit = min(limit, r.size)
 	done := 0
 	for done < limit {
-		if (to.off+to.size)%PageSize == 0 && r.off == 0 && limit-done >= PageSize && r.account() == to.account() &&
+		if (to.off+to.size)%PageSize == 0 && r.off == 0 && limit-done >= PageSize && r.acct == to.acct &&
 			to.head+(to.off+to.size)/PageSize == len(to.pages) {
 			to.pages = append(to.pages, r.pages[r.head])
 			to.size += PageSize
@@ -279,14 +234,14 @@ func (r *Ring) Discard(n int) {
 	r.size -= n
 	r.off += n
 	for r.off >= PageSize && r.head < len(r.pages) {
-		putPage(r.account(), r.pages[r.head])
+		putPage(r.acct, r.pages[r.head])
 		r.pages[r.head] = nil
 		r.head++
 		r.off -= PageSize
 	}
 	if r.size == 0 {
 		for i := r.head; i < len(r.pages); i++ {
-			putPage(r.account(), r.pages[i])
+			putPage(r.acct, r.pages[i])
 			r.pages[i] = nil
 		}
 		r.pages, r.head, r.off = r.pages[:0], 0, 0
@@ -302,6 +257,7 @@ type Buf struct {
 	Data  []byte
 	mem   []byte
 	class int8
+	acct  *memfile.Account
 }
 
 // MaxBuf is the largest message, in bytes.
@@ -319,27 +275,27 @@ func classOf(n int) int {
 	return c
 }
 
-// GetBuf returns memory for n bytes; nil beyond MaxBuf or Sandbox's limit.
-func GetBuf(n int) *Buf {
+// GetBuf returns memory for n bytes that a pays for; nil beyond MaxBuf or a's limit.
+func GetBuf(n int, a *memfile.Account) *Buf {
 	if n > MaxBuf {
 		return nil
 	}
 	c := classOf(n)
 	size := 512 << (2 * c)
-	if !Sandbox.Charge(int64(size)) {
+	if a.Charge(int64(size)) != nil {
 		return nil
 	}
 	b, _ := classes[c].Get().(*Buf)
 	if b == nil {
 		b = &Buf{mem: make([]byte, size), class: int8(c)}
 	}
-	b.Data = b.mem[:n]
+	b.Data, b.acct = b.mem[:n], a
 	return b
 }
 
 // Free gives the memory back; nobody uses b or its Data any more.
 func (b *Buf) Free() {
-	Sandbox.Uncharge(int64(len(b.mem)))
-	b.Data = nil
+	b.acct.Uncharge(int64(len(b.mem)))
+	b.Data, b.acct = nil, nil
 	classes[b.class].Put(b)
 }

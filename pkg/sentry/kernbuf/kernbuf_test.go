@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vitrine/pkg/sentry/memfile"
 	"vitrine/pkg/usermem"
 )
 
@@ -14,7 +15,7 @@ import (
 // sequence of everything that can be done to one.
 func TestRingKeepsBytesInOrder(t *testing.T) {
 	rng := rand.New(rand.NewSource(1))
-	acct := NewAccount(1 << 20)
+	acct := memfile.NewHeapAccount(1 << 20)
 	var r, other Ring
 	r.SetAccount(acct)
 	other.SetAccount(acct)
@@ -75,38 +76,44 @@ func TestRingKeepsBytesInOrder(t *testing.T) {
 		if r.Len() != len(want) {
 			t.Fatalf("step %d: length %d, want %d", step, r.Len(), len(want))
 		}
-		if used := acct.Used(); used > int64(len(want)+len(otherWant)+4*PageSize) {
+		if used := acct.Heap(); used > uint64(len(want)+len(otherWant)+4*PageSize) {
 			t.Fatalf("step %d: %d bytes charged for %d", step, used, len(want)+len(otherWant))
 		}
 	}
 	r.Discard(r.Len())
 	other.Discard(other.Len())
-	if acct.Used() != 0 {
-		t.Errorf("%d bytes still charged for empty rings", acct.Used())
+	if acct.Heap() != 0 {
+		t.Errorf("%d bytes still charged for empty rings", acct.Heap())
 	}
 }
 
 func TestRingStopsAtItsAccountsLimit(t *testing.T) {
 	var r Ring
-	r.SetAccount(NewAccount(2 * PageSize))
+	r.SetAccount(memfile.NewHeapAccount(2 * PageSize))
 	if n, err := r.Append(make([]byte, 3*PageSize)); n != 2*PageSize || err != unix.ENOMEM {
 		t.Fatalf("Append = %d, %v", n, err)
 	}
 }
 
 func TestBufsAreCountedUntilFreed(t *testing.T) {
-	before := Sandbox.Used()
+	a := memfile.NewHeapAccount(4 * MaxBuf)
 	for _, n := range []int{0, 1, 512, 513, 70000, MaxBuf} {
-		b := GetBuf(n)
-		if b == nil || len(b.Data) != n || Sandbox.Used() < before+int64(n) {
+		b := GetBuf(n, a)
+		if b == nil || len(b.Data) != n || a.Heap() < uint64(n) {
 			t.Fatalf("GetBuf(%d): %v", n, b)
 		}
 		b.Free()
-		if Sandbox.Used() != before {
-			t.Fatalf("Free of %d left %d bytes", n, Sandbox.Used()-before)
+		if a.Heap() != 0 {
+			t.Fatalf("Free of %d left %d bytes", n, a.Heap())
 		}
 	}
-	if GetBuf(MaxBuf+1) != nil {
+	if GetBuf(MaxBuf+1, nil) != nil {
 		t.Error("a buffer larger than MaxBuf")
 	}
+	a.SetLimit(PageSize)
+	b := GetBuf(PageSize/2, a)
+	if GetBuf(PageSize, a) != nil {
+		t.Error("a buffer beyond the account's limit")
+	}
+	b.Free()
 }

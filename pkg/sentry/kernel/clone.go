@@ -7,6 +7,7 @@ import (
 	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/sentry/futex"
 	"vitrine/pkg/sentry/limits"
+	"vitrine/pkg/sentry/memfile"
 	"vitrine/pkg/sentry/mm"
 	"vitrine/pkg/sentry/platform"
 	"vitrine/pkg/sentry/signals"
@@ -14,6 +15,29 @@ import (
 	"vitrine/pkg/usermem"
 	"vitrine/pkg/waiter"
 )
+
+// What is charged for, in bytes. Tasks and processes cost more than memory of the
+// Sentry: threads and address spaces of stubs, their stacks and page tables in the
+// host's kernel, for which the host charges the sandbox.
+const (
+	threadCost    = 32 << 10
+	processCost   = 96 << 10
+	zombieCost    = 4 << 10 // until somebody has waited for it
+	namespaceCost = 1024
+)
+
+// pay charges what the task costs from now on instead of what it cost before. Less
+// is never refused. tree is held.
+func (t *Task) pay(n int64) error {
+	a := t.Credentials().Account
+	if n <= t.cost {
+		a.Uncharge(t.cost - n)
+	} else if err := a.Charge(n - t.cost); err != nil {
+		return err
+	}
+	t.cost = n
+	return nil
+}
 
 // CloneArgs are the arguments of clone(2).
 type CloneArgs struct {
@@ -62,7 +86,7 @@ func (t *Task) Clone(a *CloneArgs) (int32, error) {
 	}
 	creds := t.Credentials()
 	if a.Flags&unix.CLONE_NEWUSER != 0 {
-		user, err := creds.UserNS.NewChild(creds.EUID)
+		user, err := creds.NewUserNamespace()
 		if err != nil {
 			return 0, err
 		}
@@ -71,7 +95,7 @@ func (t *Task) Clone(a *CloneArgs) (int32, error) {
 	if a.Flags&needSysAdmin != 0 && !creds.HasCap(unix.CAP_SYS_ADMIN) {
 		return 0, unix.EPERM
 	}
-	ns, move, err := t.k.cloneNamespaces(ns, t.ids.ns, a.Flags, creds.UserNS)
+	ns, move, err := t.k.cloneNamespaces(ns, a.Flags, creds)
 	if err != nil {
 		return 0, err
 	}
@@ -132,7 +156,9 @@ func (t *Task) Clone(a *CloneArgs) (int32, error) {
 		child.fds = t.fds
 		child.fds.IncRef()
 	} else {
-		child.fds = t.fds.Fork()
+		if child.fds, err = t.fds.Fork(); err != nil {
+			return fail(err)
+		}
 	}
 	undo = append(undo, func() { closeAll(vfs.KernelContext(creds), child.fds, child.fds.DecRef()) })
 	if a.Flags&unix.CLONE_FS != 0 {
@@ -196,36 +222,40 @@ func enterUserNS(c *auth.Credentials, ns *auth.UserNamespace) *auth.Credentials 
 }
 
 // cloneNamespaces returns old with the namespaces replaced that flags ask for,
-// and how places move into the new mount namespace. pidNS is the caller's.
-func (k *Kernel) cloneNamespaces(old *Namespaces, pidNS *PIDNamespace, flags uint64, user *auth.UserNamespace) (*Namespaces, func(vfs.Path) vfs.Path, error) {
+// and how places move into the new mount namespace. They are c's.
+func (k *Kernel) cloneNamespaces(old *Namespaces, flags uint64, c *auth.Credentials) (*Namespaces, func(vfs.Path) vfs.Path, error) {
 	const all = unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWPID | unix.CLONE_NEWNET
 	if flags&all == 0 {
 		return old, nil, nil
 	}
 	n := *old
+	user := c.UserNS
 	var move func(vfs.Path) vfs.Path
+	var err error
 	if flags&unix.CLONE_NEWUTS != 0 {
 		host, domain := old.UTS.Names()
 		n.UTS = k.NewUTSNamespace(user, host, domain)
+		err = memfile.ChargeFor(c.Account, n.UTS, namespaceCost)
 	}
-	if flags&unix.CLONE_NEWIPC != 0 {
+	if err == nil && flags&unix.CLONE_NEWIPC != 0 {
 		n.IPC = k.NewIPCNamespace(user)
+		err = memfile.ChargeFor(c.Account, n.IPC, namespaceCost)
 	}
-	if flags&unix.CLONE_NEWNET != 0 {
+	if err == nil && flags&unix.CLONE_NEWNET != 0 {
 		n.Net = k.NewNetNamespace(user, nil)
+		err = memfile.ChargeFor(c.Account, n.Net, namespaceCost)
 	}
-	if flags&unix.CLONE_NEWPID != 0 {
-		p, err := k.NewPIDNamespace(old.PIDForChildren, user)
-		if err != nil {
-			return nil, nil, err
+	if err == nil && flags&unix.CLONE_NEWPID != 0 {
+		if n.PIDForChildren, err = k.NewPIDNamespace(old.PIDForChildren, user); err == nil {
+			err = memfile.ChargeFor(c.Account, n.PIDForChildren, namespaceCost)
 		}
-		n.PIDForChildren = p
 	}
-	if flags&unix.CLONE_NEWNS != 0 {
-		n.Mount, move = old.Mount.Clone(user)
-		n.Mount.Inode = k.NewNamespaceInode()
+	if err == nil && flags&unix.CLONE_NEWNS != 0 {
+		if n.Mount, move, err = old.Mount.Clone(user, c.Account); err == nil {
+			n.Mount.Inode = k.NewNamespaceInode()
+		}
 	}
-	return &n, move, nil
+	return &n, move, err
 }
 
 // Unshare does unshare(2) for namespaces, file tables and vfs.FSContext.
@@ -246,7 +276,7 @@ func (t *Task) Unshare(flags uint64) error {
 	}
 	creds := t.Credentials()
 	if flags&unix.CLONE_NEWUSER != 0 {
-		user, err := creds.UserNS.NewChild(creds.EUID)
+		user, err := creds.NewUserNamespace()
 		if err != nil {
 			return err
 		}
@@ -255,13 +285,17 @@ func (t *Task) Unshare(flags uint64) error {
 	if flags&needSysAdmin != 0 && !creds.HasCap(unix.CAP_SYS_ADMIN) {
 		return unix.EPERM
 	}
-	ns, move, err := t.k.cloneNamespaces(t.namespaces, t.ids.ns, flags, creds.UserNS)
+	ns, move, err := t.k.cloneNamespaces(t.namespaces, flags, creds)
 	if err != nil {
 		return err
 	}
 	if flags&unix.CLONE_FILES != 0 && t.fds.Shared() {
 		old := t.fds
-		t.SetFDs(old.Fork())
+		fds, err := old.Fork()
+		if err != nil {
+			return err
+		}
+		t.SetFDs(fds)
 		closeAll(t, old, old.DecRef())
 	}
 	if flags&unix.CLONE_FS != 0 {
@@ -299,6 +333,19 @@ func (k *Kernel) adopt(child, parent *Task, a *CloneArgs, lim *limits.Set) error
 	if c := child.container; c != nil && c.limit > 0 && c.tasks >= c.limit {
 		return unix.EAGAIN
 	}
+	cost := int64(processCost)
+	if thread {
+		cost = threadCost
+	}
+	if err := child.pay(cost); err != nil {
+		return err
+	}
+	entered := false
+	defer func() {
+		if !entered {
+			child.pay(0)
+		}
+	}()
 	child.usage.Init(k.Clock)
 	nums := make([]int32, ns.Level+1)
 	for n := ns; n != nil; n = n.Parent {
@@ -331,6 +378,8 @@ func (k *Kernel) adopt(child, parent *Task, a *CloneArgs, lim *limits.Set) error
 			startTime: k.Clock.Monotonic(), tasks: []*Task{child},
 		}
 		child.tg = tg
+		tg.tab, _ = memfile.NewTab(child.Credentials().Account, tg, 0)
+		tg.signals.pending.Tab = tg.tab
 		tg.timers.Init(timed{tg}, k.Clock, k.Timers)
 		if parent == nil {
 			tg.signals.actions = &actionTable{}
@@ -367,7 +416,9 @@ func (k *Kernel) adopt(child, parent *Task, a *CloneArgs, lim *limits.Set) error
 		}
 	}
 	child.namespaces.IPC.Enter()
+	child.sig.pending.Tab = child.tg.tab
 	child.rememberIDs()
+	entered = true
 	if c := child.container; c != nil && c.held() != nil {
 		child.work.Store(true) // Pause may have looked for tasks before
 	}

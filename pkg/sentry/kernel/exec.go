@@ -249,8 +249,12 @@ func (t *Task) becomes(memory *mm.MemoryManager, creds *auth.Credentials, img *l
 	}
 	if t.fds.Shared() {
 		shared := t.fds
-		t.SetFDs(shared.Fork())
-		closeAll(t, shared, shared.DecRef())
+		if own, err := shared.Fork(); err == nil {
+			t.SetFDs(own)
+			closeAll(t, shared, shared.DecRef())
+		} else {
+			t.outOfMemory(err)
+		}
 	}
 	closeAll(t, t.fds, t.fds.RemoveIf(func(_ int32, cloexec bool) bool { return cloexec }))
 	t.ctx.PullFP(t.state)
@@ -309,6 +313,7 @@ func (t *Task) killSiblings() error {
 		t.ids = tg.ids
 		tg.leader = t
 		t.rememberIDs()
+		t.pay(processCost) // as much as the leader had
 	}
 	return nil
 }

@@ -80,6 +80,10 @@ func (t *Task) exit() {
 	if !last {
 		tg.retarget(^signals.Set(0))
 	}
+	t.sig.pending.Discard(^signals.Set(0))
+	if last {
+		g.pending.Discard(^signals.Set(0))
+	}
 	execer := g.execer
 	stopSignal := g.stop.signal
 	g.unlock()
@@ -90,6 +94,7 @@ func (t *Task) exit() {
 	if c := t.container; c != nil {
 		c.ended.Add(used)
 	}
+	t.pay(zombieCost)
 	var after []func()
 	if t != tg.leader {
 		tell, ok := t.exitTraced(status)
@@ -179,7 +184,11 @@ func (t *Task) forgetIDs() {
 			return
 		}
 		delete(ns.tasks, id)
-		if c := t.container; ns.Parent == nil && c != nil {
+		if ns.Parent != nil {
+			return
+		}
+		t.pay(0)
+		if c := t.container; c != nil {
 			c.tasks--
 		}
 	})

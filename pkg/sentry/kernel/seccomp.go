@@ -4,6 +4,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vitrine/pkg/sentry/callfilter"
+	"vitrine/pkg/sentry/memfile"
 	"vitrine/pkg/sentry/signals"
 )
 
@@ -18,6 +19,12 @@ const (
 )
 
 const maxErrno = 4095
+
+// What a filter is charged as, in bytes.
+const (
+	filterCost      = 256
+	instructionCost = 8
+)
 
 // seccompState is a task's: a pointer to it is replaced as a whole.
 type seccompState struct {
@@ -78,6 +85,9 @@ func (t *Task) withFilter(program []callfilter.Instruction) (*seccompState, erro
 	}
 	f, err := before.Add(program)
 	if err != nil {
+		return nil, err
+	}
+	if err := memfile.ChargeFor(t.Credentials().Account, f, filterCost+int64(len(program))*instructionCost); err != nil {
 		return nil, err
 	}
 	return &seccompState{mode: SeccompFilter, filters: f}, nil

@@ -77,6 +77,8 @@ type Task struct {
 	vfork *waiter.Gate
 	// dead: the goroutine has left. Guarded by Kernel.tree.
 	dead bool
+	// cost is what its account has been charged for it. Guarded by Kernel.tree.
+	cost int64
 	// blocked tells ps whether the task sleeps.
 	blocked  atomic.Bool
 	blocking blocking

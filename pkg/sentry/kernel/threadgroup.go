@@ -9,6 +9,7 @@ import (
 	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/sentry/ipc"
 	"vitrine/pkg/sentry/limits"
+	"vitrine/pkg/sentry/memfile"
 	"vitrine/pkg/sentry/signals"
 	"vitrine/pkg/sentry/timers"
 	"vitrine/pkg/sentry/usage"
@@ -44,6 +45,8 @@ type ThreadGroup struct {
 	childUsage usage.Resources
 	deadUsage  usage.Resources // of threads that have ended
 
+	// tab is of what the process has queued and set: signals, timers.
+	tab     *memfile.Tab
 	signals groupSignals
 	timers  timers.Set
 	undo    ipc.Undo

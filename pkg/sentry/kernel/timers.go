@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"vitrine/pkg/sentry/limits"
+	"vitrine/pkg/sentry/memfile"
 	"vitrine/pkg/sentry/signals"
 	"vitrine/pkg/sentry/timers"
 )
@@ -19,6 +20,8 @@ func (tg timed) CPUTime() (user, total int64) {
 	u := tg.Usage()
 	return u.User, u.User + u.System
 }
+
+func (tg timed) Tab() *memfile.Tab { return tg.tab }
 
 func (tg timed) Running() int { return int(tg.awake.Load()) }
 

@@ -4,10 +4,17 @@ import (
 	"errors"
 	"math"
 	"sync/atomic"
+
+	"golang.org/x/sys/unix"
 )
 
 // Account counts the pages of one container, or of one kind of use in it, and
 // bounds them. What is charged to an account is charged to its parent too.
+//
+// It counts the Sentry's own memory as well, as a memory cgroup counts the
+// kernel's: whoever makes an object that applications can make many of charges
+// about what it takes, and gives that back with it. A nil Account pays for
+// anything.
 type Account struct {
 	file   *File
 	parent *Account
@@ -16,8 +23,18 @@ type Account struct {
 
 	used  atomic.Int64 // pages
 	peak  atomic.Int64
+	heap  atomic.Int64 // bytes of the Sentry's own memory; whole pages of it are in used
+	free  int64        // pages of that that aren't in used
 	limit atomic.Int64
 	fails atomic.Int64
+}
+
+// NewHeapAccount returns an account of no File, for the Sentry's own memory alone;
+// limit is in bytes, zero is no limit.
+func NewHeapAccount(limit uint64) *Account {
+	a := &Account{}
+	a.SetLimit(limit)
+	return a
 }
 
 // ErrAccounts is the error of NewAccount when there are 65535 accounts.
@@ -28,6 +45,11 @@ var ErrAccounts = errors.New("too many memory accounts")
 func (f *File) NewAccount(name string, limit uint64) (*Account, error) {
 	return f.newAccount(nil, name, limit)
 }
+
+// FreeHeap has the first n bytes that a is charged of the Sentry's own memory cost
+// nothing, so that whoever has filled his memory with pages can still be helped. It
+// comes before all charges.
+func (a *Account) FreeHeap(n uint64) { a.free = int64(n >> pageShift) }
 
 // NewAccount returns an account below a.
 func (a *Account) NewAccount(name string, limit uint64) (*Account, error) {
@@ -134,11 +156,86 @@ func (a *Account) headroom() int64 {
 	return room
 }
 
-// charge adds pages to a and its parents, or to none of them.
-func (a *Account) charge(pages int64) bool {
+// Charge counts n bytes of the Sentry's own memory: ENOMEM, and nothing is
+// counted, where it would leave less than 1/16 of the limit of a or of one above
+// it. So who fills his container with objects is refused more of them, before
+// others lose their lives for want of a page. n may be zero or less. It takes no lock, and goes to the parents once a page only.
+func (a *Account) Charge(n int64) error {
+	if a == nil {
+		return nil
+	}
+	if pages := a.addHeap(n); pages > 0 && !a.charge(pages, true) {
+		a.fails.Add(1)
+		a.addHeap(-n)
+		return unix.ENOMEM
+	} else if pages < 0 {
+		a.uncharge(-pages)
+	}
+	return nil
+}
+
+// ChargeAlways counts n bytes even beyond the limit: for the little without
+// which something that was charged before couldn't go.
+func (a *Account) ChargeAlways(n int64) {
+	if a != nil {
+		a.uncharge(-a.addHeap(n))
+	}
+}
+
+// Uncharge takes n bytes back.
+func (a *Account) Uncharge(n int64) { a.ChargeAlways(-n) }
+
+// addHeap adds n bytes and returns how many pages more that is.
+func (a *Account) addHeap(n int64) int64 {
+	now := a.heap.Add(n)
+	return a.heapPages(now) - a.heapPages(now-n)
+}
+
+// heapPages is what of used are n bytes of heap.
+func (a *Account) heapPages(n int64) int64 { return max((n+pageSize-1)>>pageShift-a.free, 0) }
+
+// Over reports whether a or one above it is beyond its limit.
+func (a *Account) Over() bool {
+	for ; a != nil; a = a.parent {
+		if a.used.Load() > a.limit.Load() {
+			return true
+		}
+	}
+	return false
+}
+
+// FileUsage returns what of Usage is pages of the File, in bytes, where no account
+// below a has been charged for more.
+func (a *Account) FileUsage() uint64 {
+	return uint64(max(a.used.Load()-a.heapPages(a.heap.Load()), 0)) << pageShift
+}
+
+// Heap returns how much of the Sentry's own memory is charged to the account, in
+// bytes; what is charged to those below it isn't in it.
+func (a *Account) Heap() uint64 { return uint64(max(a.heap.Load(), 0)) }
+
+// Heap returns how much of the Sentry's own memory is charged to all accounts of f,
+// in bytes.
+func (f *File) Heap() (sum uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, a := range f.accounts {
+		if a != nil {
+			sum += a.Heap()
+		}
+	}
+	return sum
+}
+
+// charge adds pages to a and its parents, or to none of them; those of the heap
+// leave some.
+func (a *Account) charge(pages int64, heap bool) bool {
 	for at := a; at != nil; at = at.parent {
-		n := at.used.Add(pages)
-		if n > at.limit.Load() {
+		n, limit := at.used.Add(pages), at.limit.Load()
+		if heap {
+			limit -= limit / 16
+		}
+		if n > limit {
 			at.used.Add(-pages)
 			for back := a; back != at; back = back.parent {
 				back.used.Add(-pages)

@@ -204,9 +204,9 @@ func (f *File) Alloc(r Request) (Run, error) {
 		return Run{}, unix.EINVAL
 	}
 	// Near the limit, take what is left of it.
-	if !r.Account.charge(int64(want)) {
+	if !r.Account.charge(int64(want), false) {
 		want = 1
-		if !r.Account.charge(1) {
+		if !r.Account.charge(1, false) {
 			return Run{}, unix.ENOMEM
 		}
 	}

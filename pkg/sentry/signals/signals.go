@@ -11,6 +11,8 @@ import (
 	"math/bits"
 
 	"golang.org/x/sys/unix"
+
+	"vitrine/pkg/sentry/memfile"
 )
 
 // Signal is a signal number, 1 to 64.
@@ -231,11 +233,25 @@ type queued struct {
 	info  Info
 	timer Timer
 	next  *queued
+	paid  bool
+}
+
+// entryCost is what an entry of a queue is charged as, in bytes.
+const entryCost = 192
+
+func (p *Pending) gone(q *queued) {
+	p.count--
+	if q.paid {
+		p.Tab.Uncharge(entryCost)
+	}
 }
 
 // Pending is a queue of signals that wait for delivery, of a thread or of a
 // process.
 type Pending struct {
+	// Tab pays for entries of real-time signals, of which there may be many.
+	Tab *memfile.Tab
+
 	set   Set
 	queue [Max]*queued
 	last  [Max]*queued
@@ -249,18 +265,25 @@ func (p *Pending) Set() Set { return p.set }
 func (p *Pending) Count() int { return p.count }
 
 // Add queues info. A standard signal that waits already is dropped (it reports
-// true: all is well). It reports false where limit entries are queued already
-// and the signal is one that must queue.
+// true: all is well). Where limit entries are queued already, or nobody pays for one
+// more, it reports false for a real-time signal that carries something; of others
+// (kill(2)) one waits and the rest is dropped, as on Linux.
 func (p *Pending) Add(info *Info, timer Timer, limit uint64) bool {
 	s := Signal(info.Signo)
 	n := s - 1
 	if !s.RealTime() && p.set.Has(s) {
 		return true
 	}
-	if uint64(p.count) >= limit && s.RealTime() && info.Code != CodeUser && info.Code != CodeKernel {
-		return false
-	}
 	q := &queued{info: *info, timer: timer}
+	if s.RealTime() {
+		q.paid = uint64(p.count) < limit && p.Tab.Charge(entryCost) == nil
+		if !q.paid && info.Code != CodeUser && info.Code != CodeKernel {
+			return false
+		}
+		if !q.paid && p.set.Has(s) {
+			return true
+		}
+	}
 	if p.last[n] != nil {
 		p.last[n].next = q
 	} else {
@@ -294,7 +317,7 @@ func (p *Pending) Take(s Signal) (Info, bool) {
 			return Info{}, false
 		}
 		p.queue[n] = q.next
-		p.count--
+		p.gone(q)
 		if q.next == nil {
 			p.last[n] = nil
 			p.set &^= 1 << n
@@ -310,7 +333,7 @@ func (p *Pending) Discard(mask Set) {
 	for m := p.set & mask; m != 0; m &= m - 1 {
 		n := bits.TrailingZeros64(uint64(m))
 		for q := p.queue[n]; q != nil; q = q.next {
-			p.count--
+			p.gone(q)
 			if q.timer != nil {
 				q.timer.SignalTaken(&q.info)
 			}

@@ -26,6 +26,7 @@ import (
 	"vitrine/pkg/clock"
 	"vitrine/pkg/locks"
 	"vitrine/pkg/sentry/limits"
+	"vitrine/pkg/sentry/memfile"
 	"vitrine/pkg/sentry/signals"
 )
 
@@ -46,6 +47,8 @@ type Process interface {
 	// Running returns how many threads don't sleep. It takes no locks.
 	Running() int
 	Limits() *limits.Set
+	// Tab is who pays for POSIX timers.
+	Tab() *memfile.Tab
 	// SendTimer queues the signal of a timer, for a thread, or for the process
 	// where that is nil. It reports false if the signal did not get a place in
 	// the queue, because it is ignored or waits already.
@@ -255,7 +258,7 @@ func (ts *Set) Stop() {
 	for _, p := range ts.posix {
 		p.disarm()
 	}
-	ts.posix = nil
+	ts.dropPosix()
 	if ts.wall != nil {
 		ts.wall.Stop()
 	}
@@ -454,12 +457,15 @@ type Notify struct {
 }
 
 // NewPosix makes a timer of real time, on the clock base, or of CPU time: that of thread, or of the process if that is nil. EAGAIN: there are too many
-// (RLIMIT_SIGPENDING).
+// (RLIMIT_SIGPENDING), or nobody pays for it.
 func (ts *Set) NewPosix(base clock.ID, cpu bool, thread Thread, n Notify) (int32, error) {
 	limit := ts.process.Limits().Soft(limits.SignalsPending)
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
 	if uint64(len(ts.posix)) >= limit || ts.dead {
+		return 0, unix.EAGAIN
+	}
+	if ts.process.Tab().Charge(timerCost) != nil {
 		return 0, unix.EAGAIN
 	}
 	if ts.posix == nil {
@@ -580,6 +586,17 @@ func (ts *Set) Overrun(id int32) (int32, error) {
 	return p.overrun, nil
 }
 
+// timerCost is what a POSIX timer is charged as, in bytes.
+const timerCost = 512
+
+// dropPosix forgets all POSIX timers. mu is held.
+func (ts *Set) dropPosix() {
+	if n := len(ts.posix); n > 0 {
+		ts.process.Tab().Uncharge(int64(n) * timerCost)
+	}
+	ts.posix = nil
+}
+
 // DeletePosix does timer_delete(2).
 func (ts *Set) DeletePosix(id int32) error {
 	ts.mu.Lock()
@@ -591,6 +608,7 @@ func (ts *Set) DeletePosix(id int32) error {
 	p.disarm()
 	p.deleted = true
 	delete(ts.posix, id)
+	ts.process.Tab().Uncharge(timerCost)
 	return nil
 }
 
@@ -602,7 +620,7 @@ func (ts *Set) DeleteAllPosix() {
 		p.disarm()
 		p.deleted = true
 	}
-	ts.posix = nil
+	ts.dropPosix()
 }
 
 // wallExpired is called by the queue.

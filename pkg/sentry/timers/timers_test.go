@@ -8,6 +8,7 @@ import (
 
 	"vitrine/pkg/clock"
 	"vitrine/pkg/sentry/limits"
+	"vitrine/pkg/sentry/memfile"
 	"vitrine/pkg/sentry/signals"
 )
 
@@ -45,6 +46,7 @@ type queued struct {
 
 func (p *process) CPUTime() (int64, int64)  { return p.user, p.total }
 func (p *process) Running() int             { return p.running }
+func (p *process) Tab() *memfile.Tab        { return nil }
 func (p *process) Limits() *limits.Set      { return p.limits }
 func (p *process) SendKernel(s unix.Signal) { p.sent = append(p.sent, s) }
 func (p *process) SendTimer(t Thread, i *signals.Info, timer signals.Timer) bool {

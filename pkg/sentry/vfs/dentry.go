@@ -46,8 +46,10 @@ type Filesystem struct {
 	// renameMu is held for writing while a directory moves, so that a check for
 	// loops holds and paths can be printed whole.
 	renameMu locks.RWMutex[locks.Rename]
-	// cached counts dentries that can be dropped.
-	cached atomic.Int64
+	// cached counts dentries that can be dropped; reclaiming says that somebody
+	// does.
+	cached     atomic.Int64
+	reclaiming atomic.Bool
 }
 
 // Statfser tells statfs(2)'s numbers.
@@ -227,8 +229,11 @@ func (d *Dentry) insert(name string, c *Dentry) {
 	if d.children == nil {
 		d.children = map[string]*Dentry{}
 	}
-	if _, ok := d.children[name]; !ok && d.fs.cached.Add(1) > maxCached {
-		d.shrink()
+	if _, ok := d.children[name]; !ok && d.fs.cached.Add(1) > maxCached && d.fs.reclaiming.CompareAndSwap(false, true) {
+		go func() {
+			d.fs.reclaim()
+			d.fs.reclaiming.Store(false)
+		}()
 	}
 	d.children[name] = c
 }
@@ -241,22 +246,36 @@ func (d *Dentry) forget(name string, c *Dentry) {
 	}
 }
 
-// shrink drops children of d that lead nowhere else: a bound on memory, not a
-// choice of the best. d.mu is held.
-func (d *Dentry) shrink() {
-	budget := 64
-	for name, c := range d.children {
-		if budget--; budget < 0 {
-			break
-		}
-		if c.mounted.Load() != 0 || !c.mu.TryRLock() {
-			continue
-		}
-		busy := len(c.children) > 0
-		c.mu.RUnlock()
-		if !busy {
+// Reclaim drops what the cache of fs can spare: for when memory is short.
+func (fs *Filesystem) Reclaim() {
+	if fs.reclaiming.CompareAndSwap(false, true) {
+		fs.reclaim()
+		fs.reclaiming.Store(false)
+	}
+}
+
+// reclaim drops all dentries of missing names, and of files that aren't open: a
+// bound on memory, not a choice of the best. Directories stay: whoever is in one
+// would go on with a cache of its own.
+func (fs *Filesystem) reclaim() {
+	dirs := []*Dentry{fs.root}
+	for len(dirs) > 0 {
+		d := dirs[len(dirs)-1]
+		dirs = dirs[:len(dirs)-1]
+		d.mu.Lock()
+		for name, c := range d.children {
+			if c.inode != nil {
+				if _, ok := c.inode.(Directory); ok {
+					dirs = append(dirs, c)
+					continue
+				}
+				if c.mounted.Load() != 0 || c.inode.Base().opens.Load() != 0 {
+					continue
+				}
+			}
 			d.forget(name, c)
 		}
+		d.mu.Unlock()
 	}
 }
 

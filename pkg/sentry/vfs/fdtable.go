@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vitrine/pkg/locks"
+	"vitrine/pkg/sentry/memfile"
 )
 
 // FDTable maps descriptors to open files. Threads, and processes made with
@@ -15,7 +16,11 @@ type FDTable struct {
 	files []fdEntry
 	used  []uint64 // bit set: which slots are taken
 	refs  int      // tasks that use the table
+	payer *memfile.Account
 }
+
+// slotCost is what a slot is charged as, in bytes.
+const slotCost = 17
 
 type fdEntry struct {
 	file    *File
@@ -53,6 +58,7 @@ func (t *FDTable) DecRef() []*File {
 			all = append(all, e.file)
 		}
 	}
+	t.payer.Uncharge(int64(len(t.files)) * slotCost)
 	t.files, t.used = nil, nil
 	return all
 }
@@ -105,11 +111,21 @@ func (t *FDTable) free(from int32) int32 {
 	return max(from, int32(len(t.used)*64))
 }
 
-// set stores e at fd, growing the table. mu is held.
-func (t *FDTable) set(fd int32, e fdEntry) {
+// put stores a file at fd, growing the table: ENOMEM. Who opened the first file
+// pays for the table. mu is held.
+func (t *FDTable) put(fd int32, e fdEntry) error {
+	if err := e.file.pay(); err != nil {
+		return err
+	}
 	if int(fd) >= len(t.files) {
 		n := max(64, int(fd)+1, min(2*len(t.files), int(fd)+4096))
 		n = (n + 63) &^ 63
+		if len(t.files) == 0 {
+			t.payer = e.file.cred.Account
+		}
+		if err := t.payer.Charge(int64(n-len(t.files)) * slotCost); err != nil {
+			return err
+		}
 		files := make([]fdEntry, n)
 		copy(files, t.files)
 		t.files = files
@@ -117,6 +133,12 @@ func (t *FDTable) set(fd int32, e fdEntry) {
 		copy(used, t.used)
 		t.used = used
 	}
+	t.set(fd, e)
+	return nil
+}
+
+// set stores e at fd, which the table has. mu is held.
+func (t *FDTable) set(fd int32, e fdEntry) {
 	t.files[fd] = e
 	if e.file != nil {
 		t.used[fd/64] |= 1 << (fd % 64)
@@ -126,8 +148,8 @@ func (t *FDTable) set(fd int32, e fdEntry) {
 }
 
 // Add puts f at the lowest free descriptor at or above from and below limit
-// (RLIMIT_NOFILE): EMFILE if there is none. The table takes over the caller's
-// reference, but only if it succeeds.
+// (RLIMIT_NOFILE): EMFILE if there is none, ENOMEM if nobody pays for it. The
+// table takes over the caller's reference, but only if it succeeds.
 func (t *FDTable) Add(f *File, from int32, cloexec bool, limit uint64) (int32, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -135,12 +157,15 @@ func (t *FDTable) Add(f *File, from int32, cloexec bool, limit uint64) (int32, e
 	if uint64(fd) >= limit {
 		return 0, unix.EMFILE
 	}
-	t.set(fd, fdEntry{f, cloexec})
+	if err := t.put(fd, fdEntry{f, cloexec}); err != nil {
+		return 0, err
+	}
 	return fd, nil
 }
 
 // Replace puts f at fd (dup2(2)) and returns what was there, to be flushed and
-// released. The table takes over the caller's reference.
+// released: EBADF beyond limit, ENOMEM as for Add. The table takes over the
+// caller's reference, but only if it succeeds.
 func (t *FDTable) Replace(f *File, fd int32, cloexec bool, limit uint64) (*File, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -151,7 +176,9 @@ func (t *FDTable) Replace(f *File, fd int32, cloexec bool, limit uint64) (*File,
 	if int(fd) < len(t.files) {
 		old = t.files[fd].file
 	}
-	t.set(fd, fdEntry{f, cloexec})
+	if err := t.put(fd, fdEntry{f, cloexec}); err != nil {
+		return nil, err
+	}
 	return old, nil
 }
 
@@ -194,11 +221,19 @@ func (t *FDTable) Close(ctx Context, f *File) error {
 	return err
 }
 
-// Fork returns a copy of the table with one user.
-func (t *FDTable) Fork() *FDTable {
+// Fork returns a copy of the table with one user, as large as what is open wants:
+// ENOMEM.
+func (t *FDTable) Fork() (*FDTable, error) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	n := &FDTable{refs: 1, files: make([]fdEntry, len(t.files)), used: make([]uint64, len(t.used))}
+	words := len(t.used)
+	for words > 1 && t.used[words-1] == 0 {
+		words--
+	}
+	if err := t.payer.Charge(int64(words) * 64 * slotCost); err != nil {
+		return nil, err
+	}
+	n := &FDTable{refs: 1, files: make([]fdEntry, words*64), used: make([]uint64, words), payer: t.payer}
 	copy(n.files, t.files)
 	copy(n.used, t.used)
 	for _, e := range n.files {
@@ -206,7 +241,7 @@ func (t *FDTable) Fork() *FDTable {
 			e.file.IncRef()
 		}
 	}
-	return n
+	return n, nil
 }
 
 // FDs lists the open descriptors in order, for /proc/PID/fd.

@@ -122,6 +122,8 @@ type File struct {
 	off   atomic.Int64 // changed with offMu held
 
 	counted bool // holds a GetWrite on the inode
+	// charged: the opener's account pays for it.
+	charged atomic.Bool
 
 	mu locks.Mutex[locks.Leaf]
 	// onRelease are called when the last reference goes: epoll sets, locks.
@@ -253,6 +255,22 @@ func (f *File) SetAsync(l waiter.Listener) {
 	}
 }
 
+// fileCost is what an open file is charged as, in bytes: itself, what it is an
+// open file of, and what else there is of a pipe, a socket or the like.
+const fileCost = 1024
+
+// pay charges the file to its opener when it gets its first descriptor: ENOMEM.
+func (f *File) pay() error {
+	if f.charged.Swap(true) {
+		return nil
+	}
+	if err := f.cred.Account.Charge(fileCost); err != nil {
+		f.charged.Store(false)
+		return err
+	}
+	return nil
+}
+
 // IncRef adds a reference; the caller holds one.
 func (f *File) IncRef() { f.refs.Add(1) }
 
@@ -279,6 +297,9 @@ func (f *File) DecRef() {
 		return
 	} else if n < 0 {
 		panic("vfs: File released twice")
+	}
+	if f.charged.Load() {
+		f.cred.Account.Uncharge(fileCost)
 	}
 	f.mu.Lock()
 	hooks := f.onRelease

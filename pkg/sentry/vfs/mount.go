@@ -10,6 +10,7 @@ import (
 
 	"vitrine/pkg/locks"
 	"vitrine/pkg/sentry/auth"
+	"vitrine/pkg/sentry/memfile"
 )
 
 // Path is a place in a tree of mounts. It is comparable; the zero Path is
@@ -133,6 +134,26 @@ type MountNamespace struct {
 	order []*Mount
 	// MaxMounts is fs.mount-max.
 	MaxMounts int
+	tab       *memfile.Tab
+}
+
+// mountCost is what a mount is charged as, in bytes.
+const mountCost = 512
+
+// admit has room made for one mount more: ENOSPC, ENOMEM. ns.mu is held.
+func (ns *MountNamespace) admit() error {
+	if len(ns.order) >= ns.MaxMounts {
+		return unix.ENOSPC
+	}
+	return ns.tab.Charge(mountCost)
+}
+
+// PaidBy makes payer pay for mounts in the namespace from now on, before anybody
+// uses it.
+func (ns *MountNamespace) PaidBy(payer *memfile.Account) error {
+	var err error
+	ns.tab, err = memfile.NewTab(payer, ns, mountCost*int64(1+len(ns.order)))
+	return err
 }
 
 // NewMountNamespace returns a namespace with fs as its root.
@@ -188,6 +209,7 @@ func (ns *MountNamespace) attach(m *Mount, p Path) {
 
 // detach takes mounts out. ns.mu is held.
 func (ns *MountNamespace) detach(gone ...*Mount) {
+	ns.tab.Uncharge(mountCost * int64(len(gone)))
 	for _, m := range gone {
 		ns.table.Delete(mountKey{m.parent, m.point})
 		m.point.mounted.Add(-1)
@@ -237,8 +259,8 @@ func (ns *MountNamespace) Bind(src, p Path, recursive bool) (*Mount, error) {
 		if !ok || o == m || o.parent == src.Mount && !src.Dentry.isAncestor(o.point) {
 			continue
 		}
-		if len(ns.order) >= ns.MaxMounts {
-			return m, unix.ENOSPC
+		if err := ns.admit(); err != nil {
+			return m, err
 		}
 		c := &Mount{ID: int(lastMountID.Add(1)), fs: o.fs, root: o.root, Source: o.Source}
 		c.SetFlags(o.Flags())
@@ -277,8 +299,8 @@ func (ns *MountNamespace) mountDentry(p Path, root *Dentry, source string, flags
 	m.SetFlags(flags)
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
-	if len(ns.order) >= ns.MaxMounts {
-		return nil, unix.ENOSPC
+	if err := ns.admit(); err != nil {
+		return nil, err
 	}
 	ns.attach(m, ns.cover(p))
 	return m, nil
@@ -390,11 +412,15 @@ func (ns *MountNamespace) PivotRoot(oldRoot, newRoot, putOld Path) error {
 
 // Clone returns a copy of the namespace (CLONE_NEWNS) that belongs to owner, and
 // a function that takes a place in the old one to the same place in the new
-// one. For another owner the mounts are locked.
-func (ns *MountNamespace) Clone(owner *auth.UserNamespace) (*MountNamespace, func(Path) Path) {
+// one. For another owner the mounts are locked. payer pays for the copy: ENOMEM.
+func (ns *MountNamespace) Clone(owner *auth.UserNamespace, payer *memfile.Account) (*MountNamespace, func(Path) Path, error) {
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
 	c := &MountNamespace{MaxMounts: ns.MaxMounts, Owner: owner}
+	var err error
+	if c.tab, err = memfile.NewTab(payer, c, mountCost*int64(1+len(ns.order))); err != nil {
+		return nil, nil, err
+	}
 	lock := ns.Owner != owner && (ns.Owner != nil || owner.Parent != nil)
 	copies := make(map[*Mount]*Mount, len(ns.order))
 	for _, m := range ns.order {
@@ -423,7 +449,7 @@ func (ns *MountNamespace) Clone(owner *auth.UserNamespace) (*MountNamespace, fun
 			p.Mount = m
 		}
 		return p
-	}
+	}, nil
 }
 
 // MountInfo is one line of /proc/PID/mountinfo.

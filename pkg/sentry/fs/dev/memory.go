@@ -82,7 +82,7 @@ func (z zero) Mappable(ctx vfs.Context, f *vfs.File, o *vfs.MapOptions) (memmap.
 	if z.shared == nil {
 		return nil, unix.ENODEV
 	}
-	return z.shared.NewObject(o.Offset + o.Length)
+	return z.shared.NewObject(ctx.Credentials(), o.Offset+o.Length)
 }
 
 // full is /dev/full.

@@ -30,6 +30,7 @@ import (
 	"vitrine/pkg/locks"
 	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/sentry/fs/anon"
+	"vitrine/pkg/sentry/memfile"
 	"vitrine/pkg/sentry/vfs"
 	"vitrine/pkg/waiter"
 )
@@ -50,6 +51,8 @@ const (
 	maxNesting = 5
 	// maxItems is fs.epoll.max_user_watches, for the whole sandbox.
 	maxItems = 1 << 20
+	// itemCost is what a watched file is charged as, in bytes.
+	itemCost = 384
 )
 
 // WaitMask is what epoll_wait(2) registers for.
@@ -132,6 +135,7 @@ func (l *list) appendList(m *list) {
 // Epoll is an instance. Safe for concurrent use.
 type Epoll struct {
 	queue waiter.Queue
+	payer *memfile.Account
 
 	mu    locks.Mutex[locks.Epoll]
 	items map[key]*item
@@ -152,7 +156,7 @@ var (
 
 // New returns the file of epoll_create1(2).
 func New(c *auth.Credentials) *vfs.File {
-	return anon.NewFile("[eventpoll]", &Epoll{items: map[key]*item{}, parents: map[*Epoll]int{}}, unix.O_RDWR, c)
+	return anon.NewFile("[eventpoll]", &Epoll{payer: c.Account, items: map[key]*item{}, parents: map[*Epoll]int{}}, unix.O_RDWR, c)
 }
 
 // Of returns the instance behind f, or nil.
@@ -225,8 +229,13 @@ func (ep *Epoll) add(k key, inner *Epoll, ev Event) error {
 		total.Add(-1)
 		return unix.ENOSPC
 	}
+	if err := ep.payer.Charge(itemCost); err != nil {
+		total.Add(-1)
+		return err
+	}
 	it := &item{key: k, ep: ep, inner: inner}
 	if !k.file.OnRelease(it, it.released) {
+		ep.payer.Uncharge(itemCost)
 		total.Add(-1)
 		return unix.EBADF
 	}
@@ -262,6 +271,7 @@ func (ep *Epoll) drop(it *item) {
 	}
 	it.disabled = true
 	ep.readyMu.Unlock()
+	ep.payer.Uncharge(itemCost)
 	total.Add(-1)
 }
 

@@ -25,8 +25,12 @@ import (
 // Context is a task of the superuser without an address space.
 type Context struct{ Cred *auth.Credentials }
 
-// NewContext returns one.
-func NewContext() *Context { return &Context{auth.NewRoot(auth.NewRootUserNamespace())} }
+// NewContext returns one, with an account of its own that has no limit.
+func NewContext() *Context {
+	cred := auth.NewRoot(auth.NewRootUserNamespace())
+	cred.Account = memfile.NewHeapAccount(0)
+	return &Context{cred}
+}
 
 func (c *Context) Credentials() *auth.Credentials { return c.Cred }
 func (*Context) Memory() usermem.Memory           { return nil }

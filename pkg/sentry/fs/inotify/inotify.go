@@ -6,7 +6,7 @@
 // load per event. A watch keeps the inode's dentry, so that the inode stays the
 // same as long as it is watched.
 //
-// The queue is bounded in number, and in memory by kernbuf.Sandbox; what is too
+// The queue is bounded in number, and in memory by who pays for the instance; what is too
 // much becomes one IN_Q_OVERFLOW.
 //
 // Lock order: locks of directories (held by the VFS when it tells of an event);
@@ -27,7 +27,7 @@ import (
 	"vitrine/pkg/locks"
 	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/sentry/fs/anon"
-	"vitrine/pkg/sentry/kernbuf"
+	"vitrine/pkg/sentry/memfile"
 	"vitrine/pkg/sentry/vfs"
 	"vitrine/pkg/usermem"
 	"vitrine/pkg/waiter"
@@ -75,6 +75,9 @@ func (e *event) append(b []byte) []byte {
 	b = append(b, e.name...)
 	return append(b, make([]byte, n-16-len(e.name))...)
 }
+
+// watchCost is what a watch takes of the Sentry's memory, about, in bytes.
+const watchCost = 256
 
 // cost is what an event takes of the Sentry's memory, about.
 func (e *event) cost() int64 { return int64(64 + len(e.name)) }
@@ -129,6 +132,7 @@ func (w *watch) detach() {
 type Instance struct {
 	queue waiter.Queue
 	user  auth.KUID
+	payer *memfile.Account
 
 	mu      locks.Mutex[locks.Inotify]
 	watches map[int32]*watch
@@ -182,7 +186,7 @@ func New(c *auth.Credentials, flags uint32) (*vfs.File, error) {
 		return nil, unix.EMFILE
 	}
 	installed.Do(func() { vfs.SetObserver(observer{}) })
-	in := &Instance{user: c.RUID, watches: map[int32]*watch{}, byInode: map[*vfs.InodeBase]*watch{}}
+	in := &Instance{user: c.RUID, payer: c.Account, watches: map[int32]*watch{}, byInode: map[*vfs.InodeBase]*watch{}}
 	return anon.NewFile("inotify", in, unix.O_RDONLY|flags&unix.IN_NONBLOCK, c), nil
 }
 
@@ -230,6 +234,10 @@ func (in *Instance) AddWatch(ctx vfs.Context, p vfs.Path, mask uint32) (int32, e
 	if !use(in.user, 0, 1) {
 		return 0, unix.ENOSPC
 	}
+	if err := in.payer.Charge(watchCost); err != nil {
+		use(in.user, 0, -1)
+		return 0, err
+	}
 	in.lastWD++
 	for in.lastWD <= 0 || in.watches[in.lastWD] != nil {
 		in.lastWD = max(in.lastWD+1, 1)
@@ -265,6 +273,7 @@ func (in *Instance) forget(w *watch) {
 	delete(in.watches, w.wd)
 	delete(in.byInode, w.path.Inode().Base())
 	w.detach()
+	in.payer.Uncharge(watchCost)
 	use(in.user, 0, -1)
 }
 
@@ -279,9 +288,9 @@ func (in *Instance) push(e event) {
 			return
 		}
 	}
-	if len(in.events) >= MaxQueuedEvents || !kernbuf.Sandbox.Charge(e.cost()) {
+	if len(in.events) >= MaxQueuedEvents || in.payer.Charge(e.cost()) != nil {
 		e = event{wd: -1, mask: unix.IN_Q_OVERFLOW}
-		kernbuf.Sandbox.ChargeAlways(e.cost())
+		in.payer.ChargeAlways(e.cost())
 	}
 	in.events = append(in.events, e)
 	in.bytes += e.size()
@@ -333,7 +342,7 @@ func (in *Instance) Read(_ vfs.Context, _ *vfs.File, dst *usermem.Buffer) (int64
 	for n < len(in.events) && uint64(len(out)+in.events[n].size()) <= dst.Len() {
 		e := &in.events[n]
 		out = e.append(out)
-		kernbuf.Sandbox.Uncharge(e.cost())
+		in.payer.Uncharge(e.cost())
 		n++
 	}
 	in.bytes -= len(out)
@@ -373,7 +382,7 @@ func (in *Instance) Release(*vfs.File) {
 		in.forget(w)
 	}
 	for i := range in.events {
-		kernbuf.Sandbox.Uncharge(in.events[i].cost())
+		in.payer.Uncharge(in.events[i].cost())
 	}
 	in.events = nil
 	use(in.user, -1, 0)

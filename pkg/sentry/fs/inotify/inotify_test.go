@@ -13,7 +13,6 @@ import (
 
 	"vitrine/pkg/sentry/fs/fstest"
 	"vitrine/pkg/sentry/fs/tmpfs"
-	"vitrine/pkg/sentry/kernbuf"
 	"vitrine/pkg/sentry/vfs"
 	"vitrine/pkg/sentry/vfs/vfstest"
 	"vitrine/pkg/usermem"
@@ -166,9 +165,9 @@ func TestEventsAreLinuxs(t *testing.T) {
 		}
 		unix.Close(hfd)
 		f.DecRef()
-	}
-	if used := kernbuf.Sandbox.Used(); used != 0 {
-		t.Errorf("%d bytes still charged", used)
+		if used := ours.Ctx.Credentials().Account.Heap(); used != 0 {
+			t.Errorf("seed %d: %d bytes still charged", seed, used)
+		}
 	}
 	if len(users.of) != 0 {
 		t.Errorf("limits still count %v", users.of)
@@ -207,10 +206,10 @@ func TestQueueOverflowsOnce(t *testing.T) {
 		t.Errorf("%d events, the last %+v", len(in.events), last)
 	}
 	in.mu.Unlock()
-	before := kernbuf.Sandbox.Used()
+	before := ctx.Cred.Account.Heap()
 	f.DecRef()
-	if before == 0 || kernbuf.Sandbox.Used() != 0 {
-		t.Errorf("charged %d, after the end %d", before, kernbuf.Sandbox.Used())
+	if before == 0 || ctx.Cred.Account.Heap() != 0 {
+		t.Errorf("charged %d, after the end %d", before, ctx.Cred.Account.Heap())
 	}
 }
 

@@ -164,24 +164,24 @@ func TestWhatIsCopied(t *testing.T) {
 	if err := f.Chmod("d/e/a", 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if n := f.account.Usage(); n != 0 {
+	if n := f.account.FileUsage(); n != 0 {
 		t.Errorf("chmod copied %d bytes", n)
 	}
 	w, _ := f.Open("d/e/a", unix.O_WRONLY|unix.O_APPEND, 0)
 	w.Write("more")
 	w.Close()
-	if n := f.account.Usage(); n != 4096 {
+	if n := f.account.FileUsage(); n != 4096 {
 		t.Errorf("appending copied %d bytes", n)
 	}
 	w, _ = f.Open("d/a", unix.O_WRONLY|unix.O_TRUNC, 0)
 	w.Close()
-	if n := f.account.Usage(); n != 4096 {
+	if n := f.account.FileUsage(); n != 4096 {
 		t.Errorf("O_TRUNC copied %d bytes", n-4096)
 	}
 	if err := f.Unlink("d/e/a"); err != nil {
 		t.Fatal(err)
 	}
-	if n := f.account.Usage(); n != 0 {
+	if n := f.account.FileUsage(); n != 0 {
 		t.Errorf("%d bytes are left of a removed file", n)
 	}
 	r, _ := f.Open("d/e/b", unix.O_RDONLY, 0)
@@ -267,8 +267,8 @@ func TestMappingsStayCoherent(t *testing.T) {
 			t.Fatalf("page %#x differs from the file", off)
 		}
 	}
-	if f.account.Usage() != 0 {
-		t.Errorf("mapping for reading copied %d bytes", f.account.Usage())
+	if f.account.FileUsage() != 0 {
+		t.Errorf("mapping for reading copied %d bytes", f.account.FileUsage())
 	}
 	w, _ := f.Open("b", unix.O_RDWR, 0)
 	w.Pwrite("WRITTEN", 4096+10)
@@ -308,8 +308,8 @@ func TestMappingsStayCoherent(t *testing.T) {
 	f.Unlink("d/a")
 	r.Close()
 	w.Close()
-	if f.account.Usage() != 0 {
-		t.Errorf("%d bytes left", f.account.Usage())
+	if f.account.FileUsage() != 0 {
+		t.Errorf("%d bytes left", f.account.FileUsage())
 	}
 }
 
@@ -375,7 +375,7 @@ func TestConcurrentUse(t *testing.T) {
 	for _, p := range []string{"a", "b", "d/a", "d/e/a", "d/e/b", "f/n"} {
 		f.Unlink(p)
 	}
-	if n := f.account.Usage(); n != 0 {
+	if n := f.account.FileUsage(); n != 0 {
 		t.Errorf("%d bytes left", n)
 	}
 }

@@ -67,8 +67,10 @@ type Pipe struct {
 	readOpens, writeOpens uint64
 }
 
-func newPipe(fifo bool) *Pipe {
-	return &Pipe{id: lastID.Add(1), fifo: fifo, capacity: DefaultSize}
+func newPipe(c *auth.Credentials, fifo bool) *Pipe {
+	p := &Pipe{id: lastID.Add(1), fifo: fifo, capacity: DefaultSize}
+	p.ring.SetAccount(c.Account)
+	return p
 }
 
 // pipeKey is the key of a Pipe among an inode's attachments.
@@ -95,7 +97,7 @@ func Of(f *vfs.File) *Pipe {
 // O_DIRECT.
 func New(c *auth.Credentials, flags uint32) (r, w *vfs.File) {
 	flags &= unix.O_NONBLOCK | unix.O_DIRECT
-	p := newPipe(false)
+	p := newPipe(c, false)
 	path := anon.PipePath(c)
 	path.Inode().Base().Attachment(pipeKey{}, func() any { return p })
 	p.readers, p.writers, p.readOpens, p.writeOpens = 1, 1, 1, 1
@@ -118,7 +120,7 @@ func OpenFIFO(ctx vfs.Context, path vfs.Path, flags uint32) (any, error) {
 	nonblock := flags&unix.O_NONBLOCK != 0
 	var p *Pipe
 	for {
-		p = base.Attachment(pipeKey{}, func() any { return newPipe(true) }).(*Pipe)
+		p = base.Attachment(pipeKey{}, func() any { return newPipe(ctx.Credentials(), true) }).(*Pipe)
 		p.mu.Lock()
 		// The last to close detaches the Pipe, with its lock held.
 		if base.Attachment(pipeKey{}, nil) == p {

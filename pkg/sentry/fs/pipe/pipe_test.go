@@ -10,7 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vitrine/pkg/sentry/fs/anon"
-	"vitrine/pkg/sentry/kernbuf"
 	"vitrine/pkg/sentry/vfs"
 	"vitrine/pkg/sentry/vfs/vfstest"
 	"vitrine/pkg/usermem"
@@ -103,7 +102,7 @@ func TestPipeDoesWhatLinuxDoes(t *testing.T) {
 			}
 		}
 	}
-	if used := kernbuf.Sandbox.Used(); used != 0 {
+	if used := ctx.Cred.Account.Heap(); used != 0 {
 		t.Errorf("%d bytes still charged", used)
 	}
 }
@@ -247,7 +246,7 @@ func TestSpliceAndTee(t *testing.T) {
 		t.Errorf("Splice to a pipe without readers: %v", err)
 	}
 	r1.DecRef()
-	if used := kernbuf.Sandbox.Used(); used != 0 {
+	if used := ctx.Cred.Account.Heap(); used != 0 {
 		t.Errorf("%d bytes still charged", used)
 	}
 }

@@ -133,8 +133,16 @@ func (d *Dir) Get(name string) Child {
 	return nil
 }
 
-// Put implements Names.
+// Put implements Names. It isn't refused beyond the limit: a name that is moved
+// goes elsewhere (add has asked for one that is new).
 func (d *Dir) Put(name string, c Child) {
+	d.storage.tab.ChargeAlways(costOf(name))
+	d.put(name, c)
+}
+
+func costOf(name string) int64 { return nameCost + int64(len(name)) }
+
+func (d *Dir) put(name string, c Child) {
 	d.names.Lock()
 	defer d.names.Unlock()
 	d.last++
@@ -154,6 +162,7 @@ func (d *Dir) Take(name string, _ Child) {
 	if e == nil {
 		return
 	}
+	d.storage.tab.Uncharge(costOf(name))
 	delete(d.entries, name)
 	i := d.search(e.seq)
 	if i == len(d.order)-1 {
@@ -231,10 +240,15 @@ func (d *Dir) add(name string, c Child, err error) (vfs.Inode, error) {
 	if err != nil {
 		return nil, err
 	}
+	if d.storage.tab.Charge(costOf(name)) != nil {
+		c.AddLink(0)
+		return nil, unix.ENOSPC
+	}
 	if err := c.AddLink(1); err != nil {
+		d.storage.tab.Uncharge(costOf(name))
 		return nil, err
 	}
-	d.Put(name, c)
+	d.put(name, c)
 	d.Modified()
 	return c, nil
 }
@@ -252,10 +266,11 @@ func (d *Dir) Make(_ vfs.Context, name string, a *vfs.NewAttr) (vfs.Inode, error
 // Mkdir implements vfs.Directory.
 func (d *Dir) Mkdir(_ vfs.Context, name string, a *vfs.NewAttr) (vfs.Inode, error) {
 	c, err := d.storage.NewDir(a)
+	i, err := d.add(name, c, err)
 	if err == nil {
 		d.AddSubdirs(1)
 	}
-	return d.add(name, c, err)
+	return i, err
 }
 
 // Symlink implements vfs.Directory.

@@ -6,7 +6,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vitrine/pkg/sentry/auth"
+	"vitrine/pkg/sentry/memfile"
 	"vitrine/pkg/sentry/memmap"
+	"vitrine/pkg/sentry/pagestore"
 	"vitrine/pkg/sentry/vfs"
 	"vitrine/pkg/usermem"
 )
@@ -14,6 +16,7 @@ import (
 // Anonymous is an instance for files without a place: memfds and shared memory.
 // Safe for concurrent use.
 type Anonymous struct {
+	memory  *memfile.File
 	storage *Storage
 	fs      *vfs.Filesystem
 	mount   *vfs.Mount
@@ -26,7 +29,7 @@ func NewAnonymous(o Options) (*Anonymous, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Anonymous{fs.Impl.(*Storage), fs, vfs.NewInternalMount(fs)}, nil
+	return &Anonymous{o.Memory, fs.Impl.(*Storage), fs, vfs.NewInternalMount(fs)}, nil
 }
 
 // maxMemfdName is the length of a name in memfd_create(2).
@@ -52,6 +55,9 @@ func (a *Anonymous) open(cred *auth.Credentials, name string, mode uint32, seali
 	if err != nil {
 		return nil, err
 	}
+	if cred.Account != nil { // who makes it pays for its pages, not all who share the instance
+		r.SetContent(pagestore.New(a.memory, cred.Account))
+	}
 	r.hold()
 	if size != 0 {
 		if err := r.Truncate(size); err != nil {
@@ -64,9 +70,13 @@ func (a *Anonymous) open(cred *auth.Credentials, name string, mode uint32, seali
 }
 
 // NewObject returns shared memory of size bytes that belongs to nothing but its
-// mappings (/dev/zero). The garbage collector finds out when the last is gone.
-func (a *Anonymous) NewObject(size uint64) (memmap.Mappable, error) {
+// mappings (/dev/zero), and that cred's account pays for. The garbage collector
+// finds out when the last is gone.
+func (a *Anonymous) NewObject(cred *auth.Credentials, size uint64) (memmap.Mappable, error) {
 	c := a.storage.newContent()
+	if cred.Account != nil {
+		c = pagestore.New(a.memory, cred.Account)
+	}
 	if err := c.Truncate(size); err != nil {
 		return nil, err
 	}

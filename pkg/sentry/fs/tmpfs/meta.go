@@ -67,7 +67,7 @@ func (m *Meta) charge(extra int) error {
 func (m *Meta) Become(a *vfs.Attr, x map[string][]byte) error {
 	total := 0
 	for k, v := range x {
-		total += len(k) + len(v)
+		total += len(k) + len(v) + xattrCost
 	}
 	if err := m.charge(total); err != nil {
 		return err
@@ -269,7 +269,7 @@ func (m *Meta) SetXattr(_ vfs.Context, name string, value []byte, flags uint32) 
 	}
 	total := m.xattrBytes + len(value) - len(old)
 	if !exists {
-		total += len(name)
+		total += len(name) + xattrCost
 	}
 	if total > maxXattrTotal {
 		return unix.ENOSPC
@@ -328,5 +328,5 @@ func (m *Meta) RemoveXattr(_ vfs.Context, name string) error {
 	}
 	delete(m.xattrs, name)
 	m.ctime = now
-	return m.chargeXattrs(m.xattrBytes - len(name) - len(v))
+	return m.chargeXattrs(m.xattrBytes - len(name) - len(v) - xattrCost)
 }

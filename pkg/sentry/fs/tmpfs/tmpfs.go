@@ -28,6 +28,7 @@
 package tmpfs
 
 import (
+	"math"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -43,12 +44,19 @@ import (
 
 const (
 	blockSize = 4096
-	// defaultInodes bounds an instance without nr_inodes: what the Sentry
-	// spends on names must have a limit.
+	// defaultInodes bounds an instance without nr_inodes where it isn't known how
+	// much memory there is; otherwise there is an inode for two pages of it
+	// (tmpfs(5)).
 	defaultInodes = 1 << 20
 	// inodeUnit is how many bytes of extended attributes and link targets
-	// count as one inode.
+	// count as one inode, and what an inode is charged as.
 	inodeUnit = 1024
+	// instanceCost is what an instance is charged as.
+	instanceCost = 1024
+	// nameCost is what a name is charged as besides its bytes, xattrCost what
+	// an extended attribute counts.
+	nameCost  = 256
+	xattrCost = 64
 	// dirEntrySize is what each name adds to st_size of its directory, as in
 	// Linux.
 	dirEntrySize = 20
@@ -56,8 +64,8 @@ const (
 
 // Options say what an instance is like.
 type Options struct {
-	// Memory is where pages come from, Account what is charged; with a Size
-	// an account below it is made.
+	// Memory is where pages come from, Account what is charged, for inodes and
+	// names too; with a Size an account below it is made for pages.
 	Memory  *memfile.File
 	Account *memfile.Account
 	// NewContent makes the contents of regular files. Nil: a page store.
@@ -160,13 +168,14 @@ type Storage struct {
 	maxInodes  atomic.Int64
 	newContent func() Content
 	ledger     *ledger
+	tab        *memfile.Tab // of inodes and names
 	size       uint64
 }
 
 // ledger is the account of an instance. It outlives the instance until nothing
 // is charged.
 type ledger struct {
-	account *memfile.Account
+	account *memfile.Account // of pages
 	own     bool
 	dead    atomic.Bool
 }
@@ -232,6 +241,8 @@ func NewStorage(o Options, dev, firstIno uint64) (*Storage, error) {
 	s.maxInodes.Store(defaultInodes)
 	if o.Inodes != 0 {
 		s.maxInodes.Store(int64(min(o.Inodes, 1<<62)))
+	} else if o.Account != nil && o.Account.Machine() != math.MaxUint64 {
+		s.maxInodes.Store(int64(max(o.Account.Machine()/(2*blockSize), 1)))
 	}
 	if o.Size != 0 && o.Account != nil {
 		a, err := o.Account.NewAccount("tmpfs", o.Size)
@@ -242,6 +253,11 @@ func NewStorage(o Options, dev, firstIno uint64) (*Storage, error) {
 		// The instance goes with the last of its inodes.
 		addCleanup(s, s.ledger)
 	}
+	tab, err := memfile.NewTab(o.Account, s, instanceCost)
+	if err != nil {
+		return nil, err
+	}
+	s.tab = tab
 	if s.newContent == nil {
 		mem, acct := o.Memory, s.ledger.account
 		s.newContent = func() Content { return pagestore.New(mem, acct) }
@@ -270,14 +286,23 @@ func (s *Storage) Statfs(_ vfs.Context, st *unix.Statfs_t) error {
 // the number of inodes.
 func (s *Storage) Usage() (bytes uint64, inodes int64) {
 	if a := s.ledger.account; a != nil {
-		bytes = a.Usage()
+		bytes = a.FileUsage()
 	}
 	return bytes, s.used.Load()
 }
 
-// charge counts n inodes, or what counts as so many; ENOSPC.
+// charge counts n inodes, or what counts as so many, or takes -n back; ENOSPC.
 func (s *Storage) charge(n int64) error {
-	if s.used.Add(n) > s.maxInodes.Load() && n > 0 {
+	if n <= 0 {
+		s.used.Add(n)
+		s.tab.Uncharge(-n * inodeUnit)
+		return nil
+	}
+	if s.used.Add(n) > s.maxInodes.Load() {
+		s.used.Add(-n)
+		return unix.ENOSPC
+	}
+	if s.tab.Charge(n*inodeUnit) != nil {
 		s.used.Add(-n)
 		return unix.ENOSPC
 	}

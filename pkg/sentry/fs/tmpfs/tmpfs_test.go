@@ -40,8 +40,8 @@ func TestRandomCallsAgainstHost(t *testing.T) {
 		s, st, acct := newFS(t, Options{Mode: unix.S_IFDIR | 0o755})
 		fstest.Run(t, randomBytes(seed, 3000), s, fstest.Host{Dir: fstest.HostDir(t)}, fstest.Options{NoHoles: true})
 		removeAll(t, s, ".")
-		if acct.Usage() != 0 || st.used.Load() != 1 {
-			t.Fatalf("seed %d: %d bytes and %d inodes are left of an empty file system", seed, acct.Usage(), st.used.Load())
+		if acct.FileUsage() != 0 || st.used.Load() != 1 {
+			t.Fatalf("seed %d: %d bytes and %d inodes are left of an empty file system", seed, acct.FileUsage(), st.used.Load())
 		}
 	}
 }
@@ -92,8 +92,8 @@ func TestPagesGoWithLastNameAndOpenFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.Close()
-	if acct.Usage() != 5*4096 {
-		t.Errorf("%d bytes in use while an O_PATH descriptor is open", acct.Usage())
+	if acct.FileUsage() != 5*4096 {
+		t.Errorf("%d bytes in use while an O_PATH descriptor is open", acct.FileUsage())
 	}
 	h, err := s.Opener.OpenPath(s.Ctx, g.Path(), unix.O_RDONLY)
 	if err != nil {
@@ -105,8 +105,8 @@ func TestPagesGoWithLastNameAndOpenFile(t *testing.T) {
 		t.Errorf("size %d, nlink %d", a.Size, a.Nlink)
 	}
 	h.DecRef()
-	if acct.Usage() != 0 || st.used.Load() != 1 {
-		t.Errorf("%d bytes, %d inodes after the last close", acct.Usage(), st.used.Load())
+	if acct.FileUsage() != 0 || st.used.Load() != 1 {
+		t.Errorf("%d bytes, %d inodes after the last close", acct.FileUsage(), st.used.Load())
 	}
 }
 
@@ -213,8 +213,8 @@ func TestSeals(t *testing.T) {
 	}
 	f.DecRef()
 	g.DecRef()
-	if acct.Usage() != 0 {
-		t.Errorf("%d bytes left", acct.Usage())
+	if acct.FileUsage() != 0 {
+		t.Errorf("%d bytes left", acct.FileUsage())
 	}
 }
 
@@ -270,9 +270,9 @@ func TestPagesOfLostFileSystemAreFreed(t *testing.T) {
 		f.Write("hello")
 		f.Close()
 	}()
-	for i := 0; acct.Usage() != 0; i++ {
+	for i := 0; acct.FileUsage() != 0; i++ {
 		if i > 1000 {
-			t.Fatalf("%d bytes left", acct.Usage())
+			t.Fatalf("%d bytes left", acct.FileUsage())
 		}
 		runtime.GC()
 		runtime.Gosched()
@@ -308,8 +308,8 @@ func TestConcurrentUse(t *testing.T) {
 	}
 	wg.Wait()
 	removeAll(t, s, "d")
-	if acct.Usage() != 0 || st.used.Load() != 2 {
-		t.Errorf("%d bytes, %d inodes left", acct.Usage(), st.used.Load())
+	if acct.FileUsage() != 0 || st.used.Load() != 2 {
+		t.Errorf("%d bytes, %d inodes left", acct.FileUsage(), st.used.Load())
 	}
 }
 

@@ -215,7 +215,7 @@ func (s *Socket) sendMessage(ctx socket.Context, src *usermem.Buffer, m *socket.
 	msg := message{from: s, rights: r, cred: s.credFor(ctx, o, m.Credentials)}
 	again := *src
 	if size > 0 {
-		if msg.data = kernbuf.GetBuf(int(size)); msg.data == nil {
+		if msg.data = kernbuf.GetBuf(int(size), s.payer); msg.data == nil {
 			return 0, unix.ENOBUFS
 		}
 		if _, err := src.Read(msg.data.Data); err != nil {

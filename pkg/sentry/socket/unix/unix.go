@@ -28,6 +28,7 @@ import (
 	"vitrine/pkg/locks"
 	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/sentry/fs/anon"
+	"vitrine/pkg/sentry/memfile"
 	"vitrine/pkg/sentry/socket"
 	"vitrine/pkg/sentry/vfs"
 	"vitrine/pkg/waiter"
@@ -53,6 +54,7 @@ type Socket struct {
 	opts  *socket.Options
 	typ   int
 	names *names
+	payer *memfile.Account
 	file  atomic.Pointer[vfs.File] // without a reference
 	wmem  atomic.Int64             // charged for messages sent and not read
 	in    inbox
@@ -75,10 +77,19 @@ type Socket struct {
 
 var lastID atomic.Uint64
 
-func newSocket(ns *names, typ int) *Socket {
-	s := &Socket{id: lastID.Add(1), typ: typ, names: ns, opts: socket.NewOptions(unix.AF_UNIX, typ, 0)}
+// cost is what a socket is charged as, in bytes, besides its file: until it is
+// closed, accepted before or not.
+const cost = 1024
+
+// newSocket returns a socket: ENOMEM where nobody pays for it.
+func newSocket(ns *names, c *auth.Credentials, typ int) (*Socket, error) {
+	if err := c.Account.Charge(cost); err != nil {
+		return nil, err
+	}
+	s := &Socket{id: lastID.Add(1), typ: typ, names: ns, payer: c.Account, opts: socket.NewOptions(unix.AF_UNIX, typ, 0)}
+	s.in.ring.SetAccount(s.payer)
 	s.forward.Listener, s.forward.Mask = (*forwarder)(s), waiter.Writable
-	return s
+	return s, nil
 }
 
 // forwarder passes events of another's space queue on to the Socket's own.
@@ -132,7 +143,11 @@ func (family) Socket(ctx socket.Context, typ, protocol int, flags uint32) (*vfs.
 	if err != nil {
 		return nil, err
 	}
-	return newSocket(namesOf(ctx), typ).newFile(ctx.Credentials(), flags), nil
+	s, err := newSocket(namesOf(ctx), ctx.Credentials(), typ)
+	if err != nil {
+		return nil, err
+	}
+	return s.newFile(ctx.Credentials(), flags), nil
 }
 
 // Pair implements socket.Family.
@@ -141,7 +156,15 @@ func (family) Pair(ctx socket.Context, typ, protocol int, flags uint32) (*vfs.Fi
 	if err != nil {
 		return nil, nil, err
 	}
-	a, b := newSocket(namesOf(ctx), typ), newSocket(namesOf(ctx), typ)
+	a, err := newSocket(namesOf(ctx), ctx.Credentials(), typ)
+	if err != nil {
+		return nil, nil, err
+	}
+	b, err := newSocket(namesOf(ctx), ctx.Credentials(), typ)
+	if err != nil {
+		a.payer.Uncharge(cost)
+		return nil, nil, err
+	}
 	a.peer, b.peer = b, a
 	who := credentialsOf(ctx)
 	a.peerCred, b.peerCred = who, who
@@ -319,10 +342,16 @@ func (s *Socket) Connect(ctx socket.Context, addr []byte) error {
 	if err != nil {
 		return err
 	}
-	server := newSocket(s.names, s.typ)
+	server, err := newSocket(s.names, ctx.Credentials(), s.typ)
+	if err != nil {
+		return err
+	}
 	unlock := lockTwo(s, o)
 	err = s.connectTo(ctx, o, server)
 	unlock()
+	if err != nil {
+		server.payer.Uncharge(cost)
+	}
 	if err == vfs.ErrWouldBlock {
 		s.watch(o)
 		o.mu.Lock()
@@ -566,6 +595,7 @@ func (s *Socket) Release(*vfs.File) {
 
 // close ends the socket for its peers and drops what it holds.
 func (s *Socket) close() {
+	s.payer.Uncharge(cost)
 	s.watch(nil)
 	s.mu.Lock()
 	s.state, s.noSend = closed, true

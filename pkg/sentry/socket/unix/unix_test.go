@@ -9,7 +9,6 @@ import (
 	"vitrine/pkg/locks"
 	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/sentry/fs/pipe"
-	"vitrine/pkg/sentry/kernbuf"
 	"vitrine/pkg/sentry/socket"
 	"vitrine/pkg/sentry/vfs"
 	"vitrine/pkg/usermem"
@@ -313,7 +312,6 @@ func TestStreamBetweenTwoTasks(t *testing.T) {
 	ctx := newTask()
 	a, b := pair(t, ctx, unix.SOCK_STREAM)
 	const total = 3 << 20
-	before := kernbuf.Sandbox.Used()
 	text := strings.Repeat("0123456789", total/10)
 	go func() {
 		w := ctx.as(2, nil)
@@ -342,7 +340,7 @@ func TestStreamBetweenTwoTasks(t *testing.T) {
 		t.Errorf("%d bytes that differ", got.Len())
 	}
 	b.DecRef()
-	if used := kernbuf.Sandbox.Used() - before; used != 0 {
+	if used := ctx.Cred.Account.Heap(); used != 0 {
 		t.Errorf("%d bytes still charged", used)
 	}
 }

@@ -7,6 +7,7 @@ import (
 
 	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/sentry/kernel"
+	"vitrine/pkg/sentry/memfile"
 	"vitrine/pkg/sentry/syscalls/call"
 	"vitrine/pkg/usermem"
 )
@@ -299,6 +300,11 @@ func setgroups(t *kernel.Task, n int32, a usermem.Addr) (uint64, error) {
 		groups = append(groups, k)
 	}
 	slices.Sort(groups)
+	if len(groups) > 32 {
+		if err := memfile.ChargeFor(c.Account, &groups[0], int64(4*n)); err != nil {
+			return 0, err
+		}
+	}
 	f := c.Fork()
 	f.Groups = groups
 	t.SetCredentials(f)

@@ -13,6 +13,7 @@ import (
 
 	"vitrine/pkg/sched"
 	"vitrine/pkg/sentry/auth"
+	"vitrine/pkg/sentry/memfile"
 	"vitrine/pkg/usermem"
 	"vitrine/pkg/waiter"
 )
@@ -28,10 +29,12 @@ type Context struct {
 	Blocked chan struct{}
 }
 
-// NewContext returns the superuser's context.
+// NewContext returns the superuser's context, with an account of its own that has
+// no limit.
 func NewContext() *Context {
-	return &Context{Cred: auth.NewRoot(auth.NewRootUserNamespace()), PID: 1, Mem: make(Memory, 65536),
-		Blocked: make(chan struct{}, 1)}
+	cred := auth.NewRoot(auth.NewRootUserNamespace())
+	cred.Account = memfile.NewHeapAccount(0)
+	return &Context{Cred: cred, PID: 1, Mem: make(Memory, 65536), Blocked: make(chan struct{}, 1)}
 }
 
 // Credentials implements vfs.Context, as all that follows.
