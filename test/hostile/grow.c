@@ -798,10 +798,11 @@ static void users(void) {
 		if (pid == 0) {
 			close(told);
 			b = unshare(CLONE_NEWUSER) ? errno : 0;
-			write(p[1], &b, 1);
-			for (;;)
+			while (write(p[1], &b, 1) == 1) /* once: it is the reader's turn then */
 				pause();
+			_exit(1); /* no memory for a byte */
 		}
+		close(p[1]);
 		char path[64];
 		snprintf(path, sizeof path, "/proc/%d/ns/user", pid);
 		int ok = pid > 0 && read(p[0], &b, 1) == 1 && (errno = b) == 0 && open(path, O_RDONLY) >= 0;
@@ -810,7 +811,6 @@ static void users(void) {
 			waitpid(pid, NULL, 0);
 		}
 		close(p[0]);
-		close(p[1]);
 		if (!made(ok))
 			return;
 	}

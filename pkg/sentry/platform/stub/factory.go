@@ -198,10 +198,12 @@ func (f *Factory) request(op, arg uint64, oob []byte) error {
 }
 
 // reply receives one answer. Caller holds f.mu.
-func (f *Factory) reply() (reply, error) {
+func (f *Factory) reply() (reply, error) { return f.receive(0) }
+
+func (f *Factory) receive(flags int) (reply, error) {
 	var b [replySize]byte
 	for {
-		n, _, err := unix.Recvfrom(f.socket, b[:], 0)
+		n, _, err := unix.Recvfrom(f.socket, b[:], flags)
 		if err == unix.EINTR {
 			continue
 		}
@@ -289,15 +291,46 @@ func (f *Factory) NewProcess(prepare func(*Process)) (*Process, error) {
 	p := &Process{region: r.offset, memory: r.memory}
 	prepare(p)
 	if err = f.request(opClone, uint64(r.offset), nil); err == nil {
-		var r reply
-		r, err = f.reply()
-		p.Leader, p.Second = int(r.value), int(r.second)
+		p.Leader, p.Second, err = f.born()
 	}
 	if err != nil {
 		f.recycle(r)
 		return nil, fmt.Errorf("making a stub: %w", err)
 	}
 	return p, nil
+}
+
+// born waits for what the factory says of the stub that it was asked for, and what
+// that says itself, unless it ends before: the host may have no memory for it, or end
+// it. Caller holds f.mu.
+func (f *Factory) born() (leader, second int, err error) {
+	first, err := f.reply()
+	if err != nil {
+		return 0, 0, err
+	}
+	flags := 0
+	if first.second == fromFactory {
+		pidfd, err := unix.PidfdOpen(int(first.value), 0)
+		if err == nil {
+			wait := []unix.PollFd{{Fd: int32(f.socket), Events: unix.POLLIN}, {Fd: int32(pidfd), Events: unix.POLLIN}}
+			for err = unix.EINTR; err == unix.EINTR; {
+				_, err = unix.Ppoll(wait, nil, nil)
+			}
+			unix.Close(pidfd)
+		}
+		if err != nil && err != unix.ESRCH {
+			return 0, 0, err
+		}
+		flags = unix.MSG_DONTWAIT // if it has ended, it may have spoken before
+	}
+	other, err := f.receive(flags)
+	if err == unix.EAGAIN {
+		return 0, 0, errors.New("it ended as it began")
+	}
+	if other.second == fromFactory {
+		other = first
+	}
+	return int(other.value), int(other.second), err
 }
 
 func (f *Factory) takeRegion() (region, error) {

@@ -27,7 +27,9 @@ var rows = []seccomp.Row{
 // up.
 var HostCalls = []seccomp.Row{
 	{Number: unix.SYS_SENDMSG, Checks: []seccomp.Check{seccomp.Equal(2, unix.MSG_NOSIGNAL)}, Why: "ask the factory for a stub, or hand it a descriptor"},
-	{Number: unix.SYS_RECVFROM, Checks: []seccomp.Check{seccomp.Equal(3, 0)}, Why: "the factory's answer"},
+	{Number: unix.SYS_RECVFROM, Checks: []seccomp.Check{seccomp.OneOf(3, 0, unix.MSG_DONTWAIT)}, Why: "the factory's answer"},
+	{Number: unix.SYS_PIDFD_OPEN, Checks: []seccomp.Check{seccomp.Equal(1, 0)}, Why: "hear of the end of a new stub"},
+	{Number: unix.SYS_PPOLL, Checks: []seccomp.Check{seccomp.EqualLow(1, 2)}, Why: "wait for a new stub, or its end"},
 	{Number: unix.SYS_MMAP, Checks: []seccomp.Check{seccomp.Equal(2, unix.PROT_READ|unix.PROT_WRITE), seccomp.Equal(3, unix.MAP_SHARED)}, Why: "see a stub's command page and signal stacks"},
 	{Number: unix.SYS_MUNMAP, Why: "when the stub has gone"},
 	{Number: unix.SYS_FALLOCATE, Checks: []seccomp.Check{seccomp.Equal(1, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE)}, Why: "free a stub's part of the control file"},

@@ -170,8 +170,8 @@ clone:
 	TESTQ	AX, AX
 	JEQ	child
 	MOVQ	AX, 128(BX)
-	JLT	reply
-	JMP	next			// the child answers
+	MOVQ	$const_fromFactory, 136(BX)
+	JMP	reply			// the child answers, too
 
 child:
 	// Dies with the factory, which dies with the Sentry.

@@ -66,6 +66,9 @@ const (
 	opTake  = 2
 	opClose = 3
 
+	// fromFactory stands where a new stub names its other thread.
+	fromFactory = -1
+
 	requestSize = 16
 	replySize   = 24
 
