@@ -1,6 +1,7 @@
 /* namespaces(7): unshare(2), setns(2), clone flags; pid 1 of a PID namespace. */
 #include "tap.h"
 #include <sys/mount.h>
+#include <sys/signalfd.h>
 #include <sys/utsname.h>
 
 #define NEED_ADMIN()                                                                               \
@@ -98,6 +99,48 @@ TEST(init_and_signals)
 	kill(init, SIGKILL); /* but this works */
 	CHECK_EQ(tap_reap(init), SIGKILL);
 	tap_gate_free(ready);
+}
+
+/* What init blocks waits for it, as for anybody: it may be read or waited for, as
+ * init programs do that have no handlers. */
+TEST(init_takes_what_it_blocks)
+{
+	NEED_ADMIN();
+	pid_t init = clone_ns(CLONE_NEWPID);
+	if (init == 0) {
+		sigset_t s;
+		sigemptyset(&s);
+		sigaddset(&s, SIGCHLD);
+		sigaddset(&s, SIGTERM);
+		sigaddset(&s, SIGHUP);
+		sigprocmask(SIG_BLOCK, &s, NULL);
+		int fd = signalfd(-1, &s, SFD_CLOEXEC | SFD_NONBLOCK);
+		pid_t child = tap_fork();
+		if (child == 0) {
+			kill(1, SIGTERM);
+			_exit(3);
+		}
+		struct signalfd_siginfo i = {0};
+		struct pollfd f = {fd, POLLIN, 0};
+		unsigned seen = 0;
+		while (seen != (1u << SIGCHLD | 1u << SIGTERM)) {
+			CHECK_EQ(poll(&f, 1, 10000), 1);
+			REQUIRE(read(fd, &i, sizeof i) == sizeof i);
+			seen |= 1u << i.ssi_signo;
+			if (i.ssi_signo == SIGTERM)
+				CHECK_EQ(i.ssi_pid, child);
+		}
+		CHECK_EQ(tap_reap(child), 3 << 8);
+		kill(1, SIGHUP);
+		sigset_t pending;
+		CHECK_OK(sigpending(&pending));
+		CHECK(sigismember(&pending, SIGHUP));
+		sigprocmask(SIG_UNBLOCK, &s, NULL); /* nobody handles it: it is gone */
+		CHECK_OK(sigpending(&pending));
+		CHECK(!sigismember(&pending, SIGHUP));
+		tap_child_exit();
+	}
+	CHECK_EQ(tap_reap(init), 0);
 }
 
 TEST(end_of_init_kills_all)

@@ -141,10 +141,9 @@ func (tg *ThreadGroup) wanted(s signals.Signal, task *Task, info *signals.Info) 
 		// who isn't inside has no number there.
 		return !tg.isInit() || info.Code == signals.CodeKernel || info.PID() == 0
 	}
-	if tg.isInit() && info.Code != signals.CodeKernel && tg.signals.actions.get(s).Handler == signals.HandlerDefault {
-		return false // signals that init has no handler for (kill(2), pid_namespaces(7))
-	}
-	if !tg.signals.actions.ignored(s) {
+	// Init gets none that it has no handler for (kill(2), pid_namespaces(7)).
+	unhandled := tg.isInit() && info.Code != signals.CodeKernel && tg.signals.actions.get(s).Handler == signals.HandlerDefault
+	if !unhandled && !tg.signals.actions.ignored(s) {
 		return true
 	}
 	if task != nil {
