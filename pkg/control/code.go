@@ -171,6 +171,7 @@ func (a *CreateArgs) code(c *coder) {
 	c.bool(&a.RootReadonly)
 	text(c, &a.RootOverlay)
 	c.bool(&a.RootShared)
+	c.bool(&a.PlainInit)
 	slice(c, &a.Mounts, func(m *Mount) { m.code(c) })
 	slice(c, &a.Devices, func(d *Device) { d.code(c) })
 	c.str(&a.Hostname)

@@ -69,7 +69,7 @@ type Sandbox interface {
 	// Exec until the first Wait has returned it.
 	Wait(ctx context.Context, id string, pid int32) (WaitStatus, error)
 	// Signal sends a signal to the process, or with all to every process of
-	// the container. KindState if the container is not created, running or
+	// the container, as somebody outside of all its PID namespaces. KindState if the container is not created, running or
 	// paused; KindNotFound if there is no such process.
 	Signal(id string, pid int32, signo int, all bool) error
 	// Processes lists the live processes of a container, init first.
@@ -145,6 +145,9 @@ type CreateArgs struct {
 
 	// Init is the first process.
 	Init Process
+	// PlainInit lets signals of Signal end Init that it has no handler for. Without,
+	// only SIGKILL does, for it is the init of its PID namespace (pid_namespaces(7)).
+	PlainInit bool
 }
 
 // ExecArgs describes a further process of a container.

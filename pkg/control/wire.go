@@ -14,7 +14,7 @@ import (
 const (
 	// wireVersion is in every frame: "VT" and a number that changes with
 	// code.go.
-	wireVersion uint32 = 0x5654_0002
+	wireVersion uint32 = 0x5654_0003
 
 	headerSize = 16
 	// maxBody is more than the largest config.json that runsc takes.

@@ -39,6 +39,7 @@ func doCommand() *command {
 				}
 				c.sweep()
 				l := c.launchOf(&bundleFlags{pidFile: *pidFile}, fmt.Sprintf("%s%d", doPrefix, os.Getpid()), "/", s)
+				l.options.PlainInit = true // Ctrl-C ends it, as without a sandbox
 				return l.runForeground()
 			}
 		},

@@ -39,6 +39,8 @@ type CreateOptions struct {
 	// Join is the ID of the sandbox's root container, or empty for a new
 	// sandbox.
 	Join string
+	// PlainInit is as in control.CreateArgs.
+	PlainInit bool
 	// Warn is told what Translate accepts without effect.
 	Warn func(string)
 }
@@ -436,6 +438,7 @@ func (k *creation) createInSentry() error {
 		return err
 	}
 	defer client.Close()
+	k.plan.Args.PlainInit = k.o.PlainInit
 	p := &k.plan.Args.Init
 	p.Console = k.o.Console
 	if k.o.Console == nil {

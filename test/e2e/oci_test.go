@@ -294,14 +294,14 @@ func TestPauseStopsWhatComputes(t *testing.T) {
 	h.must("delete", "--force", "c")
 }
 
-// Signals from outside: those that a namespace's init has no handler for end it
-// all the same, as only those inside can't.
+// Signals from outside: of those that a namespace's init has no handler for only
+// SIGKILL ends it (pid_namespaces(7)).
 func TestSignalsFromOutside(t *testing.T) {
 	h := realHouse(t)
 	for _, test := range []struct {
 		script, signal string
 		code           int
-	}{{"kill -TERM $$; kill -HUP $$; exec sleep 1000", "TERM", 143}, {"exec sleep 1000", "KILL", 137}, {"trap 'exit 7' USR1; while :; do sleep 0.01; done", "USR1", 7}} {
+	}{{"kill -TERM $$; kill -HUP $$; exec sleep 1000", "KILL", 137}, {"trap 'exit 7' USR1; while :; do sleep 0.01; done", "USR1", 7}} {
 		h.ociSpec("echo ready; "+test.script, nil)
 		cmd := h.command("run", "c")
 		out, err := cmd.StdoutPipe()
@@ -321,6 +321,15 @@ func TestSignalsFromOutside(t *testing.T) {
 			})
 		} else {
 			eventually(t, "it sleeps", func() bool { return h.run("exec", "c", "grep", "-q", "sleep", "/proc/1/comm").code == 0 })
+		}
+		if test.signal == "KILL" {
+			for _, ignored := range []string{"TERM", "INT", "USR1"} {
+				h.must("kill", "c", ignored)
+				h.must("kill", "--all", "c", ignored)
+			}
+			if s := h.status("c"); s != "running" {
+				t.Errorf("after signals that it has no handler for it is %s", s)
+			}
 		}
 		h.must("kill", "c", test.signal)
 		cmd.Wait()
@@ -672,4 +681,27 @@ func (c *consoleSocket) master() *os.File {
 		c.t.Fatal(err)
 	}
 	return os.NewFile(uintptr(fds[0]), "master")
+}
+
+// Do's command is ended by what ends a command, be it the init of a namespace or not.
+func TestDoIsEndedBySignals(t *testing.T) {
+	h := realHouse(t)
+	for _, signal := range []os.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGHUP} {
+		cmd := h.command("do", "--root", filepath.Join(h.bundle, "rootfs"), "--", "/bin/sh", "-c", "echo ready; exec sleep 1000")
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := out.Read(make([]byte, 6)); err != nil {
+			t.Fatal(err)
+		}
+		cmd.Process.Signal(signal)
+		cmd.Wait()
+		if code := cmd.ProcessState.ExitCode(); code != 128+int(signal.(unix.Signal)) {
+			t.Errorf("%v: exit code %d", signal, code)
+		}
+	}
 }

@@ -385,7 +385,12 @@ func (s *Sandbox) Signal(id string, pid int32, signo int, all bool) error {
 	case all:
 		c.kc.Broadcast(s.k, signals.Signal(signo))
 	default:
-		tg.SendKernel(unix.Signal(signo))
+		// Who sends it has no number in there.
+		info := &signals.Info{Signo: int32(signo), Code: signals.CodeUser}
+		if c.args.PlainInit {
+			info.Code = signals.CodeKernel
+		}
+		tg.Send(info)
 	}
 	return nil
 }

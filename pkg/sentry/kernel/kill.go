@@ -124,11 +124,11 @@ func (t *Task) killHeld(pid int32, s signals.Signal) (after []func(), err error)
 	return after, nil
 }
 
-// Broadcast sends a signal of the kernel's to all processes of a container,
-// those included that are being made.
+// Broadcast sends a signal from outside to all processes of a container, those
+// included that are being made.
 func (c *Container) Broadcast(k *Kernel, s signals.Signal) {
 	var after []func()
-	info := signals.Info{Signo: int32(s), Code: signals.CodeKernel}
+	info := signals.Info{Signo: int32(s), Code: signals.CodeUser} // who sends it has no number in there
 	k.tree.RLock()
 	for _, t := range k.RootPIDNS.tasks {
 		if t == t.tg.leader && t.container == c {
