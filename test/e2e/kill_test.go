@@ -360,3 +360,33 @@ func TestSecondCreateKilled(t *testing.T) {
 	h.must("delete", "--force", "pause")
 	r.check("second create killed")
 }
+
+// A sandbox whose first container ends while a second waits for its files ends all
+// the same.
+func TestSandboxEndsWhileAContainerIsCreated(t *testing.T) {
+	h := realHouse(t)
+	r := newRemains(h)
+	h.ociSpec("exec sleep 1000", nil)
+	h.must("run", "--detach", "pause")
+	h.ociSpec("exec sleep 1000", func(s, _, _ object) {
+		s["annotations"] = object{"io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.sandbox-id": "pause"}
+	})
+	_, r.files = r.now()
+	cmd := h.start("create", "c")
+	eventually(t, "its gofer has started, and stopped", func() bool {
+		for gofer := range childrenOf(cmd.Process.Pid, "gofer") {
+			return unix.Kill(gofer, unix.SIGSTOP) == nil
+		}
+		return false
+	})
+	eventually(t, "it is being created", func() bool { return h.status("c") == "creating" })
+	h.must("kill", "pause", "KILL")
+	eventually(t, "the sandbox has ended", func() bool { return h.status("pause") == "stopped" })
+	cmd.Wait()
+	if code := cmd.ProcessState.ExitCode(); code != 1 {
+		t.Errorf("the create that was under way ends with %d", code)
+	}
+	h.must("delete", "--force", "c")
+	h.must("delete", "--force", "pause")
+	r.check("the sandbox ended in the middle of a create")
+}

@@ -24,6 +24,7 @@ import (
 	"os/signal"
 	"runtime"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"vitrine/pkg/control"
@@ -58,7 +59,7 @@ type Kernel interface {
 	// platform need beside those of the jail.
 	HostCalls() []seccomp.Row
 	// Ended is closed when the root container has ended. All methods of
-	// Sandbox return soon afterwards.
+	// Sandbox return soon afterwards, but for a Create that waits for its gofer.
 	Ended() <-chan struct{}
 	// ExitStatus is how the root container's init ended. Valid after Ended.
 	ExitStatus() control.WaitStatus
@@ -199,9 +200,21 @@ func (p *process) run(prepare func(*Options) (Kernel, error)) error {
 		fmt.Fprintln(p.exit, p.code)
 	}
 	p.listener.Close()
-	server.Drain()
+	drained := make(chan struct{})
+	go func() {
+		server.Drain()
+		close(drained)
+	}()
+	select {
+	case <-drained:
+	case <-time.After(answerTime):
+	}
 	return nil
 }
+
+// answerTime is how long the end of the sandbox waits for answers to be made and sent:
+// that to a Create may wait for a gofer that never speaks.
+const answerTime = 2 * time.Second
 
 // watchParent ends the process when runsc goes away before it let go.
 func (p *process) watchParent() {
