@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sort"
 	"strings"
 	"time"
@@ -147,7 +148,8 @@ func (s *Store) add(id string) (*entry, error) {
 	return s.lock(id)
 }
 
-// lock waits for the lock of an existing container.
+// lock waits for the lock of an existing container, for as long as what is killed may
+// take to end: a hook of another command may hang.
 func (s *Store) lock(id string) (*entry, error) {
 	if err := spec.ValidateID(id); err != nil {
 		return nil, err
@@ -159,10 +161,22 @@ func (s *Store) lock(id string) (*entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	for {
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
-		if err != unix.EINTR {
-			break
+	fd := int(f.Fd())
+	if err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err == unix.EWOULDBLOCK {
+		locked := make(chan error, 1)
+		go func() {
+			err := unix.Flock(fd, unix.LOCK_EX)
+			for err == unix.EINTR {
+				err = unix.Flock(fd, unix.LOCK_EX)
+			}
+			locked <- err
+			runtime.KeepAlive(f)
+		}()
+		select {
+		case err = <-locked:
+		case <-time.After(patience):
+			// The file stays open for the one that waits; this process is about to end.
+			return nil, fmt.Errorf("container %q is in the hands of another command, which creates, starts, changes or deletes it and has not ended within %v", id, patience)
 		}
 	}
 	if err != nil {

@@ -226,3 +226,34 @@ func TestPodMembersLeaveNoDescriptors(t *testing.T) {
 		}
 	}
 }
+
+// A command that hangs in a hook doesn't make others hang.
+func TestDeleteWhileAHookHangs(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	there, hold := filepath.Join(h.bundle, "there"), filepath.Join(h.bundle, "hold")
+	if err := unix.Mkfifo(hold, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.spec(func(s map[string]any) {
+		s["hooks"] = object{"createRuntime": array{shellHook("touch "+there+"; exec cat "+hold, nil)}}
+	}, "true")
+	cmd := h.start("create", "c")
+	eventually(t, "the hook runs", func() bool { _, err := os.Stat(there); return err == nil })
+	r := h.run("delete", "--force", "c")
+	if r.code != 1 || !oneSentence(r.stderr) || !strings.Contains(r.stderr, `container "c" is in the hands of another command`) {
+		t.Errorf("%+v", r)
+	}
+	if s := h.status("c"); s != "creating" {
+		t.Errorf("it is %s", s)
+	}
+	f, err := os.OpenFile(hold, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("the create: %v", err)
+	}
+	h.must("delete", "--force", "c")
+}
