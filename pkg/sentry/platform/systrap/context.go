@@ -121,8 +121,12 @@ func (c *context) Switch(as platform.AddressSpace, state *arch.State) (platform.
 // why it is forgotten before th runs again, too; and before pending is looked at,
 // for an Interrupt sends no second signal.
 func (c *context) answered(th *thread) {
-	c.asked.Store(0)
-	th.interrupted.Store(false)
+	if c.asked.Load() != 0 {
+		c.asked.Store(0)
+	}
+	if th.interrupted.Load() {
+		th.interrupted.Store(false)
+	}
 }
 
 // takeThread finds a thread for c in a.
@@ -168,32 +172,29 @@ const (
 
 // setRegs writes the registers to load. c is seen to be running.
 func (c *context) setRegs(a *addressSpace, th *thread, r *arch.Registers) {
-	s := th.shared
 	rip, same := c.returnTo(a, th, r)
 	th.live = false
 	if same {
-		s.result = r.Rax
-		s.load = loadResult
+		th.result, th.load = r.Rax, loadResult
 		return
 	}
 	gs := r.GsBase
 	if gs == 0 {
 		gs = th.sharedAddr()
 	}
-	s.regs = [22]uint64{
+	th.shared.regs = [22]uint64{
 		r.R8, r.R9, r.R10, r.R11, r.R12, r.R13, r.R14, r.R15, r.Rdi, r.Rsi, r.Rbp, r.Rbx,
 		r.Rdx, r.Rax, r.Rcx, r.Rsp, rip, r.Eflags, r.Cs, r.Ss, r.FsBase, gs,
 	}
-	load := uint32(0)
+	th.load = 0
 	if r.FsBase != th.fsBase {
-		load |= loadFS
+		th.load |= loadFS
 		th.fsBase = r.FsBase
 	}
 	if gs != th.gsBase {
-		load |= loadGS
+		th.load |= loadGS
 		th.gsBase = gs
 	}
-	s.load = load
 }
 
 // forgetBases says that it isn't known which segment bases the thread has: it was
@@ -206,6 +207,7 @@ func (th *thread) forgetBases() {
 // event makes an event of what th has posted. It reports again where the thread
 // is to be resumed as it is.
 func (c *context) event(th *thread, state *arch.State) (ev platform.Event, again bool, err error) {
+	th.saving = false
 	switch th.shared.kind {
 	case kindSignal:
 		return c.signal(th, state)
@@ -395,6 +397,7 @@ func faultEvent(r *arch.Registers, signo, code int32, addr, trap, errorCode uint
 // loadFP has the thread load state.FP.
 func (c *context) loadFP(th *thread, state *arch.State) {
 	arch.SanitizeFP(state.FP)
+	th.awaitSaved(c.platform.watchdog.limit)
 	th.fp = th.fpArea(len(state.FP))
 	copy(th.fp, state.FP)
 	th.shared.fp = th.sharedAddr() + ctxFPArea
@@ -410,6 +413,7 @@ func (c *context) pullFP(state *arch.State) {
 	if c.fpPulled || th == nil || c.fpAt == nil || c.fpAt != &state.FP[0] || th.fpOwner != c {
 		return
 	}
+	th.awaitSaved(c.platform.watchdog.limit)
 	copy(state.FP, th.fp)
 	clear(state.FP[464:512]) // the frame's own notes
 	arch.SanitizeFP(state.FP)

@@ -22,32 +22,36 @@ func spin(word *uint32, want uint32, n int) bool
 // Sentry. The application can write it at any time: nothing in it is believed,
 // and each word is read once. Places are those of the constants in layout.go.
 type shared struct {
-	// command is written by the Sentry: the number of the command to resume, in
-	// the low half, and in the high half whether the thread should sleep until
-	// then rather than spin.
+	// command is written by the Sentry, after what it says: the number of the
+	// command to resume, in the low half, and in the high half whether the thread
+	// should sleep until then rather than spin.
 	command atomic.Uint64
 	spin    uint32 // how often to look before sleeping
 	load    uint32 // which registers to load: see loadFS
 	result  uint64 // rax, with loadResult
 	_       [0x28]byte
 
-	// Written by the thread, event after the others: the number of the command
-	// that ended with it.
-	event          atomic.Uint32
-	kind           uint32
+	// Written by the thread after all else, both at once: the number of the command
+	// that has ended, and how.
+	event        atomic.Uint32
+	kind         uint32
+	_            [56]byte
+	stubSleeps   atomic.Uint32
+	_            [60]byte
+	sentrySleeps atomic.Uint32
+	_            [60]byte
+
+	// Of the thread.
+	interrupt      uint32
+	tid            uint32
 	seen           uint32
 	signo          uint32
 	frame, info    uint64 // addresses of ucontext and siginfo_t
 	fp             uint64 // address of the XSAVE image to load, or zero
 	fsBase, gsBase uint64
 	sp             uint64
-	stubSleeps     atomic.Uint32
+	saved          atomic.Uint32 // the command at whose end vector registers were saved last
 	_              [60]byte
-	sentrySleeps   atomic.Uint32
-	_              [60]byte
-	interrupt      uint32
-	tid            uint32
-	_              [56]byte
 	// regs are those to load, in the order of struct sigcontext
 	// (asm/sigcontext.h) up to eflags, then cs, ss and the segment bases.
 	regs [22]uint64

@@ -151,6 +151,27 @@ func tryJump(t *testing.T, p *Platform, site, nr uint64, regs arch.Registers) {
 	}
 }
 
+// lie runs a thread that counts, posts in its stead what f leaves in its page, and
+// returns what Switch does.
+func (w *world) lie(f func(*shared)) error {
+	w.s.Regs.Rdi = stackAt
+	done := make(chan error, 1)
+	go func() {
+		_, err := w.c.Switch(w.as, w.s)
+		done <- err
+	}()
+	var th *thread
+	for th == nil {
+		th = w.c.running.Load()
+	}
+	for wordAt(w.stack.b).Load() == 0 {
+	}
+	f(th.shared)
+	th.shared.event.Store(uint32(th.shared.command.Load()))
+	futexWake(&th.shared.event)
+	return <-done
+}
+
 var jumps *world
 
 // A stub that says what isn't so hurts nobody but its application.
@@ -173,29 +194,23 @@ func TestStubThatLies(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t, p, spin)
-			w.s.Regs.Rdi = stackAt
-			done := make(chan error, 1)
-			go func() {
-				_, err := w.c.Switch(w.as, w.s)
-				done <- err
-			}()
-			var th *thread
-			for th == nil {
-				th = w.c.running.Load()
-			}
-			for wordAt(w.stack.b).Load() == 0 {
-			}
-			lie(th.shared)
-			th.shared.event.Store(uint32(th.shared.command.Load()))
-			futexWake(&th.shared.event)
-			if err := <-done; err == nil {
+			if err := newWorld(t, p, spin).lie(lie); err == nil {
 				t.Error("it was believed")
 			}
 		})
 	}
+	// One that never saves what it says that it will.
+	p.watchdog = newWatchdog(50 * time.Millisecond)
+	w := newWorld(t, p, spin)
+	if err := w.lie(func(s *shared) { s.kind = kindCall }); err != nil {
+		t.Errorf("a call: %v", err)
+	}
+	w.c.Park(w.s)
+	if !w.as.proc.lost.Load() {
+		t.Error("vector registers that nobody has saved were taken")
+	}
 	// Everybody else goes on.
-	w := newWorld(t, p, []byte{0x0f, 0x05})
+	w = newWorld(t, p, []byte{0x0f, 0x05})
 	if ev, err := w.c.Switch(w.as, w.s); err != nil || ev.Kind != platform.EventSyscall {
 		t.Errorf("another application: %+v, %v", ev, err)
 	}
@@ -264,17 +279,17 @@ func TestStubsThatEndInThePoolAreReplaced(t *testing.T) {
 func TestSharedPageIsAsTheAssemblyHasIt(t *testing.T) {
 	b := make([]byte, 4096)
 	le := binary.LittleEndian
-	for off, v := range map[int]uint64{ctxFrame: 1, ctxInfo: 2, ctxFP: 3, ctxFSBase: 4, ctxGSBase: 5, ctxSP: 6, ctxRegs: 7, ctxRegFS: 8, ctxRegGS: 9, ctxResult: 21, ctxCall: 22, ctxCall + callRIP*8: 23} {
+	for off, v := range map[int]uint64{ctxFrame: 1, ctxInfo: 2, ctxFP: 3, ctxFSBase: 4, ctxGSBase: 5, ctxSP: 6, ctxRegs: 7, ctxRegFS: 8, ctxRegGS: 9, ctxResult: 21, ctxCall: 22, ctxCall + callRIP*8: 23, ctxCall + callFS*8: 24} {
 		le.PutUint64(b[off:], v)
 	}
-	for off, v := range map[int]uint32{ctxGo: 10, ctxSpin: 11, ctxLoad: 12, ctxEvent: 13, ctxKind: 14, ctxSeen: 15, ctxSigno: 16, ctxStubSleeps: 17, ctxSentrySleeps: 18, ctxInterrupt: 19, ctxTID: 20} {
+	for off, v := range map[int]uint32{ctxGo: 10, ctxSpin: 11, ctxLoad: 12, ctxEvent: 13, ctxEvent + 4: 14, ctxSeen: 15, ctxSigno: 16, ctxStubSleeps: 17, ctxSentrySleeps: 18, ctxInterrupt: 19, ctxTID: 20, ctxSaved: 25} {
 		le.PutUint32(b[off:], v)
 	}
 	s := sharedAt(b)
 	got := []uint64{s.frame, s.info, s.fp, s.fsBase, s.gsBase, s.sp, s.regs[0], s.regs[20], s.regs[21],
 		s.command.Load(), uint64(s.spin), uint64(s.load), uint64(s.event.Load()), uint64(s.kind), uint64(s.seen), uint64(s.signo),
 		uint64(s.stubSleeps.Load()), uint64(s.sentrySleeps.Load()), uint64(s.interrupt), uint64(s.tid),
-		s.result, s.call[0], s.call[callRIP]}
+		s.result, s.call[0], s.call[callRIP], s.call[callFS], uint64(s.saved.Load())}
 	for i, v := range got {
 		if v != uint64(i+1) {
 			t.Errorf("field %d is read as %d", i+1, v)

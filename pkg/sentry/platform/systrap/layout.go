@@ -46,29 +46,31 @@ const (
 	stackSize = slotSize - 4096
 	maxSlots  = stub.SlotsBytes / slotSize
 
-	// Places in the shared page: see shared.
+	// Places in the shared page: see shared. What one side waits for is on a cache
+	// line of its own with what goes along with it, and written in one go: that line
+	// comes and goes with each look of the other side.
 	ctxGo           = 0x00
 	ctxSpin         = 0x08
 	ctxLoad         = 0x0c
 	ctxResult       = 0x10
 	ctxEvent        = 0x40
-	ctxKind         = 0x44
-	ctxSeen         = 0x48
-	ctxSigno        = 0x4c
-	ctxFrame        = 0x50
-	ctxInfo         = 0x58
-	ctxFP           = 0x60
-	ctxFSBase       = 0x68
-	ctxGSBase       = 0x70
-	ctxSP           = 0x78
 	ctxStubSleeps   = 0x80
 	ctxSentrySleeps = 0xc0
 	ctxInterrupt    = 0x100
 	ctxTID          = 0x104
-	ctxRegs         = 0x140
+	ctxSeen         = 0x108
+	ctxSigno        = 0x10c
+	ctxFrame        = 0x110
+	ctxInfo         = 0x118
+	ctxFP           = 0x120
+	ctxFSBase       = 0x128
+	ctxGSBase       = 0x130
+	ctxSP           = 0x138
+	ctxSaved        = 0x140
+	ctxRegs         = 0x180
 	ctxRegFS        = ctxRegs + 20*8
 	ctxRegGS        = ctxRegs + 21*8
-	ctxCall         = 0x200
+	ctxCall         = 0x240
 	ctxFPArea       = 0x400
 
 	// Bits of shared.load.
@@ -103,7 +105,8 @@ const (
 	callEflags
 	callTail  // where to go on
 	callRIP   // what the Sentry sees for that
-	callFlags // rax as it was: the flags by lahf and seto, for a trampoline that doesn't set them itself
+	callFlags // by lahf and seto, for a trampoline that doesn't set them itself
+	callFS
 	callWords
 )
 
@@ -127,23 +130,23 @@ const (
 	offChild       = 0x000
 	offStart       = 0x200
 	offPost        = 0x300
-	offResume      = 0x400
-	offInterrupted = 0x600
-	offHandler     = 0x640
-	offEntry       = 0x740
-	offPlainEntry  = 0xc40
-	offAnswer      = 0x1140
-	offPlainAnswer = 0x1180
-	offAnswerUndo  = 0x11c0
-	offPlainUndo   = 0x11e0
-	offNoSignals   = 0x1220
-	offFprog       = 0x1230
-	offFeatures    = 0x1240
-	offFilter      = 0x1260
-	offLeftTable   = 0x1800
-	offErrnoTable  = 0x2100
-	offAnswerIndex = 0x2900
-	offEnd         = 0x2a00
+	offResume      = 0x480
+	offInterrupted = 0x680
+	offHandler     = 0x6c0
+	offEntry       = 0x800
+	offPlainEntry  = 0xd00
+	offAnswer      = 0x1200
+	offPlainAnswer = 0x1240
+	offAnswerUndo  = 0x1280
+	offPlainUndo   = 0x12a0
+	offNoSignals   = 0x12e0
+	offFprog       = 0x12f0
+	offFeatures    = 0x1300
+	offFilter      = 0x1320
+	offLeftTable   = 0x18c0
+	offErrnoTable  = 0x21c0
+	offAnswerIndex = 0x29c0
+	offEnd         = 0x2ac0
 
 	childAddr       = stub.PlatformCode + offChild
 	startAddr       = stub.PlatformCode + offStart

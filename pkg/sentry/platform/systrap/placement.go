@@ -119,17 +119,17 @@ func (th *thread) bind(p *Platform, cpu int) {
 // spinners is which stub thread looks for its word on each CPU.
 type spinners struct {
 	mu locks.Mutex[locks.StubSpinners]
-	at map[int]*thread
+	at []atomic.Pointer[thread] // by CPU; changed under mu
 }
 
 // take says that th is to run on cpu: who looks there makes room.
 func (s *spinners) take(cpu int, th *thread) {
+	if s.at[cpu].Load() == th {
+		return
+	}
 	s.mu.Lock()
-	if old := s.at[cpu]; old != th {
-		if old != nil {
-			old.rest()
-		}
-		s.at[cpu] = th
+	if old := s.at[cpu].Swap(th); old != nil && old != th {
+		old.rest()
 	}
 	s.mu.Unlock()
 }
@@ -137,9 +137,9 @@ func (s *spinners) take(cpu int, th *thread) {
 // drop forgets the threads of p, whose memory is about to go.
 func (s *spinners) drop(p *process) {
 	s.mu.Lock()
-	for cpu, th := range s.at {
-		if th.proc == p {
-			delete(s.at, cpu)
+	for cpu := range s.at {
+		if th := s.at[cpu].Load(); th != nil && th.proc == p {
+			s.at[cpu].Store(nil)
 		}
 	}
 	s.mu.Unlock()
@@ -226,8 +226,7 @@ func (c *context) handOver(th *thread) error {
 			c.bind(-1)
 		}
 	}
-	th.shared.spin = uint32(n)
-	th.resume()
+	th.resume(n)
 	if n > 0 && spinOn(&th.shared.event, th.number, n) {
 		return nil
 	}

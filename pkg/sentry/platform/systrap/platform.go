@@ -26,7 +26,8 @@
 //
 // A system call from code that was rewritten (platform.CallRewriter) comes without
 // a signal: see rewrite.go. A Switch asks for that where an instruction traps
-// often.
+// often. The vector state stays in the processor then, and is saved as well while the
+// Sentry is busy with the call; it waits for that only if it needs it.
 //
 // Types: Platform, addressSpace, context, process (a stub), thread (of a stub, for
 // application code), shared (the page of such a thread).
@@ -96,7 +97,7 @@ func New() (*Platform, error) {
 		user:     usermem.AddrRange{Start: stub.FirstAddr(), End: stub.UserEnd},
 		watcher:  w,
 		watchdog: newWatchdog(overdue),
-		spinners: spinners{at: make(map[int]*thread)},
+		spinners: spinners{at: make([]atomic.Pointer[thread], len(cpuSet{})*64)},
 		cpus:     hostCPUs(),
 		rewrites: cpu.X86.HasBMI2, // stubPlainEntry
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -234,8 +235,13 @@ type thread struct {
 	// index the slot's number.
 	answers *platform.Answers
 	index   int
-	// live says that its vector registers are still those of fp.
-	live  bool
+	// live says that its vector registers are still those of fp, and saving that
+	// they may yet be on their way there.
+	live, saving bool
+	// load and result are for shared.
+	load   uint32
+	result uint64
+
 	place placement
 	// interrupted says that a signal was sent since the last command.
 	interrupted atomic.Bool
@@ -287,14 +293,41 @@ func (p *process) spawn() (*thread, error) {
 	return th, nil
 }
 
-// resume has the thread carry out a new command.
-func (th *thread) resume() {
+// resume has the thread carry out a new command, and look for the next one spin times
+// before it sleeps.
+func (th *thread) resume(spin int) {
 	th.number++
-	th.shared.command.Swap(uint64(th.number))
-	if th.shared.stubSleeps.Load() != 0 {
-		futexWake(lowHalf(&th.shared.command))
+	s := th.shared
+	s.result, s.load, s.spin = th.result, th.load, uint32(spin)
+	s.command.Swap(uint64(th.number))
+	if s.stubSleeps.Load() != 0 {
+		futexWake(lowHalf(&s.command))
 	}
 }
+
+// awaitSaved returns when the vector registers of a call are in fp. The thread saves
+// them as soon as it has posted the call; a stub in which it doesn't within limit is
+// ended.
+func (th *thread) awaitSaved(limit time.Duration) {
+	if !th.saving {
+		return
+	}
+	th.saving = false
+	saved := &th.shared.saved
+	if saved.Load() == th.number || spinOn(saved, th.number, looks) {
+		return
+	}
+	// The host has taken its CPU away.
+	for since := time.Now(); saved.Load() != th.number && !th.proc.lost.Load(); time.Sleep(unsaved) {
+		if time.Since(since) > limit {
+			th.proc.kill()
+			return
+		}
+	}
+}
+
+// unsaved is how often awaitSaved looks when the thread isn't running.
+const unsaved = 50 * time.Microsecond
 
 // rest has the thread sleep until its next command.
 func (th *thread) rest() { highHalf(&th.shared.command).Store(1) }

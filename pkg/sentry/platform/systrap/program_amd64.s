@@ -175,7 +175,7 @@ TEXT ·stubStart(SB),NOSPLIT|NOFRAME,$0
 confined:
 	MOVQ	SP, const_ctxSP(R15)
 	MOVL	$1, const_ctxSeen(R15)
-	MOVL	$const_kindReady, const_ctxKind(R15)
+	MOVL	$const_kindReady, R13
 	GOTO(const_postAddr)
 fail:
 	MOVL	$1, DI
@@ -184,12 +184,36 @@ fail:
 	INT	$3
 	PIECE_END
 
-// stubPost tells the Sentry of an event and waits for what to do next. All host
-// calls of application threads but rt_sigreturn are in here.
+// stubPost tells the Sentry of an event, of the kind in R13, and waits for what to do
+// next. All host calls of application threads but rt_sigreturn and sched_yield are in
+// here. The vector state of a call, which the Sentry needs seldom, is saved while it
+// looks at the call, unless there is but one CPU for both. The four bytes are XSAVE64
+// (DI).
+#define SAVE_VECTORS \
+	LEAQ	const_ctxFPArea(R15), DI; \
+	MOVQ	DI, const_ctxFP(R15); \
+	MOVQ	$const_featuresAddr, SI; \
+	MOVL	4(SI), DX; \
+	MOVL	0(SI), AX; \
+	BYTE	$0x48; BYTE $0x0f; BYTE $0xae; BYTE $0x27; \
+	MOVL	R14, const_ctxSaved(R15)
 TEXT ·stubPost(SB),NOSPLIT|NOFRAME,$0
 	MOVL	const_ctxSeen(R15), R14
-	MOVL	R14, AX
-	XCHGL	AX, const_ctxEvent(R15)
+	MOVQ	R13, BX
+	SHLQ	$32, BX
+	ORQ	R14, BX
+	CMPL	R13, $const_kindCall
+	JNE	post
+	CMPL	const_ctxSpin(R15), $0
+	JEQ	first
+	XCHGQ	BX, const_ctxEvent(R15)
+	SAVE_VECTORS
+	JMP	posted
+first:
+	SAVE_VECTORS
+post:
+	XCHGQ	BX, const_ctxEvent(R15)
+posted:
 	CMPL	const_ctxSentrySleeps(R15), $0
 	JEQ	wait
 	LEAQ	const_ctxEvent(R15), DI
@@ -309,7 +333,7 @@ interrupted:
 // stubInterrupted tells that application code hasn't run since the last event.
 TEXT ·stubInterrupted(SB),NOSPLIT|NOFRAME,$0
 	MOVL	$0, const_ctxInterrupt(R15)
-	MOVL	$const_kindInterrupted, const_ctxKind(R15)
+	MOVL	$const_kindInterrupted, R13
 	MOVQ	const_ctxSP(R15), SP
 	GOTO(const_postAddr)
 	PIECE_END
@@ -341,7 +365,7 @@ event:
 	RDGSBASEQ	AX
 	MOVQ	AX, const_ctxGSBase(R15)
 	MOVQ	SP, const_ctxSP(R15)
-	MOVL	$const_kindSignal, const_ctxKind(R15)
+	MOVL	$const_kindSignal, R13
 	GOTO(const_postAddr)
 
 inside:
@@ -365,7 +389,7 @@ fault:
 	CMPQ	AX, $const_resumeSize
 	JCC	event			// the application has jumped here
 	// The processor refuses to go where the registers say.
-	MOVL	$const_kindRefused, const_ctxKind(R15)
+	MOVL	$const_kindRefused, R13
 	MOVQ	const_ctxSP(R15), SP
 	GOTO(const_postAddr)
 	PIECE_END
@@ -373,7 +397,7 @@ fault:
 // FIND finds the slot of a thread that has come by a trampoline, by the base of
 // GS unless the application uses that itself; R11 and the flags are free. ENTER
 // goes to its stack. SAVE saves what else there is, but for RAX and where to go
-// on, and posts the call. Its four bytes are XSAVE64 (DI).
+// on, and posts the call.
 #define FIND \
 	RDGSBASEQ	R11; \
 	SHRQ	$const_slotsShift, R11; \
@@ -580,15 +604,9 @@ ask: \
 	MOVQ	BX, (const_ctxCall+const_callRBX*8)(R15); \
 	MOVQ	DX, (const_ctxCall+const_callRDX*8)(R15); \
 	RDFSBASEQ	AX; \
-	MOVQ	AX, const_ctxFSBase(R15); \
+	MOVQ	AX, (const_ctxCall+const_callFS*8)(R15); \
 	MOVQ	SP, const_ctxSP(R15); \
-	LEAQ	const_ctxFPArea(R15), DI; \
-	MOVQ	DI, const_ctxFP(R15); \
-	MOVQ	$const_featuresAddr, AX; \
-	MOVL	4(AX), DX; \
-	MOVL	0(AX), AX; \
-	BYTE	$0x48; BYTE $0x0f; BYTE $0xae; BYTE $0x27; \
-	MOVL	$const_kindCall, const_ctxKind(R15); \
+	MOVL	$const_kindCall, R13; \
 	GOTO(const_postAddr)
 
 // stubEntry is where a trampoline that sets the flags hands a system call over:

@@ -13,7 +13,7 @@ import (
 // jump to a trampoline (platform.CallRewriter) comes to stubEntry, which finds the
 // thread's shared page by the base of GS: as long as the application has none
 // of its own, which is zero, the thread has its page's address there. It saves
-// all registers in memory and posts kindCall. If all of them are as they were
+// the general registers in memory, posts kindCall, and then saves the others. If all of them are as they were
 // when the Sentry is done, but for the result, they are still there, or where
 // the thread has saved them: it needs no more than rax to go on (loadResult).
 
@@ -29,8 +29,7 @@ type handedCall struct {
 // handedOver makes registers of what stubEntry has saved. The application may
 // have written anything there.
 func (c *context) handedOver(th *thread, state *arch.State) {
-	s := th.shared
-	w := s.call
+	w := th.shared.call
 	r := &state.Regs
 	r.R8, r.R9, r.R10, r.R12, r.R13, r.R14, r.R15 = w[callR8], w[callR9], w[callR10], w[callR12], w[callR13], w[callR14], w[callR15]
 	r.Rdi, r.Rsi, r.Rbp, r.Rbx, r.Rdx, r.Rax, r.Rsp = w[callRDI], w[callRSI], w[callRBP], w[callRBX], w[callRDX], w[callRAX], w[callRSP]
@@ -38,11 +37,11 @@ func (c *context) handedOver(th *thread, state *arch.State) {
 	r.Rip = w[callRIP]
 	r.Rcx, r.R11 = r.Rip, r.Eflags
 	r.OrigRax = r.Rax
-	r.FsBase, r.GsBase = s.fsBase, 0
+	r.FsBase, r.GsBase = w[callFS], 0
 	th.fsBase, th.gsBase = r.FsBase, th.sharedAddr()
 	r.Sanitize()
 	th.fp = th.fpArea(len(state.FP))
-	th.live = true
+	th.live, th.saving = true, true
 	c.call.as = nil
 	if w[callTail] < taskEnd {
 		c.call.as, c.call.age, c.call.tail, c.call.regs = th.as, th.age, w[callTail], *r
