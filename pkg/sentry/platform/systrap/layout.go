@@ -73,6 +73,10 @@ const (
 	ctxCall         = 0x240
 	ctxFPArea       = 0x400
 
+	// fetchAfter is how often a thread looks for an answer before it fetches what it
+	// has told back: by then the Sentry has read it, most often.
+	fetchAfter = 10
+
 	// Bits of shared.load.
 	loadFS = 1
 	loadGS = 2

@@ -197,6 +197,12 @@ fail:
 	MOVL	0(SI), AX; \
 	BYTE	$0x48; BYTE $0x0f; BYTE $0xae; BYTE $0x27; \
 	MOVL	R14, const_ctxSaved(R15)
+// What it has written about a call the Sentry finds sooner in the cache that both
+// CPUs share: DEMOTE is CLDEMOTE off(R15), which does nothing on processors without. Once
+// the Sentry has it, it is fetched back, which would otherwise delay the return.
+#define DEMOTE(off) \
+	BYTE	$0x41; BYTE $0x0f; BYTE $0x1c; BYTE $0x87; \
+	LONG	$(off)
 TEXT ·stubPost(SB),NOSPLIT|NOFRAME,$0
 	MOVL	const_ctxSeen(R15), R14
 	MOVQ	R13, BX
@@ -206,6 +212,9 @@ TEXT ·stubPost(SB),NOSPLIT|NOFRAME,$0
 	JNE	post
 	CMPL	const_ctxSpin(R15), $0
 	JEQ	first
+	DEMOTE(const_ctxCall+0*64)
+	DEMOTE(const_ctxCall+1*64)
+	DEMOTE(const_ctxCall+2*64)
 	XCHGQ	BX, const_ctxEvent(R15)
 	SAVE_VECTORS
 	JMP	posted
@@ -222,6 +231,7 @@ posted:
 	FUTEX_CALL
 wait:
 	MOVL	const_ctxSpin(R15), CX
+	LEAL	-const_fetchAfter(CX), R13
 spin:
 	MOVQ	const_ctxGo(R15), AX
 	CMPL	AX, R14
@@ -230,7 +240,14 @@ spin:
 	JNE	sleep
 	SUBL	$1, CX
 	JLE	sleep
+	CMPL	CX, R13
+	JEQ	fetch
 	PAUSE
+	JMP	spin
+fetch:
+	PREFETCHT0	(const_ctxCall+0*64)(R15)
+	PREFETCHT0	(const_ctxCall+1*64)(R15)
+	PREFETCHT0	(const_ctxCall+2*64)(R15)
 	JMP	spin
 sleep:
 	MOVL	$1, AX
