@@ -60,7 +60,7 @@ const (
 	// patience is how long a stub thread that computes stays bound.
 	patience = time.Millisecond
 
-	minToApart, maxToApart = 4, 128
+	minToApart, maxToApart = 32, 256
 	// worthwhile is how many rounds apart make up for going there, and
 	// rechoose after how many together the host chooses the CPU anew.
 	worthwhile, rechoose = 64, 1024
