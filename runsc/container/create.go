@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"os"
 	"path/filepath"
@@ -214,7 +215,7 @@ func (k *creation) makeCgroup() error {
 	}
 	path := l.CgroupsPath
 	if path == "" {
-		path = "/vitrine/" + k.o.ID
+		path = "/vitrine/" + cgroupName(k.store.Root, k.o.ID)
 	}
 	g, err := planCgroup(path)
 	if err == nil {
@@ -237,6 +238,15 @@ func (k *creation) makeCgroup() error {
 	k.cgroup = g
 	k.state.Cgroups = g.owned()
 	return g.apply(l.Resources)
+}
+
+// cgroupName names the cgroup of a container whose spec names none. IDs are of a
+// directory of states: another's container of the same ID has another cgroup.
+func cgroupName(root, id string) string {
+	if abs, err := filepath.Abs(root); err == nil {
+		root = abs
+	}
+	return fmt.Sprintf("%s-%08x", id, crc32.ChecksumIEEE([]byte(root)))
 }
 
 // onPassingThread runs f in a goroutine on a thread that ends with it: one that

@@ -121,7 +121,8 @@ func ValidateID(id string) error {
 	if id == "" {
 		return errors.New("the container ID is empty")
 	}
-	if len(id) > unix.NAME_MAX {
+	// A cgroup's name has nine characters more.
+	if len(id) > unix.NAME_MAX-9 {
 		return fmt.Errorf("container ID of %d characters is too long", len(id))
 	}
 	for i, r := range id {

@@ -73,7 +73,7 @@ func TestParse(t *testing.T) {
 func TestValidateID(t *testing.T) {
 	for id, ok := range map[string]bool{
 		"a": true, "A-1_b.c+d": true, "": false, ".": false, "..": false, "-a": false, "a/b": false, "a b": false,
-		"a\x00": false, "é": false, strings.Repeat("a", 249): true, strings.Repeat("a", 300): false,
+		"a\x00": false, "é": false, strings.Repeat("a", 246): true, strings.Repeat("a", 247): false,
 	} {
 		if err := ValidateID(id); (err == nil) != ok {
 			t.Errorf("%q: %v", id, err)

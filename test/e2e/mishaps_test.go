@@ -169,3 +169,28 @@ func TestStatusesThatNobodyTakes(t *testing.T) {
 		t.Errorf("the status of one that lived on: %v, %v", s, err)
 	}
 }
+
+// Containers of the same ID in different directories of states have nothing in common:
+// the limits of one don't hold for the other.
+func TestSameIDInAnotherRoot(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, to make cgroups")
+	}
+	h, other := newHouse(t), newHouse(t)
+	cgroups := map[string]bool{}
+	for _, x := range []*house{h, other} {
+		x.spec(func(s map[string]any) {
+			s["linux"].(object)["resources"] = object{"pids": object{"limit": 10}}
+		}, "sleep")
+		x.must("run", "--detach", "c")
+		sentry, _ := x.families(t)
+		cgroups[string(mustRead(t, sentry+"/cgroup"))] = true
+	}
+	if len(cgroups) != 2 {
+		t.Errorf("both are in the cgroups %v", cgroups)
+	}
+	h.must("delete", "--force", "c")
+	if s := other.status("c"); s != "running" {
+		t.Errorf("the other is %s", s)
+	}
+}
