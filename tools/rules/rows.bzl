@@ -42,6 +42,7 @@ ROWS = [
         "pkg/sentry/pagestore",
     ]),
     ("objects", [
+        "pkg/sentry/asyncio",
         "pkg/sentry/auth",
         "pkg/sentry/callfilter",
         "pkg/sentry/fs/...",
@@ -53,6 +54,7 @@ ROWS = [
         "pkg/sentry/namespaces",
         "pkg/sentry/signals",
         "pkg/sentry/socket/...",
+        "pkg/sentry/throttle",
         "pkg/sentry/timers",
         "pkg/sentry/usage",
         "pkg/sentry/vfs/...",

@@ -126,7 +126,7 @@ func (t *Task) unpark() {
 	t.blocked.Store(false)
 	t.tg.awake.Add(1)
 	t.tg.timers.Awake()
-	t.container.taskRuns()
+	t.container.throttle.Runs()
 }
 
 // WaitFor calls op until it returns something other than EAGAIN, sleeping in

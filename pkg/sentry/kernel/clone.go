@@ -419,7 +419,7 @@ func (k *Kernel) adopt(child, parent *Task, a *CloneArgs, lim *limits.Set) error
 	child.sig.pending.Tab = child.tg.tab
 	child.rememberIDs()
 	entered = true
-	if c := child.container; c != nil && c.held() != nil {
+	if c := child.container; c != nil && c.throttle.Held() != nil {
 		child.work.Store(true) // Pause may have looked for tasks before
 	}
 	k.tasks.Add(1)

@@ -2,40 +2,21 @@ package kernel
 
 import (
 	"strings"
-	"sync/atomic"
 
+	"vitrine/pkg/sentry/throttle"
 	"vitrine/pkg/sentry/usage"
-	"vitrine/pkg/waiter"
 )
 
 // Container is what the tasks of one container have in common beyond their
 // namespaces. Children inherit it.
 type Container struct {
-	ID string
-	// paused is for Pause and Resume, throttled for the quota: tasks stop while
-	// either is frozen.
-	paused, throttled freezer
-	quota             atomic.Pointer[quota]
+	ID       string
+	throttle throttle.Throttle
 	// tasks is how many there are, limit how many there may be, zero for any
 	// number; ended is what those have used that have ended. Guarded by
 	// Kernel.tree.
 	tasks, limit int
 	ended        usage.Resources
-}
-
-// freezer stops tasks. What it holds is not nil while it does, and opened when they
-// go on.
-type freezer struct{ gate atomic.Pointer[waiter.Gate] }
-
-// freeze reports whether it wasn't frozen before.
-func (f *freezer) freeze() bool {
-	return f.gate.CompareAndSwap(nil, new(waiter.Gate))
-}
-
-func (f *freezer) thaw() {
-	if g := f.gate.Swap(nil); g != nil {
-		g.Open()
-	}
 }
 
 // SetLimit bounds the tasks of the container (the pids cgroup); zero is no bound.
@@ -73,41 +54,55 @@ func (c *Container) Has(t *Task) bool { return t.container == c }
 // Container returns the ID of the task's container.
 func (t *Task) Container() string { return t.container.ID }
 
-// Pause stops all tasks of the container, unseen by them, until Resume. Those
-// that are in a system call stop when it is done.
-func (c *Container) Pause(k *Kernel) {
-	if c.paused.freeze() {
-		c.interrupt(k)
-	}
+// members is a container as its throttle knows it.
+type members struct {
+	c *Container
+	k *Kernel
 }
 
-// interrupt makes all tasks of the container look whether they are to stop.
-func (c *Container) interrupt(k *Kernel) {
-	for _, t := range k.RootPIDNS.Tasks() {
-		if t.container == c {
+func (m members) Interrupt() {
+	for _, t := range m.k.RootPIDNS.Tasks() {
+		if t.container == m.c {
 			t.interrupt()
 		}
 	}
 }
 
-// Resume lets them go on.
-func (c *Container) Resume() {
-	c.paused.thaw()
+func (m members) Awake() bool {
+	m.k.tree.RLock()
+	defer m.k.tree.RUnlock()
+	for _, t := range m.k.RootPIDNS.tasks {
+		if t.container == m.c && !t.dead && !t.blocked.Load() {
+			return true
+		}
+	}
+	return false
 }
 
-// held returns what the container's tasks wait for before they go on, or nil.
-func (c *Container) held() *waiter.Gate {
-	if g := c.paused.gate.Load(); g != nil {
-		return g
-	}
-	return c.throttled.gate.Load()
+func (m members) Spent() int64 {
+	u := m.c.Usage(m.k)
+	return u.User + u.System
+}
+
+// Pause stops all tasks of the container, unseen by them, until Resume. Those
+// that are in a system call stop when it is done.
+func (c *Container) Pause(k *Kernel) { c.throttle.Pause(members{c, k}) }
+
+// Resume lets them go on.
+func (c *Container) Resume() { c.throttle.Resume() }
+
+// SetQuota bounds the processor time of the container's tasks, in nanoseconds a
+// period; zero is no bound. It is safe for concurrent use. Who has set a bound takes
+// it away when the container has ended.
+func (c *Container) SetQuota(k *Kernel, limit, period int64) {
+	c.throttle.SetQuota(members{c, k}, k.Timers, k.Clock.Monotonic, limit, period)
 }
 
 // thaw waits while the task's container is paused or throttled. It reports false when the
 // task is to end.
 func (t *Task) thaw() bool {
 	for {
-		gate := t.container.held()
+		gate := t.container.throttle.Held()
 		if gate == nil {
 			return true
 		}

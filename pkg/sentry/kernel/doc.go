@@ -18,7 +18,7 @@
 // Memory-manager and VFS locks are taken with none of these held, but for the
 // leaves of the VFS. Those of the VFS, and futex buckets, may be held when these
 // are taken: proc looks tasks up. Wait queues come after: what is told of an
-// event sends no signal itself (asyncio.go).
+// event sends no signal itself (package asyncio).
 //
 // What a task does to itself needs no lock: registers, blocking state, its own
 // pointers (only the task changes them, under Task.mu, so that it may read them

@@ -318,54 +318,15 @@ func (t *Task) killSiblings() error {
 	return nil
 }
 
-// execCredentials returns the credentials after execve(2) of f: set-user-ID and
-// set-group-ID (unless the mount or no_new_privs forbid), and the rules of
-// capabilities(7), "Transformation of capabilities during execve()". secure is
-// AT_SECURE; noDump says that the program may not be looked into.
+// execCredentials returns the credentials after execve(2) of f. secure is AT_SECURE;
+// noDump says that the program may not be looked into.
 func (t *Task) execCredentials(f *execFile) (c *auth.Credentials, secure, noDump bool) {
 	old := t.Credentials()
-	c = old.Fork()
-	ns := c.UserNS
-	a := &f.attr
-	if f.file.Path().Mount.Flags()&vfs.MountNoSUID == 0 && !c.NoNewPrivs && ns.MapsUID(a.UID) && ns.MapsGID(a.GID) {
-		if a.Mode&unix.S_ISUID != 0 {
-			c.EUID = a.UID
-		}
-		if a.Mode&(unix.S_ISGID|unix.S_IXGRP) == unix.S_ISGID|unix.S_IXGRP {
-			c.EGID = a.GID
-		}
+	p := auth.Program{UID: f.attr.UID, GID: f.attr.GID}
+	if f.file.Path().Mount.Flags()&vfs.MountNoSUID == 0 {
+		p.Mode = f.attr.Mode
 	}
-	c.SUID, c.FSUID = c.EUID, c.EUID
-	c.SGID, c.FSGID = c.EGID, c.EGID
-	var fileP, fileI auth.CapSet
-	fileE := false
-	privileged := false
-	root, hasRoot := ns.KUID(0)
-	if hasRoot && c.SecureBits&auth.SecbitNoRoot == 0 {
-		if c.EUID == root || c.RUID == root {
-			fileP, fileI = auth.AllCaps, auth.AllCaps
-		}
-		fileE = c.EUID == root
-		privileged = c.EUID == root && old.EUID != root
-	}
-	changed := c.EUID != old.RUID || c.EGID != old.RGID
-	ambient := old.Ambient
-	if c.EUID != old.EUID || c.EGID != old.EGID || fileP != 0 {
-		if c.EUID != old.EUID || c.EGID != old.EGID {
-			ambient = 0
-		}
-	}
-	c.Ambient = ambient
-	c.Permitted = old.Inheritable&fileI | fileP&old.Bounding | ambient
-	c.Effective = ambient
-	if fileE {
-		c.Effective = c.Permitted
-	}
-	c.SecureBits &^= auth.SecbitKeepCaps
-	secure = changed && (c.EUID != c.RUID || c.EGID != c.RGID) || privileged && c.RUID != root
-	noDump = c.EUID != old.EUID || c.EGID != old.EGID
-	if vfs.CheckPermission(old, a, vfs.MayRead) != nil {
-		noDump = true
-	}
+	c, secure = old.Exec(p)
+	noDump = c.EUID != old.EUID || c.EGID != old.EGID || vfs.CheckPermission(old, &f.attr, vfs.MayRead) != nil
 	return c, secure, noDump
 }

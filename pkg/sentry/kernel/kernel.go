@@ -9,6 +9,7 @@ import (
 	"vitrine/pkg/clock"
 	"vitrine/pkg/locks"
 	"vitrine/pkg/sched"
+	"vitrine/pkg/sentry/asyncio"
 	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/sentry/cpuid"
 	"vitrine/pkg/sentry/fs/tmpfs"
@@ -72,7 +73,7 @@ type Kernel struct {
 
 	// tree guards the tree of tasks: see doc.go.
 	tree  locks.RWMutex[locks.Tasks]
-	async asyncSignals
+	async asyncio.Queue
 	// deadUsage is of all tasks that have ended. Guarded by tree.
 	deadUsage usage.Resources
 	running   sync.WaitGroup
@@ -100,6 +101,7 @@ type Tracer interface {
 
 // Init prepares a Kernel whose exported fields are set.
 func (k *Kernel) Init() {
+	k.async.Deliver = k.sendIO
 	k.nsIno.Store(0xF0000000 - 1)
 	var secret [8]byte
 	io.ReadFull(k.Random, secret[:]) // without it the order is told, which is no harm

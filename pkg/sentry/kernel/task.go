@@ -264,7 +264,6 @@ func (t *Task) ClearTID() usermem.Addr { return t.clearTID }
 func (t *Task) SetClearTID(a usermem.Addr)   { t.clearTID = a }
 func (t *Task) SetRobustList(a usermem.Addr) { t.robustList = a }
 func (t *Task) RobustList() usermem.Addr     { return t.robustList }
-func (t *Task) FutexWaiter() *futex.Waiter   { return t.futexWaiter }
 func (t *Task) SignalStack() *arch.AltStack  { return &t.sig.stack }
 
 // SetParentDeathSignal and ParentDeathSignal are prctl(PR_SET_PDEATHSIG).
@@ -325,7 +324,7 @@ func (t *Task) Start() { t.thread.Start(t.run) }
 func (t *Task) run() {
 	t.usage.Begin()
 	t.tg.awake.Add(1)
-	t.container.taskRuns()
+	t.container.throttle.Runs()
 	if t.tg.timers.Limited() {
 		t.tg.timers.CheckCPU()
 	}
@@ -409,9 +408,7 @@ func (t *Task) call(no uint64) {
 		tr.Enter(t, no)
 	}
 	ret, err := t.k.Syscalls.Call(t, no)
-	if t.k.async.pending.Load() {
-		t.k.async.send()
-	}
+	t.k.async.Send()
 	if tr != nil {
 		tr.Exit(t, no, ret, err)
 	}

@@ -82,12 +82,16 @@ func futexCall(t *kernel.Task, a usermem.Addr, op uint32, val uint32, timeout us
 			if val3 == 0 {
 				val3 = futex.MatchAny
 			}
-			return 0, t.FutexWaitRequeuePI(a, private, val, val3, end, a2)
+			moved, err := t.Kernel().Futexes.WaitRequeuePI(t, a, private, val, val3, end, a2)
+			if moved && err == kernel.RestartSys {
+				return 0, unix.EAGAIN // what a restart would find
+			}
+			return 0, locked(err)
 		}
 		if op&futexRealtime != 0 {
 			return 0, unix.ENOSYS
 		}
-		return 0, t.FutexLockPI(a, private, false, end)
+		return 0, locked(t.Kernel().Futexes.Lock(t, a, private, false, end))
 	}
 	if op&futexRealtime != 0 {
 		return 0, unix.ENOSYS
@@ -117,14 +121,14 @@ func futexCall(t *kernel.Task, a usermem.Addr, op uint32, val uint32, timeout us
 		}
 		return uint64(woken + moved), err
 	case futexTrylockPI:
-		return 0, t.FutexLockPI(a, private, true, kernel.Forever)
+		return 0, t.Kernel().Futexes.Lock(t, a, private, true, kernel.Forever)
 	case futexUnlockPI:
-		return 0, t.FutexUnlockPI(a, private)
+		return 0, t.Kernel().Futexes.Unlock(t, a, private)
 	case futexCmpRequeuePI:
 		if n != 1 || n2 < 0 {
 			return 0, unix.EINVAL
 		}
-		got, err := t.FutexRequeuePI(a, private, n2, a2, val3)
+		got, err := t.Kernel().Futexes.CmpRequeuePI(t, a, private, n2, a2, val3)
 		return uint64(got), err
 	case futexWakeOp:
 		k1, k2, err := futexKeys(t, a, a2, private)
@@ -144,8 +148,20 @@ func futexKeys(t *kernel.Task, a, a2 usermem.Addr, private bool) (k1, k2 futex.K
 	return k1, k2, err
 }
 
+// locked is what a call returns that waited for a lock: a signal has it called again,
+// handler or not.
+func locked(err error) error {
+	switch err {
+	case kernel.ErrTimeout:
+		return unix.ETIMEDOUT
+	case kernel.RestartSys:
+		return kernel.RestartNoIntr
+	}
+	return err
+}
+
 func waitFutex(t *kernel.Task, a usermem.Addr, private bool, val, bitset uint32, end int64) (uint64, error) {
-	switch err := t.FutexWait(a, private, val, bitset, end); err {
+	switch err := t.Kernel().Futexes.Wait(t, a, private, val, bitset, end); err {
 	case kernel.ErrTimeout:
 		return 0, unix.ETIMEDOUT
 	case kernel.RestartSys:
