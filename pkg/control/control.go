@@ -145,8 +145,8 @@ type CreateArgs struct {
 
 	// Init is the first process.
 	Init Process
-	// PlainInit lets signals of Signal end Init that it has no handler for. Without,
-	// only SIGKILL does, for it is the init of its PID namespace (pid_namespaces(7)).
+	// PlainInit lets signals end Init that it has no handler for. Without, only
+	// SIGKILL does, for it is the init of its PID namespace (pid_namespaces(7)).
 	PlainInit bool
 }
 

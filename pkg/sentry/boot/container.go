@@ -126,6 +126,9 @@ func (c *container) create() error {
 		return err
 	}
 	c.init = t
+	if c.args.PlainInit {
+		t.ThreadGroup().Unspare()
+	}
 	return nil
 }
 
@@ -387,9 +390,6 @@ func (s *Sandbox) Signal(id string, pid int32, signo int, all bool) error {
 	default:
 		// Who sends it has no number in there.
 		info := &signals.Info{Signo: int32(signo), Code: signals.CodeUser}
-		if c.args.PlainInit {
-			info.Code = signals.CodeKernel
-		}
 		tg.Send(info)
 	}
 	return nil

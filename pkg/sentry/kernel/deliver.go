@@ -117,6 +117,9 @@ func (t *Task) deliver(info *signals.Info) bool {
 }
 
 func (t *Task) defaultAction(s signals.Signal, info *signals.Info) bool {
+	if t.tg.isInit() && s != sigStop && !t.tg.isForced() {
+		return true // it has blocked it, or had a handler when it came
+	}
 	switch signals.DefaultOf(s) {
 	case signals.Ignore, signals.Continue:
 		return true
@@ -124,12 +127,17 @@ func (t *Task) defaultAction(s signals.Signal, info *signals.Info) bool {
 		t.startGroupStop(s)
 		return true
 	}
-	if t.tg.isInit() && info.Code != signals.CodeKernel && !signals.Synchronous.Has(s) {
-		return true
-	}
 	t.leaving = true
 	t.tg.Kill(ExitStatus{Signal: s})
 	return false
+}
+
+// isForced reports whether a task of the process did what can't go on: init dies of
+// that too.
+func (tg *ThreadGroup) isForced() bool {
+	tg.signals.lock()
+	defer tg.signals.unlock()
+	return tg.signals.forced
 }
 
 // pushFrame sets the handler up.

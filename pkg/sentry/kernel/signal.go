@@ -40,6 +40,14 @@ func (t *Task) SendSignalTimer(info *signals.Info, timer signals.Timer) error {
 	return t.tg.send(t, info, timer)
 }
 
+// Unspare has signals that it has no handler for act on init as they do on other
+// processes.
+func (tg *ThreadGroup) Unspare() {
+	tg.signals.lock()
+	tg.signals.forced = true
+	tg.signals.unlock()
+}
+
 // SendKernel sends signo as the kernel does.
 func (tg *ThreadGroup) SendKernel(signo unix.Signal) {
 	tg.Send(&signals.Info{Signo: int32(signo), Code: signals.CodeKernel})
@@ -141,9 +149,10 @@ func (tg *ThreadGroup) wanted(s signals.Signal, task *Task, info *signals.Info) 
 		// who isn't inside has no number there.
 		return !tg.isInit() || info.Code == signals.CodeKernel || info.PID() == 0
 	}
-	// Init gets none that it has no handler for (kill(2), pid_namespaces(7)).
-	unhandled := tg.isInit() && info.Code != signals.CodeKernel && tg.signals.actions.get(s).Handler == signals.HandlerDefault
-	if !unhandled && !tg.signals.actions.ignored(s) {
+	// Init has no use for what it has no handler for, whoever sends it (kill(2),
+	// pid_namespaces(7)).
+	spared := tg.isInit() && !tg.signals.forced && tg.signals.actions.get(s).Handler == signals.HandlerDefault
+	if !spared && !tg.signals.actions.ignored(s) {
 		return true
 	}
 	if task != nil {
@@ -430,6 +439,7 @@ func (t *Task) ForceSignal(info *signals.Info) {
 		t.sig.mask &^= signals.SetOf(s)
 	}
 	g.actions.mu.Unlock()
+	g.forced = true
 	t.sig.pending.Add(info, nil, limits.Infinity)
 	t.work.Store(true)
 	g.unlock()

@@ -77,6 +77,8 @@ type groupSignals struct {
 	status  ExitStatus
 	// execer is the task whose execve(2) ends all others.
 	execer *Task
+	// forced: ForceSignal has sent one, or Unspare was called: init isn't spared.
+	forced bool
 	// broadcasts counts the signals that were sent to several processes at once.
 	broadcasts uint64
 
