@@ -47,7 +47,7 @@ type Waiter struct {
 
 	bitset uint32
 	key    Key
-	bucket *bucket // guarded by the bucket's lock, and only changed by Requeue
+	bucket atomic.Pointer[bucket] // changed with the bucket's lock held
 	queued bool
 	// For a lock with priority inheritance (pi.go): pi waits for it, requeueTo
 	// will. party is the waiter, owner the task that has the lock.
@@ -91,7 +91,8 @@ func (m *Manager) bucket(k Key) *bucket {
 }
 
 func (b *bucket) add(w *Waiter) {
-	w.bucket, w.queued = b, true
+	w.bucket.Store(b)
+	w.queued = true
 	w.prev, w.next = b.tail, nil
 	if b.tail != nil {
 		b.tail.next = w
@@ -155,12 +156,12 @@ func (m *Manager) Enqueue(w *Waiter, k Key, check func() (bool, error)) (bool, e
 // Cancel takes w out. It reports false when w had been woken already.
 func (m *Manager) Cancel(w *Waiter) bool {
 	for {
-		b := w.bucket
+		b := w.bucket.Load()
 		if b == nil {
 			return false
 		}
 		b.mu.Lock()
-		if w.bucket != b { // requeued meanwhile
+		if w.bucket.Load() != b { // requeued meanwhile
 			b.mu.Unlock()
 			continue
 		}

@@ -180,12 +180,12 @@ func (m *Manager) PrepareRequeue(w *Waiter, k, to Key, p PI, addr usermem.Addr, 
 // w isn't queued any more, or to know why Cancel was needed.
 func (m *Manager) Requeued(w *Waiter) bool {
 	for {
-		b := w.bucket
+		b := w.bucket.Load()
 		if b == nil {
 			return false
 		}
 		b.mu.Lock()
-		if w.bucket == b {
+		if w.bucket.Load() == b {
 			defer b.mu.Unlock()
 			return w.requeueTo == nil
 		}
@@ -229,7 +229,7 @@ func (m *Manager) RequeuePI(from, to Key, move int, t Target, addr, addr2 userme
 		w.requeueTo = nil
 		if got {
 			bf.remove(w)
-			w.bucket = bt
+			w.bucket.Store(bt)
 			w.Ready.Give()
 		} else {
 			bf.remove(w)
