@@ -16,7 +16,7 @@ type answers struct {
 	// What the last answers were made from.
 	told  bool
 	creds *auth.Credentials
-	ids   *int32
+	id    int32 // in the first namespace: execve(2) may change it
 }
 
 // answer brings the platform's answers up to date.
@@ -32,11 +32,11 @@ func (t *Task) answer() {
 		}
 		return
 	}
-	creds, ids := t.creds.Load(), &t.ids.num[0]
-	if a.told && a.creds == creds && a.ids == ids {
+	creds, id := t.creds.Load(), t.ids.num[0]
+	if a.told && a.creds == creds && a.id == id {
 		return
 	}
-	a.told, a.creds, a.ids = true, creds, ids
+	a.told, a.creds, a.id = true, creds, id
 	n := &platform.Answers{
 		PID: uint32(t.tg.ID(t.ids.ns)), TID: uint32(t.ids.in(t.ids.ns)),
 		UID: platform.NoAnswer, EUID: platform.NoAnswer, GID: platform.NoAnswer, EGID: platform.NoAnswer,

@@ -310,7 +310,7 @@ func (t *Task) killSiblings() error {
 		old := tg.leader
 		old.unlink()
 		old.forgetIDs()
-		t.ids = tg.ids
+		t.ids.become(&tg.ids)
 		tg.leader = t
 		t.rememberIDs()
 		t.pay(processCost) // as much as the leader had

@@ -1,6 +1,8 @@
 package kernel
 
 import (
+	"sync/atomic"
+
 	"golang.org/x/sys/unix"
 
 	"vitrine/pkg/sentry/auth"
@@ -162,7 +164,15 @@ func (i *ids) in(ns *PIDNamespace) int32 {
 	if up != ns {
 		return 0
 	}
-	return i.num[ns.Level]
+	return atomic.LoadInt32(&i.num[ns.Level])
+}
+
+// become takes the numbers of o, which is in the same namespace. Others may read i
+// meanwhile; nobody else changes it.
+func (i *ids) become(o *ids) {
+	for n := range i.num {
+		atomic.StoreInt32(&i.num[n], o.num[n])
+	}
 }
 
 // each calls f for every namespace that has a number.
