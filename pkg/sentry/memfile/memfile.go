@@ -111,6 +111,8 @@ type File struct {
 	timer   *time.Timer
 	waiting atomic.Bool
 	lowWarm atomic.Int64
+
+	leaving leaving
 }
 
 // New makes an empty memory file.
@@ -206,7 +208,7 @@ func (f *File) Alloc(r Request) (Run, error) {
 	// Near the limit, take what is left of it.
 	if !r.Account.charge(int64(want), false) {
 		want = 1
-		if !r.Account.charge(1, false) {
+		if !r.Account.charge(1, false) && !(f.awaitLeaving() && r.Account.charge(1, false)) {
 			return Run{}, unix.ENOMEM
 		}
 	}

@@ -188,6 +188,33 @@ func kept(f *File) int {
 	return int(n / pageSize)
 }
 
+// TestAllocWaitsForPagesThatAreLeaving has an account full of pages that are given
+// back by another goroutine: the refusal comes only when nobody is leaving.
+func TestAllocWaitsForPagesThatAreLeaving(t *testing.T) {
+	f, acct := newFile(t, 4*pageSize)
+	run, err := f.Alloc(Request{Account: acct, Pages: 4, Hint: NoHint})
+	if err != nil || run.Pages != 4 {
+		t.Fatal(run, err)
+	}
+	back := f.Leaving()
+	begin := make(chan struct{})
+	go func() {
+		<-begin
+		f.DecRef(run.Offset, 4*pageSize)
+		back()
+	}()
+	close(begin)
+	if run, err = f.Alloc(Request{Account: acct, Pages: 1, Hint: NoHint}); err != nil {
+		t.Fatalf("with pages about to be given back: %v", err)
+	}
+	if _, err = f.Alloc(Request{Account: acct, Pages: 3, Hint: NoHint}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err = f.Alloc(Request{Account: acct, Pages: 1, Hint: NoHint}); err != unix.ENOMEM {
+		t.Fatalf("with nobody leaving: %v", err)
+	}
+}
+
 func TestWarmPagesAreKeptForAWhile(t *testing.T) {
 	f, acct := newFile(t, 0)
 	const more = 1000

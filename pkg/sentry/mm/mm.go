@@ -234,13 +234,27 @@ func (m *MemoryManager) DecUsers() {
 	var g garbage
 	m.mu.Lock()
 	m.pageMu.Lock()
-	m.as.Release()
-	m.areas.Ascend(0, func(e areaEntry) bool {
+	private := m.rssAnon.Load()
+	areas := m.areas
+	m.areas = rangemap.New(areaFuncs)
+	areas.Ascend(0, func(e areaEntry) bool {
 		m.countRSS(e, -1)
-		e.Value.file.DecRef(e.Value.offset(e.Start), e.Len())
 		return true
 	})
-	m.areas = rangemap.New(areaFuncs)
+	back := m.file.Leaving()
+	drop := func() {
+		areas.Ascend(0, func(e areaEntry) bool {
+			e.Value.file.DecRef(e.Value.offset(e.Start), e.Len())
+			return true
+		})
+		back()
+	}
+	if private <= maxAbandoned {
+		abandon(m.as, drop)
+	} else {
+		m.as.Release()
+		drop()
+	}
 	m.vmas.Ascend(0, func(e vmaEntry) bool {
 		g.vmas = append(g.vmas, e)
 		return true
@@ -251,6 +265,21 @@ func (m *MemoryManager) DecUsers() {
 	m.pageMu.Unlock()
 	m.collect(&g)
 	m.SetExecutable(nil)
+}
+
+// maxAbandoned is how much private memory an address space may have for it to be
+// given back later.
+const maxAbandoned = 16 << 20
+
+// abandon gives an address space up, and calls done when nothing is mapped any
+// more, which may be later.
+func abandon(as platform.AddressSpace, done func()) {
+	if a, ok := as.(platform.Abandoner); ok {
+		a.Abandon(done)
+		return
+	}
+	as.Release()
+	done()
 }
 
 // Inherit says that m, in which nothing has run yet, is for the program that

@@ -783,6 +783,19 @@ func (w *rewritten) Protect(r usermem.AddrRange, access usermem.Access) {
 // Release implements platform.AddressSpace.
 func (w *rewritten) Release() {
 	w.CallRewriter.Release()
+	w.forget()
+}
+
+// Abandon implements platform.Abandoner.
+func (w *rewritten) Abandon(done func()) {
+	abandon(w.CallRewriter, func() {
+		w.forget()
+		done()
+	})
+}
+
+// forget gives up the pages of an address space that is no more.
+func (w *rewritten) forget() {
 	for _, p := range w.pages {
 		w.m.file.DecRef(p.frame, pageSize)
 	}

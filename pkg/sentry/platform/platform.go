@@ -94,6 +94,16 @@ type AddressSpace interface {
 	Release()
 }
 
+// Abandoner is an AddressSpace that can be given up without waiting until it is
+// unmapped.
+type Abandoner interface {
+	AddressSpace
+	// Abandon is Release, but for that what is mapped is unmapped by the time
+	// done is called: before Abandon returns, or later and by somebody else, who
+	// holds no lock.
+	Abandon(done func())
+}
+
 // EventKind says why application code stopped.
 type EventKind uint8
 

@@ -29,6 +29,7 @@ var memoryTests = []Test{
 	{"more-mappings-than-the-host-allows", testTooManyMappings},
 	{"inherited-address-spaces-are-empty", testInherit},
 	{"released-address-spaces-leave-nothing-behind", testReleaseLeavesNothing},
+	{"abandoned-address-spaces-are-unmapped-when-told", testAbandon},
 }
 
 func testUserRange(t T, p platform.Platform) {
@@ -375,6 +376,40 @@ func testReleaseLeavesNothing(t T, p platform.Platform) {
 		e.state.Regs.Rip = uint64(codeAt)
 		e.fault(as, pageFault(codeAt, usermem.Execute, segvMapErr))
 		as.Release()
+	}
+}
+
+// testAbandon gives up address spaces in all states: who did it is told once of each.
+func testAbandon(t T, p platform.Platform) {
+	e := newEnv(t, p, codeLoad)
+	defer e.close()
+	var told [30]chan struct{}
+	for i := range told {
+		as := e.space()
+		a, ok := as.(platform.Abandoner)
+		if !ok {
+			as.Release()
+			t.Skipf("address spaces of %s are only released", p.Name())
+		}
+		if i%3 != 0 { // else nothing has run in it
+			e.state.Regs.Rip, e.state.Regs.Rdi = uint64(codeAt), uint64(dataAt)
+			e.runTo(as, platform.EventSyscall)
+		}
+		if i%3 == 2 { // nothing is left in it
+			next, err := p.NewAddressSpace()
+			if err != nil {
+				t.Fatalf("NewAddressSpace: %v", err)
+			}
+			e.ctx.PullFP(e.state)
+			next.Inherit(as)
+			defer next.Release()
+		}
+		told[i] = make(chan struct{}) // closing it twice would panic
+		e.ctx.Park(e.state)
+		a.Abandon(func() { close(told[i]) })
+	}
+	for _, c := range told {
+		<-c
 	}
 }
 

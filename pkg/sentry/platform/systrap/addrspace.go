@@ -197,6 +197,23 @@ func (a *addressSpace) Release() {
 	}
 }
 
+// Abandon implements platform.Abandoner: the end of the stub unmaps everything.
+func (a *addressSpace) Abandon(done func()) {
+	a.mu.Lock()
+	p := a.proc
+	a.proc = deadProcess
+	a.mappings.Drop()
+	a.mu.Unlock()
+	if p == deadProcess || !p.atEnd(done) {
+		done()
+	}
+	if p != deadProcess {
+		// Who released it goes on here: let it end elsewhere.
+		p.letGo(&a.platform.cpus.all)
+		a.platform.destroy(p)
+	}
+}
+
 // deadProcess stands in for the stub of an address space that was released.
 var deadProcess = func() *process {
 	p := &process{pidfd: -1}

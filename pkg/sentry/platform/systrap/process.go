@@ -39,6 +39,7 @@ type process struct {
 	free    []*thread // those without a context
 	threads []*thread // all
 	gone    bool      // the process has ended
+	done    func()    // is called then, or nil
 }
 
 // report is an eventfd that a memory thread reports to, with its number in the
@@ -121,6 +122,18 @@ func (p *Platform) newProcess() (*process, error) {
 	return proc, nil
 }
 
+// letGo lets the threads of a stub that nobody uses run anywhere.
+func (p *process) letGo(all *cpuSet) {
+	if p.memoryCPU >= 0 {
+		setAffinity(p.Leader, all)
+	}
+	for _, th := range p.threads {
+		if th.place.cpu >= 0 {
+			setAffinity(th.tid, all)
+		}
+	}
+}
+
 // destroy ends a stub that nobody uses.
 func (p *Platform) destroy(proc *process) {
 	p.spinners.drop(proc)
@@ -148,10 +161,25 @@ func (p *Platform) ended(proc *process) {
 	proc.mu.Lock()
 	proc.gone = true
 	released := proc.released.Load()
+	done := proc.done
 	proc.mu.Unlock()
 	if released {
 		p.reclaim(proc)
 	}
+	if done != nil {
+		done()
+	}
+}
+
+// atEnd has done called when the process has ended, or reports that it has.
+func (p *process) atEnd(done func()) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.gone {
+		return false
+	}
+	p.done = done
+	return true
 }
 
 // wake has everybody who waits for the process look again.
