@@ -25,7 +25,7 @@ const (
 	fileWindow = 4096 * pageSize
 	mapWindow  = 4096 * pageSize
 	// populate is how much is entered in the host's page tables at once.
-	populate = 64 * pageSize
+	populate = 256 * pageSize
 	// maxPatience is how many faults may be taken for late ones.
 	maxPatience = 4
 	// maxRetries bounds how often a fault races with truncations.
