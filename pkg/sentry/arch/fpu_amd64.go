@@ -38,6 +38,13 @@ const (
 type fpInfo struct {
 	features uint64
 	size     int
+	parts    []fpPart
+}
+
+// fpPart is a part of the state behind the header, and where it ends.
+type fpPart struct {
+	feature uint64
+	end     int
 }
 
 var fpFacts = sync.OnceValue(func() fpInfo {
@@ -45,13 +52,14 @@ var fpFacts = sync.OnceValue(func() fpInfo {
 	_, _, c, _ := cpuid(1, 0)
 	if leaves < 0xd || c&(1<<27) == 0 {
 		// No XSAVE: FXSAVE's area, with an empty header behind it.
-		return fpInfo{FeatureX87 | FeatureSSE, fpHeaderEnd}
+		return fpInfo{features: FeatureX87 | FeatureSSE, size: fpHeaderEnd}
 	}
 	info := fpInfo{features: xgetbv() & featuresKnown, size: fpHeaderEnd}
 	for i := uint32(2); i < 63; i++ {
 		if info.features&(1<<i) != 0 {
 			size, off, _, _ := cpuid(0xd, i)
 			info.size = max(info.size, int(off+size))
+			info.parts = append(info.parts, fpPart{1 << i, int(off + size)})
 		}
 	}
 	return info
@@ -64,6 +72,28 @@ func FPSize() int { return fpFacts().size }
 // FPFeatures are the parts of the vector state that applications can use, as
 // bits of XCR0.
 func FPFeatures() uint64 { return fpFacts().features }
+
+// FPInUse returns how much of fp, an image, holds what its header says is in use,
+// and what that says. The rest is as it is at first.
+func FPInUse(fp []byte) (n int, features uint64) {
+	info := fpFacts()
+	features = binary.LittleEndian.Uint64(fp[fpHeader:]) & info.features
+	n = fpHeaderEnd
+	for _, p := range info.parts {
+		if features&p.feature != 0 {
+			n = max(n, p.end)
+		}
+	}
+	return n, features
+}
+
+// CopyFP makes to the same as from, which may change meanwhile, but for what isn't in
+// use there.
+func CopyFP(to, from []byte) {
+	n, features := FPInUse(from)
+	clear(to[copy(to, from[:n]):])
+	binary.LittleEndian.PutUint64(to[fpHeader:], features)
+}
 
 // NewFP returns the state that a program starts with.
 func NewFP() []byte {

@@ -42,6 +42,9 @@ type State struct {
 	// the size that FPSize gives. A platform may hold a newer one: see
 	// platform.Context.PullFP.
 	FP []byte
+
+	// frame is room for restoreFP.
+	frame []byte
 }
 
 // Selectors of Linux on amd64 (arch/x86/include/asm/segment.h).

@@ -105,17 +105,6 @@ func (s *State) PushSignalFrame(m usermem.Memory, d *SignalDelivery) error {
 	}
 
 	le := binary.LittleEndian
-	fp := make([]byte, len(s.FP)+xstateMagicSize)
-	copy(fp, s.FP)
-	sw := fp[fpReserved:]
-	clear(sw[:legacyArea-fpReserved])
-	le.PutUint32(sw[0:], xstateMagic1)
-	le.PutUint32(sw[4:], uint32(len(fp)))
-	le.PutUint64(sw[8:], FPFeatures())
-	le.PutUint32(sw[16:], uint32(len(s.FP)))
-	le.PutUint64(fp[fpHeader:], le.Uint64(fp[fpHeader:])|FeatureX87|FeatureSSE)
-	le.PutUint32(fp[len(s.FP):], xstateMagic2)
-
 	var f [frameSize]byte
 	le.PutUint64(f[framePretcode:], d.Restorer)
 	le.PutUint64(f[frameUcontext:], ucFlags)
@@ -141,8 +130,8 @@ func (s *State) PushSignalFrame(m usermem.Memory, d *SignalDelivery) error {
 	if _, err := m.CopyOut(usermem.Addr(at), f[:size]); err != nil {
 		return unix.EFAULT
 	}
-	if _, err := m.CopyOut(usermem.Addr(fpAt), fp); err != nil {
-		return unix.EFAULT
+	if err := s.saveFP(m, usermem.Addr(fpAt)); err != nil {
+		return err
 	}
 
 	r.Rdi, r.Rsi, r.Rdx = uint64(d.Signo), at+frameInfo, at+frameUcontext
@@ -157,11 +146,35 @@ func (s *State) PushSignalFrame(m usermem.Memory, d *SignalDelivery) error {
 	return nil
 }
 
+// saveFP writes the vector state of a frame. As with XSAVE, what isn't in use stays as
+// it is.
+func (s *State) saveFP(m usermem.Memory, at usermem.Addr) error {
+	le := binary.LittleEndian
+	sw := s.FP[fpReserved:legacyArea]
+	le.PutUint32(sw[0:], xstateMagic1)
+	le.PutUint32(sw[4:], uint32(len(s.FP)+xstateMagicSize))
+	le.PutUint64(sw[8:], FPFeatures())
+	le.PutUint32(sw[16:], uint32(len(s.FP)))
+	features := le.Uint64(s.FP[fpHeader:])
+	le.PutUint64(s.FP[fpHeader:], features|FeatureX87|FeatureSSE)
+	n, _ := FPInUse(s.FP)
+	_, err := m.CopyOut(at, s.FP[:n])
+	if err == nil {
+		err = usermem.CopyOutUint32(m, at+usermem.Addr(len(s.FP)), xstateMagic2)
+	}
+	clear(sw)
+	le.PutUint64(s.FP[fpHeader:], features)
+	if err != nil {
+		return unix.EFAULT
+	}
+	return nil
+}
+
 // PopSignalFrame is rt_sigreturn(2): it restores what a frame at the stack
 // pointer says and returns the signal mask and the alternate stack to set. The
-// caller has called the platform's PullFP. When it fails the task gets a
+// caller then calls the platform's DropFP. When it fails the task gets a
 // SIGSEGV; the registers may have been restored in part, as on Linux, but are
-// sane.
+// sane, and the vector state has not.
 func (s *State) PopSignalFrame(m usermem.Memory) (mask uint64, alt AltStack, err error) {
 	r := &s.Regs
 	var f [frameInfo - frameUcontext]byte
@@ -197,7 +210,10 @@ func (s *State) restoreFP(m usermem.Memory, at usermem.Addr) error {
 		return nil
 	}
 	le := binary.LittleEndian
-	fp := make([]byte, len(s.FP))
+	if s.frame == nil {
+		s.frame = make([]byte, len(s.FP))
+	}
+	fp := s.frame
 	if _, err := m.CopyIn(at, fp[:legacyArea]); err != nil {
 		return unix.EFAULT
 	}
@@ -213,11 +229,16 @@ func (s *State) restoreFP(m usermem.Memory, at usermem.Addr) error {
 		whole = magic == xstateMagic2
 	}
 	if whole {
-		if _, err := m.CopyIn(at+legacyArea, fp[legacyArea:size]); err != nil {
+		if _, err := m.CopyIn(at+fpHeader, fp[fpHeader:fpHeaderEnd]); err != nil || CheckFP(fp) != nil {
 			return unix.EFAULT
 		}
-		if CheckFP(fp) != nil {
-			return unix.EFAULT
+		// What the header leaves out need not be there.
+		n, _ := FPInUse(fp)
+		clear(fp[fpHeaderEnd:])
+		if n := min(n, int(size)); n > fpHeaderEnd {
+			if _, err := m.CopyIn(at+fpHeaderEnd, fp[fpHeaderEnd:n]); err != nil {
+				return unix.EFAULT
+			}
 		}
 		// What the frame's notes leave out is reset.
 		le.PutUint64(fp[fpHeader:], le.Uint64(fp[fpHeader:])&features)

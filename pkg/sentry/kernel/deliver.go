@@ -167,12 +167,12 @@ func (t *Task) pushFrame(a *signals.Action, info *signals.Info) error {
 // SignalReturn does rt_sigreturn(2).
 func (t *Task) SignalReturn() {
 	t.NoReturn()
-	t.ctx.PullFP(t.state)
 	mask, stack, err := t.state.PopSignalFrame(t.mm)
 	if err != nil {
 		t.ForceSignal(&signals.Info{Signo: int32(unix.SIGSEGV), Code: signals.CodeKernel})
 		return
 	}
+	t.ctx.DropFP()
 	t.SetSignalStack(stack)
 	t.SetSignalMask(signals.Set(mask))
 }

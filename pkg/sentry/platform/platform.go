@@ -242,6 +242,8 @@ type Context interface {
 	// the next Switch loads it. It comes before any change, after Park as
 	// well, but is not needed for a state with another FP slice.
 	PullFP(state *arch.State)
+	// DropFP says that state.FP is current, having been changed without PullFP.
+	DropFP()
 	// Park says that the goroutine is about to wait, or will run the context
 	// on another thread: state.FP is made current and the goroutine unlocked.
 	// It is cheap when there is nothing to do.

@@ -52,6 +52,7 @@ func (c *idleContext) Switch(platform.AddressSpace, *arch.State) (platform.Event
 	return platform.Event{Kind: platform.EventInterrupted}, nil
 }
 func (*idleContext) PullFP(*arch.State) {}
+func (*idleContext) DropFP()            {}
 func (*idleContext) Park(*arch.State)   {}
 func (*idleContext) Release()           {}
 func (c *idleContext) Interrupt() {

@@ -463,6 +463,9 @@ func (c *context) PullFP(state *arch.State) {
 	c.fpAt = nil
 }
 
+// DropFP implements platform.Context.
+func (c *context) DropFP() { c.fpAt = nil }
+
 // Park implements platform.Context.
 func (c *context) Park(state *arch.State) {
 	if c.tracer == nil {

@@ -38,9 +38,10 @@ type context struct {
 	fpAt     *byte
 	fpPulled bool
 
-	// call is the last system call if it came by way of a trampoline, and calls
-	// counts those that didn't.
+	// call is the last system call if it came by way of a trampoline, tails where
+	// earlier ones went on, and calls counts those that came otherwise.
 	call  handedCall
+	tails [8]tail
 	calls callCounts
 	// turn counts the calls of Switch.
 	turn atomic.Uint32
@@ -399,7 +400,8 @@ func (c *context) loadFP(th *thread, state *arch.State) {
 	arch.SanitizeFP(state.FP)
 	th.awaitSaved(c.platform.watchdog.limit)
 	th.fp = th.fpArea(len(state.FP))
-	copy(th.fp, state.FP)
+	n, _ := arch.FPInUse(state.FP)
+	copy(th.fp, state.FP[:n])
 	th.shared.fp = th.sharedAddr() + ctxFPArea
 	th.fpOwner = c
 	th.live = false
@@ -414,7 +416,7 @@ func (c *context) pullFP(state *arch.State) {
 		return
 	}
 	th.awaitSaved(c.platform.watchdog.limit)
-	copy(state.FP, th.fp)
+	arch.CopyFP(state.FP, th.fp)
 	clear(state.FP[464:512]) // the frame's own notes
 	arch.SanitizeFP(state.FP)
 	c.fpPulled = true
@@ -425,6 +427,9 @@ func (c *context) PullFP(state *arch.State) {
 	c.pullFP(state)
 	c.fpAt = nil
 }
+
+// DropFP implements platform.Context.
+func (c *context) DropFP() { c.fpAt = nil }
 
 // Park implements platform.Context.
 func (c *context) Park(state *arch.State) {

@@ -45,8 +45,23 @@ func (c *context) handedOver(th *thread, state *arch.State) {
 	c.call.as = nil
 	if w[callTail] < taskEnd {
 		c.call.as, c.call.age, c.call.tail, c.call.regs = th.as, th.age, w[callTail], *r
+		if w[callTail] != r.Rip {
+			c.tails[tailOf(r.Rip)] = tail{th.as, th.age, r.Rip, w[callTail]}
+		}
 	}
 }
+
+// tail is where to go on instead of at rip, as handedCall says it of the last call. A
+// handler of a signal may return to an earlier one, and the exception that there is
+// instead takes long where a hypervisor has to look at it.
+type tail struct {
+	as       *addressSpace
+	age      uint32
+	rip, alt uint64
+}
+
+// tailOf is the place of rip among a context's tails.
+func tailOf(rip uint64) uint64 { return (rip ^ rip>>4) % uint64(len(context{}.tails)) }
 
 // returnTo returns where to go on, given the registers to load, and whether the
 // thread has all of them but the result.
@@ -57,7 +72,13 @@ func (c *context) returnTo(a *addressSpace, th *thread, r *arch.Registers) (rip 
 	valid := call.as == a && call.age == age
 	th.as, th.age = a, age
 	call.as = nil
-	if !valid || r.Rip != call.regs.Rip || r.Eflags&arch.FlagTF != 0 {
+	if r.Eflags&arch.FlagTF != 0 {
+		return r.Rip, false
+	}
+	if !valid || r.Rip != call.regs.Rip {
+		if t := &c.tails[tailOf(r.Rip)]; t.rip == r.Rip && t.as == a && t.age == age {
+			return t.alt, false
+		}
 		return r.Rip, false
 	}
 	want := &call.regs
