@@ -59,6 +59,7 @@ func (c *callerContext) Switch(platform.AddressSpace, *arch.State) (platform.Eve
 	return platform.Event{Kind: platform.EventSyscall}, nil
 }
 func (*callerContext) PullFP(*arch.State) {}
+func (*callerContext) DropFP()            {}
 func (*callerContext) Park(*arch.State)   {}
 func (*callerContext) Release()           {}
 func (c *callerContext) Interrupt()       { c.interrupted.Store(true) }
