@@ -1187,6 +1187,7 @@ TEST(base_of_gs)
 	int wrong = 0;
 	for (int i = 0; i < OFTEN; i++) {
 		wrong += call4095(SYS_getppid) != getppid() || call4096(SYS_getppid) != getppid();
+		wrong += moved(SYS_getppid, 0L, 0L, 0L, 0x202L) != getppid();
 		__asm__ volatile("mov %%gs:8, %0" : "=r"(got));
 		wrong += got != 42;
 		wrong += registers_wrong(SYS_getpid, 1, 2, 3, 0x202, getpid());

@@ -442,6 +442,10 @@ const trapTrace = 2
 func (m *MemoryManager) emulate(ev *platform.Event, r *arch.Registers) {
 	var b [cmpSize]byte
 	if _, err := m.CopyInForce(usermem.Addr(r.Rip), b[:syscallSize]); err == nil && b[0] == 0x0f && b[1] == 0x05 {
+		if r.GsBase != 0 {
+			// Who can't use trampolines pays more than for the instruction.
+			m.undoRewrites(r.Rip, r.Rip+1)
+		}
 		r.Rip += syscallSize
 		r.Rcx, r.R11, r.OrigRax = r.Rip, r.Eflags, r.Rax
 		*ev = platform.Event{Kind: platform.EventSyscall}
