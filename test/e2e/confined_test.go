@@ -20,6 +20,9 @@ import (
 // to execute its arguments.
 const underEnv = "VITRINE_E2E_UNDER"
 
+// underDirEnv names its directory.
+const underDirEnv = "VITRINE_E2E_UNDER_DIR"
+
 // confinements are what runsc may find itself in.
 var confinements = map[string]func() error{
 	"Docker's defaults": func() error {
@@ -48,14 +51,21 @@ func executeUnder(name string) error {
 	if err := confine(); err != nil {
 		return err
 	}
+	if dir := os.Getenv(underDirEnv); dir != "" {
+		// Bazel's test programs go somewhere else as they start.
+		if err := os.Chdir(dir); err != nil {
+			return err
+		}
+	}
 	os.Unsetenv(underEnv)
+	os.Unsetenv(underDirEnv)
 	return unix.Exec(os.Args[1], os.Args[1:], os.Environ())
 }
 
 // under puts a command into a confinement.
 func under(name string, cmd *exec.Cmd) *exec.Cmd {
 	confined := exec.Command("/proc/self/exe", cmd.Args...)
-	confined.Env = append(os.Environ(), underEnv+"="+name)
+	confined.Env = append(os.Environ(), underEnv+"="+name, underDirEnv+"="+cmd.Dir)
 	confined.Dir = cmd.Dir
 	return confined
 }

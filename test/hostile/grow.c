@@ -898,6 +898,7 @@ int main(int argc, char **argv) {
 		pid_t pid = fork();
 		if (pid == 0) {
 			setpgid(0, 0);
+			prctl(PR_SET_PDEATHSIG, SIGKILL);
 			close(p[0]);
 			fcntl(p[1], F_SETFD, FD_CLOEXEC);
 			told = p[1];

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -251,6 +253,7 @@ func (s *Sandbox) Exec(args *control.ExecArgs) (int32, error) {
 	if status != wanted {
 		return 0, failf(control.KindState, "container %s is %s, not %s", args.ID, status, wanted)
 	}
+	c.makeRoom()
 	t, err := c.newTask(&args.Process)
 	if err != nil {
 		return 0, err
@@ -271,6 +274,20 @@ func (s *Sandbox) Exec(args *control.ExecArgs) (int32, error) {
 		c.forget(pid, tg)
 	}()
 	return pid, nil
+}
+
+// makeRoom collects garbage where a process may not find room otherwise: what has
+// ended in the container is charged until then.
+func (c *container) makeRoom() {
+	const enough = 1 << 20
+	for range 5 {
+		if c.account.Charge(enough) == nil {
+			c.account.Uncharge(enough)
+			return
+		}
+		runtime.GC()
+		time.Sleep(settling)
+	}
 }
 
 // maxUnclaimed is how many processes of Exec may end before the status of one that

@@ -29,8 +29,11 @@ const (
 	// heapSlack is how much more than an application's limit the Go runtime may
 	// take before it collects garbage all the time.
 	heapSlack = 64 << 20
-	// killWait is how long the end of a process that was killed is waited for.
-	killWait = time.Second
+	// killWait is how long the end of a process that was killed is waited for. It may
+	// have much to give up, on a machine that is busy.
+	killWait = 30 * time.Second
+	// settling is how long what a garbage collection has found takes to be given back.
+	settling = 20 * time.Millisecond
 )
 
 // heapWatch belongs to a Sandbox.
@@ -104,9 +107,14 @@ func (w *heapWatch) killUntilItFits() {
 	defer w.killing.Store(false)
 	w.s.dropCaches()
 	for {
-		runtime.GC()
-		if !w.measure() {
-			return
+		// What hangs together with something that is given back later is found
+		// by a later collection.
+		for range 3 {
+			runtime.GC()
+			time.Sleep(settling)
+			if !w.measure() {
+				return
+			}
 		}
 		tg := w.s.largest()
 		if tg == nil {
