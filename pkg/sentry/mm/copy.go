@@ -1,6 +1,8 @@
 package mm
 
 import (
+	"bytes"
+
 	"golang.org/x/sys/unix"
 
 	"vitrine/pkg/sentry/memmap"
@@ -32,6 +34,61 @@ func (m *MemoryManager) CopyIn(addr usermem.Addr, dst []byte) (int, error) {
 func (m *MemoryManager) CopyOut(addr usermem.Addr, src []byte) (int, error) {
 	n, err := m.transfer(addr, uint64(len(src)), src, copyOut, false)
 	return int(n), err
+}
+
+// CopyInString fills dst from addr on, as far as there is no NUL, and reports
+// whether there was one: EFAULT where memory ends before it.
+func (m *MemoryManager) CopyInString(addr usermem.Addr, dst []byte) (n int, ended bool, err error) {
+	for tries := 0; n < len(dst); tries++ {
+		at, ok := addr.Add(uint64(n))
+		if !ok {
+			return n, false, unix.EFAULT
+		}
+		m.pageMu.RLock()
+		got, ended, err := m.stringResident(uint64(at), dst[n:])
+		m.pageMu.RUnlock()
+		if n += got; err != nil || ended {
+			return n, ended, err
+		}
+		if got > 0 {
+			tries = 0
+			continue
+		}
+		if tries > maxRetries || m.ensure(at, 1, usermem.Read, false) != nil {
+			return n, false, unix.EFAULT
+		}
+	}
+	return n, false, nil
+}
+
+// stringResident is CopyInString as far as one area goes. pageMu is held.
+func (m *MemoryManager) stringResident(at uint64, dst []byte) (n int, ended bool, err error) {
+	v, ok := m.vmas.Find(at)
+	if !ok || !v.Value.permits(usermem.Read, false) {
+		return 0, false, nil
+	}
+	a, ok := m.areas.Find(at)
+	if !ok {
+		return 0, false, nil
+	}
+	b, err := a.Value.file.Slice(a.Value.offset(at), min(uint64(len(dst)), min(a.End, v.End)-at))
+	if err != nil {
+		return 0, false, unix.EFAULT
+	}
+	// Copied first: what was looked at must be what counts.
+	if a.Value.file != memmap.File(m.file) {
+		err = moveGuarded(b, dst, 0, copyIn)
+	} else {
+		move(b, dst, 0, copyIn)
+	}
+	if err != nil {
+		return 0, false, err
+	}
+	n = len(b)
+	if i := bytes.IndexByte(dst[:n], 0); i >= 0 {
+		return i, true, nil
+	}
+	return n, false, nil
 }
 
 // ZeroOut implements usermem.Memory.

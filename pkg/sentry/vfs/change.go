@@ -39,9 +39,9 @@ func (parent Parent) make(ctx Context, mode uint32, rdev uint64, isDir bool, op 
 	if err != nil {
 		return Path{}, err
 	}
-	d.forget(parent.Name, c)
+	d.forget(c)
 	n := newChild(d, parent.Name, inode)
-	d.insert(parent.Name, n)
+	d.insert(n)
 	notifyEntry(d, EventCreate, parent.Name, inode, 0)
 	return Path{parent.Dir.Mount, n}, nil
 }
@@ -207,7 +207,7 @@ func (parent Parent) remove(ctx Context, isDir bool) error {
 	if err != nil {
 		return err
 	}
-	d.forget(parent.Name, c)
+	d.forget(c)
 	notifyEntry(d, EventDelete, parent.Name, c.inode, 0)
 	if !isDir {
 		send(c.inode.Base(), EventAttrib, "", 0)
@@ -372,21 +372,20 @@ func Rename(ctx Context, oldView FSView, oldPath string, newView FSView, newPath
 	if err != nil {
 		return err
 	}
-	od.forget(from.Name, old)
-	nd.forget(to.Name, target)
-	place := func(d, parent *Dentry, name string) {
-		d.name.Store(&name)
-		d.parent.Store(parent)
+	od.forget(old)
+	nd.forget(target)
+	move := func(d, parent *Dentry, name string) {
+		d.at.Store(&place{parent, name})
 		if _, ok := d.inode.(Ephemeral); !ok {
-			parent.insert(name, d)
+			parent.insert(d)
 		}
 	}
-	place(old, nd, to.Name)
+	move(old, nd, to.Name)
 	cookie := moveCookie.Add(1)
 	notifyEntry(od, EventMovedFrom, from.Name, old.inode, cookie)
 	notifyEntry(nd, EventMovedTo, to.Name, old.inode, cookie)
 	if flags&unix.RENAME_EXCHANGE != 0 {
-		place(target, od, from.Name)
+		move(target, od, from.Name)
 		notifyEntry(nd, EventMovedFrom, to.Name, target.inode, cookie+1)
 		notifyEntry(od, EventMovedTo, from.Name, target.inode, cookie+1)
 		send(target.inode.Base(), EventMoveSelf, "", 0)

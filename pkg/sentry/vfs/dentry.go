@@ -1,6 +1,7 @@
 package vfs
 
 import (
+	"strings"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -69,7 +70,7 @@ var lastDev atomic.Uint32
 func NewDev() uint64 { return unix.Mkdev(0, lastDev.Add(1)+19) }
 
 // SetRoot makes root the root directory (or the one file) of fs.
-func (fs *Filesystem) SetRoot(root Inode) { fs.root = &Dentry{fs: fs, inode: root} }
+func (fs *Filesystem) SetRoot(root Inode) { fs.root = newDentry(fs, nil, "", root) }
 
 // Root returns the root dentry.
 func (fs *Filesystem) Root() *Dentry { return fs.root }
@@ -85,18 +86,36 @@ const maxCached = 1 << 17
 // Lock order: Filesystem.renameMu, then Dentry.mu of an ancestor, then of a
 // descendant; unrelated directories by address of the inode base.
 type Dentry struct {
-	fs     *Filesystem
-	inode  Inode // nil: the name is known to be missing
-	parent atomic.Pointer[Dentry]
-	name   atomic.Pointer[string]
+	fs    *Filesystem
+	inode Inode // nil: the name is known to be missing
+	// isDir and isLink: the inode is a Directory, a Link.
+	isDir, isLink bool
+	// at is the dentry's place, never nil; first was the first.
+	at    atomic.Pointer[place]
+	first place
 	// mounted counts mounts on this dentry in any namespace.
 	mounted atomic.Int32
 	// deleted is set when the name is removed.
 	deleted atomic.Bool
 
-	// mu guards children and serialises changes of the directory.
-	mu       locks.RWMutex[locks.Dentry]
-	children map[string]*Dentry
+	// mu serialises changes of the directory and of the names in the cache.
+	mu       locks.Mutex[locks.Dentry]
+	children names
+}
+
+// place is where a dentry is. It doesn't change: a rename puts another in place
+// of it.
+type place struct {
+	parent *Dentry // nil for a root, and for what is in no directory
+	name   string
+}
+
+func newDentry(fs *Filesystem, parent *Dentry, name string, inode Inode) *Dentry {
+	d := &Dentry{fs: fs, inode: inode, first: place{parent, name}}
+	_, d.isDir = inode.(Directory)
+	_, d.isLink = inode.(Link)
+	d.at.Store(&d.first)
+	return d
 }
 
 // Inode returns what the name leads to.
@@ -107,15 +126,10 @@ func (d *Dentry) Filesystem() *Filesystem { return d.fs }
 
 // Name returns the last component of d's path in its file system, "" for the
 // root.
-func (d *Dentry) Name() string {
-	if n := d.name.Load(); n != nil {
-		return *n
-	}
-	return ""
-}
+func (d *Dentry) Name() string { return d.at.Load().name }
 
 // Parent returns the directory, or nil for a root.
-func (d *Dentry) Parent() *Dentry { return d.parent.Load() }
+func (d *Dentry) Parent() *Dentry { return d.at.Load().parent }
 
 // Deleted reports whether the name was removed.
 func (d *Dentry) Deleted() bool { return d.deleted.Load() }
@@ -123,9 +137,7 @@ func (d *Dentry) Deleted() bool { return d.deleted.Load() }
 // NewDetachedDentry returns a dentry that has a name but is in no directory: for
 // pipes, sockets, files made by memfd_create(2) and O_TMPFILE.
 func NewDetachedDentry(fs *Filesystem, name string, inode Inode) *Dentry {
-	d := &Dentry{fs: fs, inode: inode}
-	d.name.Store(&name)
-	return d
+	return newDentry(fs, nil, name, inode)
 }
 
 // NewUnlinkedDentry is NewDetachedDentry for files that are shown as deleted
@@ -137,10 +149,7 @@ func NewUnlinkedDentry(fs *Filesystem, name string, inode Inode) *Dentry {
 }
 
 func newChild(parent *Dentry, name string, inode Inode) *Dentry {
-	d := &Dentry{fs: parent.fs, inode: inode}
-	d.name.Store(&name)
-	d.parent.Store(parent)
-	return d
+	return newDentry(parent.fs, parent, name, inode)
 }
 
 // dir returns the directory behind d.
@@ -151,19 +160,21 @@ func (d *Dentry) dir() (Directory, error) {
 	return nil, unix.ENOTDIR
 }
 
-// lookup returns the dentry of name in d, or ENOENT.
+// lookup returns the dentry of name in d, or ENOENT. It doesn't keep name. What
+// is cached it finds without a lock.
 func (d *Dentry) lookup(ctx Context, name string) (*Dentry, error) {
 	if d.fs.Policy == CacheAll {
-		d.mu.RLock()
-		c := d.children[name]
-		d.mu.RUnlock()
-		if c != nil {
+		if c := d.children.find(d, name); c != nil {
 			if c.inode == nil {
 				return nil, unix.ENOENT
 			}
 			return c, nil
 		}
 	}
+	return d.lookupSlow(ctx, strings.Clone(name))
+}
+
+func (d *Dentry) lookupSlow(ctx Context, name string) (*Dentry, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	c, err := d.lookupLocked(ctx, name)
@@ -183,7 +194,7 @@ func (d *Dentry) lookupLocked(ctx Context, name string) (*Dentry, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := d.children[name]
+	c := d.children.find(d, name)
 	if c != nil {
 		switch d.fs.Policy {
 		case CacheAll:
@@ -192,7 +203,7 @@ func (d *Dentry) lookupLocked(ctx Context, name string) (*Dentry, error) {
 			if dir.(Revalidator).Revalidate(ctx, name, c.inode) {
 				return c, nil
 			}
-			d.forget(name, c)
+			d.forget(c)
 			c = nil
 		}
 	}
@@ -210,7 +221,7 @@ func (d *Dentry) lookupLocked(ctx Context, name string) (*Dentry, error) {
 		if c.inode == inode {
 			return c, nil
 		}
-		d.forget(name, c)
+		d.forget(c)
 	}
 	c = newChild(d, name, inode)
 	if inode == nil {
@@ -220,28 +231,28 @@ func (d *Dentry) lookupLocked(ctx Context, name string) (*Dentry, error) {
 	} else if _, ok := inode.(Ephemeral); ok {
 		return c, nil
 	}
-	d.insert(name, c)
+	d.insert(c)
 	return c, nil
 }
 
-// insert puts c into the cache. d.mu is held.
-func (d *Dentry) insert(name string, c *Dentry) {
-	if d.children == nil {
-		d.children = map[string]*Dentry{}
+// insert puts c into the cache, in the place of what has its name there. d.mu is
+// held.
+func (d *Dentry) insert(c *Dentry) {
+	if old := d.children.find(d, c.Name()); old != nil {
+		d.forget(old)
 	}
-	if _, ok := d.children[name]; !ok && d.fs.cached.Add(1) > maxCached && d.fs.reclaiming.CompareAndSwap(false, true) {
+	if d.fs.cached.Add(1) > maxCached && d.fs.reclaiming.CompareAndSwap(false, true) {
 		go func() {
 			d.fs.reclaim()
 			d.fs.reclaiming.Store(false)
 		}()
 	}
-	d.children[name] = c
+	d.children.put(c)
 }
 
 // forget takes c out of the cache. d.mu is held.
-func (d *Dentry) forget(name string, c *Dentry) {
-	if d.children[name] == c {
-		delete(d.children, name)
+func (d *Dentry) forget(c *Dentry) {
+	if d.children.take(d, c) {
 		d.fs.cached.Add(-1)
 	}
 }
@@ -263,18 +274,15 @@ func (fs *Filesystem) reclaim() {
 		d := dirs[len(dirs)-1]
 		dirs = dirs[:len(dirs)-1]
 		d.mu.Lock()
-		for name, c := range d.children {
-			if c.inode != nil {
-				if _, ok := c.inode.(Directory); ok {
-					dirs = append(dirs, c)
-					continue
-				}
-				if c.mounted.Load() != 0 || c.inode.Base().opens.Load() != 0 {
-					continue
-				}
+		d.children.each(func(c *Dentry) {
+			switch {
+			case c.isDir:
+				dirs = append(dirs, c)
+			case c.inode != nil && (c.mounted.Load() != 0 || c.inode.Base().opens.Load() != 0):
+			default:
+				d.forget(c)
 			}
-			d.forget(name, c)
-		}
+		})
 		d.mu.Unlock()
 	}
 }

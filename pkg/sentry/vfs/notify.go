@@ -76,14 +76,14 @@ func notify(d *Dentry, ev FileEvent) {
 	if d.inode == nil || observer.Load() == nil {
 		return
 	}
-	if _, ok := d.inode.(Directory); ok {
+	if d.isDir {
 		ev |= EventIsDir
 	}
 	if d.Deleted() && ev&EventAttrib == 0 {
 		ev |= EventUnlinked
 	}
-	if p := d.Parent(); p != nil {
-		send(p.inode.Base(), ev, d.Name(), 0)
+	if at := d.at.Load(); at.parent != nil {
+		send(at.parent.inode.Base(), ev, at.name, 0)
 	}
 	send(d.inode.Base(), ev, "", 0)
 }

@@ -29,13 +29,7 @@ const knownFlags = unix.O_ACCMODE | unix.O_CREAT | unix.O_EXCL | unix.O_NOCTTY |
 
 // Open does open(2). mode has the umask applied.
 func (o *Opener) Open(ctx Context, view FSView, path string, flags, mode uint32, walk WalkFlags) (*File, error) {
-	flags &= knownFlags
-	if flags&unix.O_PATH != 0 {
-		flags &= unix.O_PATH | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
-	}
-	if flags&unix.O_DIRECTORY != 0 {
-		walk |= WantDirectory
-	}
+	flags, walk = openWalk(flags, walk)
 	if flags&unix.O_TMPFILE&^unix.O_DIRECTORY != 0 && flags&unix.O_DIRECTORY == 0 {
 		return nil, unix.EINVAL
 	}
@@ -48,6 +42,21 @@ func (o *Opener) Open(ctx Context, view FSView, path string, flags, mode uint32,
 		}
 		return o.openCreate(ctx, view, path, flags, mode, walk)
 	}
+	return o.openExistingPath(ctx, view, path, flags, walk)
+}
+
+// Creates reports whether open(2) with flags may make a file.
+func Creates(flags uint32) bool {
+	return flags&unix.O_PATH == 0 && flags&(unix.O_CREAT|unix.O_TMPFILE&^unix.O_DIRECTORY) != 0
+}
+
+// OpenExisting is Open with flags that make no file. It doesn't keep path.
+func (o *Opener) OpenExisting(ctx Context, view FSView, path string, flags uint32) (*File, error) {
+	flags, walk := openWalk(flags, 0)
+	return o.openExistingPath(ctx, view, path, flags, walk)
+}
+
+func (o *Opener) openExistingPath(ctx Context, view FSView, path string, flags uint32, walk WalkFlags) (*File, error) {
 	if flags&unix.O_NOFOLLOW == 0 {
 		walk |= FollowFinal
 	}
@@ -56,6 +65,18 @@ func (o *Opener) Open(ctx Context, view FSView, path string, flags, mode uint32,
 		return nil, err
 	}
 	return o.OpenPath(ctx, p, flags)
+}
+
+// openWalk drops what open(2) ignores of flags, and adds what they mean to walk.
+func openWalk(flags uint32, walk WalkFlags) (uint32, WalkFlags) {
+	flags &= knownFlags
+	if flags&unix.O_PATH != 0 {
+		flags &= unix.O_PATH | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
+	}
+	if flags&unix.O_DIRECTORY != 0 {
+		walk |= WantDirectory
+	}
+	return flags, walk
 }
 
 // OpenPath opens what is at p; no creation.
@@ -313,10 +334,7 @@ func (o *Opener) createAt(ctx Context, parent Parent, flags, mode uint32) (*File
 		return nil, nil, err
 	}
 	n := newChild(d, parent.Name, inode)
-	if c != nil {
-		d.forget(parent.Name, c)
-	}
-	d.insert(parent.Name, n)
+	d.insert(n)
 	d.mu.Unlock()
 	notifyEntry(d, EventCreate, parent.Name, inode, 0)
 	p := Path{parent.Dir.Mount, n}
@@ -382,8 +400,7 @@ func (o *Opener) openTmpfile(ctx Context, view FSView, path string, flags, mode 
 		return nil, err
 	}
 	inode.Base().linkable.Store(flags&unix.O_EXCL == 0)
-	d := NewDetachedDentry(p.Dentry.fs, "#"+itoa(a.Ino), inode)
-	d.parent.Store(p.Dentry)
+	d := newChild(p.Dentry, "#"+itoa(a.Ino), inode)
 	d.deleted.Store(true)
 	return o.open(ctx, Path{p.Mount, d}, &a, flags&^(unix.O_TMPFILE&^unix.O_DIRECTORY|unix.O_DIRECTORY|unix.O_TRUNC), true)
 }

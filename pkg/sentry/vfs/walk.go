@@ -47,7 +47,8 @@ type walker struct {
 	links int
 }
 
-// Resolve returns the place that path leads to.
+// Resolve returns the place that path leads to. It doesn't keep path: the caller
+// may have it in memory that it uses again.
 func Resolve(ctx Context, view FSView, path string, flags WalkFlags) (Path, error) {
 	w := walker{ctx: ctx, view: view, flags: flags}
 	if err := w.begin(path); err != nil {
@@ -82,7 +83,7 @@ func Resolve(ctx Context, view FSView, path string, flags WalkFlags) (Path, erro
 		}
 		if last {
 			if slash {
-				if _, ok := w.cur.Inode().(Directory); !ok {
+				if !w.cur.Dentry.isDir {
 					return Path{}, unix.ENOTDIR
 				}
 			}
@@ -196,17 +197,15 @@ func (w *walker) redirect(target string) error {
 }
 
 func (w *walker) wantDir(p Path) error {
-	if w.flags&WantDirectory != 0 {
-		if _, ok := p.Inode().(Directory); !ok {
-			return unix.ENOTDIR
-		}
+	if w.flags&WantDirectory != 0 && !p.Dentry.isDir {
+		return unix.ENOTDIR
 	}
 	return nil
 }
 
 // maySearch checks that p is a directory that may be searched.
 func (w *walker) maySearch(p Path) error {
-	if _, ok := p.Inode().(Directory); !ok {
+	if !p.Dentry.isDir {
 		return unix.ENOTDIR
 	}
 	c := w.ctx.Credentials()
@@ -246,11 +245,11 @@ func (w *walker) step(name string, follow bool) (string, error) {
 		}
 		next = covered
 	}
-	link, ok := next.Inode().(Link)
-	if !ok || !follow {
+	if !next.Dentry.isLink || !follow {
 		w.cur = next
 		return "", nil
 	}
+	link := next.Inode().(Link)
 	if w.links++; w.links > maxSymlinks || w.flags&ResolveNoSymlinks != 0 {
 		return "", unix.ELOOP
 	}

@@ -84,6 +84,23 @@ func (f OpenFlags) Print(*kernel.Task) string { return "0x" + strconv.FormatUint
 // Print shows the flags in hexadecimal.
 func (f AtFlags) Print(*kernel.Task) string { return "0x" + strconv.FormatUint(uint64(f), 16) }
 
+// pathRoom has room for most paths, so that those that are only looked up need no
+// allocation.
+type pathRoom [256]byte
+
+// peek is Read, with the string in room if it fits: it is good only as long as room
+// is, and mustn't be kept.
+func (p PathPtr) peek(t *kernel.Task, room *pathRoom) (string, error) {
+	n, ended, err := t.MM().CopyInString(usermem.Addr(p), room[:])
+	if err != nil {
+		return "", err
+	}
+	if !ended {
+		return p.Read(t)
+	}
+	return room.first(n), nil
+}
+
 // Read reads the string at p: EFAULT, ENAMETOOLONG beyond PATH_MAX. An empty one
 // is for the walk to refuse.
 func (p PathPtr) Read(t *kernel.Task) (string, error) {
@@ -93,7 +110,7 @@ func (p PathPtr) Read(t *kernel.Task) (string, error) {
 // View returns from where path is resolved: EBADF, ENOTDIR. An empty path is
 // the descriptor itself.
 func (d DirFD) View(t *kernel.Task, path string) (vfs.FSView, error) {
-	v := t.FS().View()
+	v := t.View()
 	if d == unix.AT_FDCWD || path != "" && path[0] == '/' {
 		return v, nil
 	}
@@ -113,7 +130,8 @@ func (d DirFD) View(t *kernel.Task, path string) (vfs.FSView, error) {
 
 // Resolve reads and resolves a path.
 func (d DirFD) Resolve(t *kernel.Task, p PathPtr, flags vfs.WalkFlags) (vfs.Path, error) {
-	s, err := p.Read(t)
+	var room pathRoom
+	s, err := p.peek(t, &room)
 	if err != nil {
 		return vfs.Path{}, err
 	}
@@ -122,6 +140,20 @@ func (d DirFD) Resolve(t *kernel.Task, p PathPtr, flags vfs.WalkFlags) (vfs.Path
 		return vfs.Path{}, err
 	}
 	return vfs.Resolve(t, v, s, flags)
+}
+
+// OpenExisting opens what is at a path, with flags of open(2) that make no file.
+func (d DirFD) OpenExisting(t *kernel.Task, p PathPtr, flags OpenFlags) (*vfs.File, error) {
+	var room pathRoom
+	s, err := p.peek(t, &room)
+	if err != nil {
+		return nil, err
+	}
+	v, err := d.View(t, s)
+	if err != nil {
+		return nil, err
+	}
+	return t.Kernel().Opener.OpenExisting(t, v, s, uint32(flags))
 }
 
 // PathOf reads a path and returns it with its view.

@@ -68,20 +68,27 @@ func creat(t *kernel.Task, p call.PathPtr, mode call.Mode) (uint64, error) {
 }
 
 func openat(t *kernel.Task, d call.DirFD, p call.PathPtr, flags call.OpenFlags, mode call.Mode) (uint64, error) {
+	if vfs.Creates(uint32(flags)) {
+		return openCreating(t, d, p, flags, mode)
+	}
+	f, err := d.OpenExisting(t, p, flags)
+	if err != nil {
+		return 0, err
+	}
+	return call.AddFile(t, f, flags&unix.O_CLOEXEC != 0)
+}
+
+func openCreating(t *kernel.Task, d call.DirFD, p call.PathPtr, flags call.OpenFlags, mode call.Mode) (uint64, error) {
 	view, path, err := d.PathOf(t, p)
 	if err != nil {
 		return 0, err
 	}
-	m := uint32(mode) & 0o7777 &^ t.FS().Umask()
+	m := uint32(mode) & 0o7777 &^ t.Umask()
 	f, err := t.Kernel().Opener.Open(t, view, path, uint32(flags), m, 0)
 	if err != nil {
 		return 0, err
 	}
-	fd, err := t.FDs().Add(f, 0, flags&unix.O_CLOEXEC != 0, call.FDLimit(t))
-	if err != nil {
-		f.DecRef()
-	}
-	return uint64(fd), err
+	return call.AddFile(t, f, flags&unix.O_CLOEXEC != 0)
 }
 
 func stat(t *kernel.Task, p call.PathPtr, buf usermem.Addr) (uint64, error) {
@@ -162,7 +169,8 @@ func statx(t *kernel.Task, d call.DirFD, p call.PathPtr, flags call.AtFlags, mas
 	if a.Btime != 0 {
 		got |= unix.STATX_BTIME
 	}
-	var o call.Writer
+	var room [256]byte
+	o := call.Writer{Buf: room[:0]}
 	o.U32(got)
 	o.U32(a.BlockSize)
 	o.U64(0)
