@@ -169,14 +169,16 @@ func (parent Parent) remove(ctx Context, isDir bool) error {
 	if parent.Dir.Mount.ReadOnly() {
 		return unix.EROFS
 	}
-	var a, dirAttr Attr
-	if err := c.inode.Attributes(ctx, &a); err != nil {
+	a, dirAttr := BorrowAttr(), BorrowAttr()
+	defer a.Return()
+	defer dirAttr.Return()
+	if err := c.inode.Attributes(ctx, a); err != nil {
 		return err
 	}
-	if err := d.inode.Attributes(ctx, &dirAttr); err != nil {
+	if err := d.inode.Attributes(ctx, dirAttr); err != nil {
 		return err
 	}
-	if err := mayRemove(ctx, parent.Dir, &dirAttr, &a); err != nil {
+	if err := mayRemove(ctx, parent.Dir, dirAttr, a); err != nil {
 		return err
 	}
 	if isDir && !a.IsDir() {

@@ -1,6 +1,7 @@
 package vfs
 
 import (
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -49,6 +50,19 @@ type Attr struct {
 	Atime, Mtime, Ctime int64
 	Btime               int64 // zero when unknown
 }
+
+var attrs = sync.Pool{New: func() any { return new(Attr) }}
+
+// BorrowAttr returns empty attributes for one call: on a stack they can't be, since
+// an inode's Attributes gets them through an interface.
+func BorrowAttr() *Attr {
+	a := attrs.Get().(*Attr)
+	*a = Attr{}
+	return a
+}
+
+// Return gives a back to who borrows next.
+func (a *Attr) Return() { attrs.Put(a) }
 
 // Type returns the S_IFMT bits.
 func (a *Attr) Type() uint32 { return a.Mode & unix.S_IFMT }

@@ -84,11 +84,12 @@ func (o *Opener) OpenPath(ctx Context, p Path, flags uint32) (*File, error) {
 	if flags&unix.O_PATH != 0 {
 		return NewFile(p, nil, flags, ctx.Credentials()), nil
 	}
-	var a Attr
-	if err := p.Inode().Attributes(ctx, &a); err != nil {
+	a := BorrowAttr()
+	defer a.Return()
+	if err := p.Inode().Attributes(ctx, a); err != nil {
 		return nil, err
 	}
-	return o.open(ctx, p, &a, flags, false)
+	return o.open(ctx, p, a, flags, false)
 }
 
 // accessOf returns the permissions that flags ask for.
@@ -311,8 +312,9 @@ func (o *Opener) createAt(ctx Context, parent Parent, flags, mode uint32) (*File
 		d.mu.Unlock()
 		return nil, nil, unix.ENOENT
 	}
-	var a Attr
-	if err := mayCreate(ctx, parent.Dir, &a); err != nil {
+	a := BorrowAttr()
+	defer a.Return()
+	if err := mayCreate(ctx, parent.Dir, a); err != nil {
 		d.mu.Unlock()
 		return nil, nil, err
 	}
@@ -320,7 +322,7 @@ func (o *Opener) createAt(ctx Context, parent Parent, flags, mode uint32) (*File
 		d.mu.Unlock()
 		return nil, nil, unix.EROFS
 	}
-	na := newAttr(ctx, &a, unix.S_IFREG|mode&0o7777, 0)
+	na := newAttr(ctx, a, unix.S_IFREG|mode&0o7777, 0)
 	dir := d.inode.(Directory)
 	var inode Inode
 	var impl any
@@ -346,10 +348,10 @@ func (o *Opener) createAt(ctx Context, parent Parent, flags, mode uint32) (*File
 		notify(n, EventOpen)
 		return f, nil, nil
 	}
-	if err := inode.Attributes(ctx, &a); err != nil {
+	if err := inode.Attributes(ctx, a); err != nil {
 		return nil, nil, err
 	}
-	f, err := o.open(ctx, p, &a, flags, true)
+	f, err := o.open(ctx, p, a, flags, true)
 	return f, nil, err
 }
 
@@ -359,14 +361,15 @@ func (o *Opener) openExisting(ctx Context, parent Parent, c *Dentry, flags uint3
 	if link, ok := p.Inode().(Link); ok {
 		return nil, link, nil
 	}
-	var a Attr
-	if err := p.Inode().Attributes(ctx, &a); err != nil {
+	a := BorrowAttr()
+	defer a.Return()
+	if err := p.Inode().Attributes(ctx, a); err != nil {
 		return nil, nil, err
 	}
 	if a.IsDir() {
 		return nil, nil, unix.EISDIR
 	}
-	f, err := o.open(ctx, p, &a, flags, false)
+	f, err := o.open(ctx, p, a, flags, false)
 	return f, nil, err
 }
 

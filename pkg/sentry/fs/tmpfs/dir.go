@@ -2,6 +2,7 @@ package tmpfs
 
 import (
 	"sort"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -425,6 +426,9 @@ type Lister interface {
 // OpenDir is an open directory.
 type OpenDir struct{ Lister }
 
+// batches are names on their way to who lists a directory.
+var batches = sync.Pool{New: func() any { return new([64]vfs.DirEntry) }}
+
 // ReadDir implements vfs.DirReader. It takes names in batches, so that emit,
 // which touches application memory, runs without locks.
 func (o OpenDir) ReadDir(ctx vfs.Context, f *vfs.File, cookie int64, emit func(vfs.DirEntry) bool) error {
@@ -447,7 +451,11 @@ func (o OpenDir) ReadDir(ctx vfs.Context, f *vfs.File, cookie int64, emit func(v
 		cookie = FirstCookie
 	}
 	o.Accessed()
-	var buf [64]vfs.DirEntry
+	buf := batches.Get().(*[64]vfs.DirEntry)
+	defer func() {
+		clear(buf[:])
+		batches.Put(buf)
+	}()
 	for {
 		n := o.After(cookie, buf[:])
 		if n == 0 {

@@ -3,6 +3,7 @@ package call
 import (
 	"fmt"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -96,15 +97,21 @@ func (p PathPtr) peek(t *kernel.Task, room *pathRoom) (string, error) {
 		return "", err
 	}
 	if !ended {
-		return p.Read(t)
+		return p.readLong(t)
 	}
 	return room.first(n), nil
+}
+
+func (p PathPtr) readLong(t *kernel.Task) (string, error) {
+	return usermem.CopyInString(t.MM(), usermem.Addr(p), vfs.PathMax)
 }
 
 // Read reads the string at p: EFAULT, ENAMETOOLONG beyond PATH_MAX. An empty one
 // is for the walk to refuse.
 func (p PathPtr) Read(t *kernel.Task) (string, error) {
-	return usermem.CopyInString(t.MM(), usermem.Addr(p), vfs.PathMax)
+	var room pathRoom
+	s, err := p.peek(t, &room)
+	return strings.Clone(s), err
 }
 
 // View returns from where path is resolved: EBADF, ENOTDIR. An empty path is

@@ -8,6 +8,8 @@
 package files
 
 import (
+	"sync"
+
 	"golang.org/x/sys/unix"
 
 	"vitrine/pkg/abi/linux"
@@ -486,6 +488,9 @@ func pad(w *call.Writer, record, lenAt int) {
 	w.Buf[lenAt], w.Buf[lenAt+1] = byte(n), byte(n>>8)
 }
 
+// listings are what directories are listed in.
+var listings = sync.Pool{New: func() any { return &call.Writer{Buf: make([]byte, 0, 4096)} }}
+
 func dirents(t *kernel.Task, fd call.FD, a usermem.Addr, n uint32, put func(w *call.Writer, e *vfs.DirEntry)) (uint64, error) {
 	f, err := fd.IOFile(t)
 	if err != nil {
@@ -493,11 +498,13 @@ func dirents(t *kernel.Task, fd call.FD, a usermem.Addr, n uint32, put func(w *c
 	}
 	defer f.DecRef()
 	size := min(int(n), 1<<17)
-	w := call.Writer{Buf: make([]byte, 0, min(size, 4096))}
+	w := listings.Get().(*call.Writer)
+	defer listings.Put(w)
+	w.Buf = w.Buf[:0]
 	full := false
 	err = f.ReadDir(t, func(e vfs.DirEntry) bool {
 		was := len(w.Buf)
-		put(&w, &e)
+		put(w, &e)
 		if len(w.Buf) > size {
 			w.Buf, full = w.Buf[:was], true
 			return false

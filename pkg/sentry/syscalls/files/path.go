@@ -104,19 +104,21 @@ func fstat(t *kernel.Task, fd call.FD, buf usermem.Addr) (uint64, error) {
 		return 0, err
 	}
 	defer f.DecRef()
-	var a vfs.Attr
-	if err := f.Stat(t, &a); err != nil {
+	a := vfs.BorrowAttr()
+	defer a.Return()
+	if err := f.Stat(t, a); err != nil {
 		return 0, err
 	}
-	return 0, putStat(t, buf, &a)
+	return 0, putStat(t, buf, a)
 }
 
 func newfstatat(t *kernel.Task, d call.DirFD, p call.PathPtr, buf usermem.Addr, flags call.AtFlags) (uint64, error) {
-	var a vfs.Attr
-	if err := attributes(t, d, p, flags, &a); err != nil {
+	a := vfs.BorrowAttr()
+	defer a.Return()
+	if err := attributes(t, d, p, flags, a); err != nil {
 		return 0, err
 	}
-	return 0, putStat(t, buf, &a)
+	return 0, putStat(t, buf, a)
 }
 
 // attributes fills a with those of what a path of the stat calls leads to.
@@ -160,8 +162,9 @@ func statx(t *kernel.Task, d call.DirFD, p call.PathPtr, flags call.AtFlags, mas
 	if mask&unix.STATX__RESERVED != 0 || flags&sync == sync {
 		return 0, unix.EINVAL
 	}
-	var a vfs.Attr
-	if err := attributes(t, d, p, flags&^sync, &a); err != nil {
+	a := vfs.BorrowAttr()
+	defer a.Return()
+	if err := attributes(t, d, p, flags&^sync, a); err != nil {
 		return 0, err
 	}
 	ns := t.Credentials().UserNS
