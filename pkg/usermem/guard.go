@@ -9,8 +9,8 @@ import (
 
 // Guard runs f, in which the Sentry touches memory that is backed by a host
 // file, and turns a fault on that memory (the file was truncated meanwhile)
-// into EFAULT. Any other panic goes on. It must not be nested, and f must not
-// take locks that it does not release by defer.
+// into EFAULT. Any other panic goes on. f must not take locks that it does not release
+// by defer.
 func Guard(f func() error) (err error) {
 	old := debug.SetPanicOnFault(true)
 	defer func() {
@@ -27,4 +27,13 @@ func Guard(f func() error) (err error) {
 		}
 	}()
 	return f()
+}
+
+// Copy copies as much of src as dst holds, where either is backed by a host file.
+// Of a fault it says EFAULT, and that nothing was copied.
+func Copy(dst, src []byte) (n int, err error) {
+	if err := Guard(func() error { n = copy(dst, src); return nil }); err != nil {
+		return 0, err
+	}
+	return n, nil
 }

@@ -559,3 +559,52 @@ func TestManyAtOnce(t *testing.T) {
 	all.Wait()
 	sameTree(t, fstest.New(tr.fs), fstest.Host{Dir: dir}, ".")
 }
+
+// A file that is read often is read through a mapping, of which there is less than
+// was known once others have cut the file.
+func TestManySmallReadsAreThoseOfTheFile(t *testing.T) {
+	dir := t.TempDir()
+	content := strings.Repeat("0123456789", 2000)
+	path := filepath.Join(dir, "f")
+	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	tr := serveDirect(t, dir, p9.AllExtensions, Options{})
+	f := tr.open("f", unix.O_RDWR, 0)
+	defer f.DecRef()
+	read := func(off int64, n int) string {
+		t.Helper()
+		b := make([]byte, n)
+		buf := usermem.BytesBuffer(b)
+		got, err := f.ReadAt(tr.ctx, &buf, off)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b[:got])
+	}
+	for i := range 3 * viewReads {
+		off := i * 401 % (len(content) + 500)
+		want := content[min(off, len(content)):min(off+4096, len(content))]
+		if got := read(int64(off), 4096); got != want {
+			t.Fatalf("read %d at %d: %d bytes, want %d: %.40q", i, off, len(got), len(want), got)
+		}
+	}
+	if v := f.Impl().(*file).view(0, 100); len(v) != 100 {
+		t.Fatalf("the file isn't mapped: %d bytes", len(v))
+	}
+	if _, err := f.WriteAt(tr.ctx, bytesBuffer("written"), 5000); err != nil {
+		t.Fatal(err)
+	}
+	if got := read(4998, 11); got != "89written78" {
+		t.Errorf("after a write: %q", got)
+	}
+	if err := os.Truncate(path, 4000); err != nil {
+		t.Fatal(err)
+	}
+	if got := read(8192, 100); got != "" {
+		t.Errorf("%q behind the end", got)
+	}
+	if got := read(3990, 10); got != content[3990:4000] {
+		t.Errorf("%q before the end", got)
+	}
+}

@@ -36,6 +36,8 @@ type node struct {
 	stored atomic.Bool
 	// size is that of a regular file, always up to date but for what others do.
 	size atomic.Int64
+	// reads counts small reads, up to viewReads.
+	reads atomic.Uint32
 	// writeMu is held while the file is written and while its size changes.
 	writeMu locks.Mutex[locks.GoferWrite]
 

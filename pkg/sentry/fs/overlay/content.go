@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"math"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -457,23 +458,26 @@ type source struct {
 	inode vfs.Inode
 	mount *vfs.Mount
 	ctx   vfs.Context
-	file  *vfs.File
+	file  atomic.Pointer[vfs.File] // changed with mu held
 	m     memmap.Mappable
 	noMap bool
 }
 
 // open returns the open file.
 func (s *source) open() (*vfs.File, error) {
+	if f := s.file.Load(); f != nil {
+		return f, nil
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.file == nil {
-		f, err := openLower(s.ctx, s.mount, s.inode, unix.O_RDONLY)
-		if err != nil {
-			return nil, err
-		}
-		s.file = f
+	if f := s.file.Load(); f != nil {
+		return f, nil
 	}
-	return s.file, nil
+	f, err := openLower(s.ctx, s.mount, s.inode, unix.O_RDONLY)
+	if err == nil {
+		s.file.Store(f)
+	}
+	return f, err
 }
 
 // openLower opens an inode of the lower file system for the Sentry's own use.
@@ -562,8 +566,8 @@ func (s *source) peek(m memmap.Mappable, b []byte, off uint64) (int, error) {
 
 func (s *source) close() {
 	s.mu.Lock()
-	f := s.file
-	s.file, s.m, s.noMap = nil, nil, false
+	f := s.file.Swap(nil)
+	s.m, s.noMap = nil, false
 	s.mu.Unlock()
 	if f != nil {
 		f.DecRef()

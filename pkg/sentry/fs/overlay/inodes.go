@@ -1,20 +1,18 @@
 package overlay
 
 import (
-	"sync/atomic"
-
 	"golang.org/x/sys/unix"
 
 	"vitrine/pkg/sentry/fs/tmpfs"
 	"vitrine/pkg/sentry/vfs"
+	"vitrine/pkg/usermem"
 )
-
-type atomicBool = atomic.Bool
 
 // file is a regular file from below. It is its own open file.
 type file struct {
 	node
 	tmpfs.Regular
+	idle bool // it is one of FS.idle; guarded by FS.mu
 }
 
 // withContent sees to it that there is a content. mu is held.
@@ -78,18 +76,57 @@ func (f *file) Open(ctx vfs.Context, _ vfs.Path, flags uint32) (any, error) {
 	return f, nil
 }
 
+// ReadAt implements vfs.ReaderAt. As long as nothing is copied the time of the last
+// access is the lower file's, which stays.
+func (f *file) ReadAt(ctx vfs.Context, dst *usermem.Buffer, off int64) (int64, error) {
+	if !f.copied.Load() {
+		return f.ReadQuietly(dst, off)
+	}
+	return f.Regular.ReadAt(ctx, dst, off)
+}
+
 // Release implements vfs.Releaser. A file that was only read gives up what it
-// has of the lower one.
+// has of the lower one, when as many others as may be idle have been closed.
 func (f *file) Release(*vfs.File) { f.Unpin() }
 
 // Pin and Unpin implement vfs.Pinner.
 func (f *file) Pin() { f.PinAlways() }
 func (f *file) Unpin() {
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	f.Regular.Unpin()
-	if !f.copied.Load() && !f.Pinned() {
+	idle := !f.copied.Load() && f.HasContent() && !f.Pinned()
+	if idle && f.removed.Load() {
 		f.DropContent()
+		idle = false
+	}
+	f.mu.Unlock()
+	if idle {
+		f.fs.keepIdle(f)
+	}
+}
+
+// keepIdle makes f one of the idle files. The one that has been there longest
+// goes.
+func (fs *FS) keepIdle(f *file) {
+	fs.mu.Lock()
+	if f.idle {
+		fs.mu.Unlock()
+		return
+	}
+	old := fs.idle[fs.nextIdle]
+	fs.idle[fs.nextIdle], f.idle = f, true
+	fs.nextIdle = (fs.nextIdle + 1) % maxIdle
+	if old != nil {
+		old.idle = false
+	}
+	fs.mu.Unlock()
+	if old == nil {
+		return
+	}
+	old.mu.Lock()
+	defer old.mu.Unlock()
+	if !old.copied.Load() && !old.Pinned() {
+		old.DropContent()
 	}
 }
 

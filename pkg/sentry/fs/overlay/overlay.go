@@ -33,6 +33,7 @@ package overlay
 import (
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"weak"
 
 	"golang.org/x/sys/unix"
@@ -63,7 +64,14 @@ type FS struct {
 	// made again from the lower inode.
 	known   map[*vfs.InodeBase]weak.Pointer[node]
 	changed map[*vfs.InodeBase]*node
+	// idle are files that were only read and have been closed: their contents stay
+	// for who opens them next, until others take their places in turn.
+	idle     [maxIdle]*file
+	nextIdle int
 }
+
+// maxIdle is how many closed files keep what they have of the lower one.
+const maxIdle = 32
 
 // New returns an overlay over lower. cred are the Sentry's, with which lower
 // files are read. Of o, the root's mode and owner don't count: they are the
@@ -99,9 +107,9 @@ type node struct {
 
 	mu locks.Mutex[locks.OverlayNode]
 	// copied: the tmpfs half counts. Set once.
-	copied atomicBool
-	// removed: the last name is gone though nothing was copied. Guarded by mu.
-	removed bool
+	copied atomic.Bool
+	// removed: the last name is gone though nothing was copied. Set with mu held.
+	removed atomic.Bool
 }
 
 // node returns the inode that stands for lower.
@@ -206,11 +214,9 @@ func (n *node) lowerAttributes(ctx vfs.Context, a *vfs.Attr) error {
 		return err
 	}
 	a.Dev = n.fs.Dev()
-	n.mu.Lock()
-	if n.removed {
+	if n.removed.Load() {
 		a.Nlink = 0
 	}
-	n.mu.Unlock()
 	return nil
 }
 
@@ -229,7 +235,7 @@ func (n *node) copyUp(ctx vfs.Context, prepare func(a *vfs.Attr) error) error {
 	if err := n.lower.Attributes(ctx, &a); err != nil {
 		return err
 	}
-	if n.removed {
+	if n.removed.Load() {
 		a.Nlink = 0
 	}
 	x, err := copyXattrs(ctx, n.lower)
@@ -293,18 +299,13 @@ func (n *node) addLink(by int32, apply func(int32) error) error {
 			n.mu.Lock()
 			defer n.mu.Unlock()
 			if !n.copied.Load() {
-				n.removed = true
+				n.removed.Store(true)
 				return nil
 			}
 		}
 	}
-	if by > 0 {
-		n.mu.Lock()
-		gone := n.removed
-		n.mu.Unlock()
-		if gone {
-			return unix.ENOENT
-		}
+	if by > 0 && n.removed.Load() {
+		return unix.ENOENT
 	}
 	if err := n.self.(copier).copy(n.fs.ctx); err != nil {
 		return err

@@ -460,3 +460,74 @@ func TestHolesOfPartlyCopiedFile(t *testing.T) {
 	}
 	h.Close()
 }
+
+// Files that were read and closed keep their contents, but only so many of them, and
+// not those that have no name any more.
+func TestIdleContentsAreBounded(t *testing.T) {
+	mem, acct := fstest.Memory(t, 0)
+	lower, err := tmpfs.New(tmpfs.Options{Memory: mem, Account: acct, Mode: unix.S_IFDIR | 0o755})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ls := fstest.New(lower)
+	name := func(i int) string { return fmt.Sprint("f", i) }
+	for i := range 3 * maxIdle {
+		f, err := ls.Open(name(i), unix.O_CREAT|unix.O_RDWR, 0o644)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.Write(name(i))
+		f.Close()
+	}
+	o, err := New(lower, fstest.NewContext().Cred, tmpfs.Options{Memory: mem, Account: acct})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := fstest.New(o)
+	ctx := vfs.KernelContext(fstest.NewContext().Cred)
+	inode := func(i int) *file {
+		t.Helper()
+		c, err := o.Root().Inode().(vfs.Directory).Lookup(ctx, name(i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.(*file)
+	}
+	var files []*file
+	for i := range 3 * maxIdle {
+		files = append(files, inode(i))
+	}
+	for round := range 2 {
+		for i := range files {
+			f, err := s.Open(name(i), unix.O_RDONLY, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := f.Read(10); err != nil || got != name(i) {
+				t.Fatalf("round %d: %q, %v", round, got, err)
+			}
+			f.Close()
+		}
+		kept := 0
+		for _, f := range files {
+			if f.HasContent() {
+				kept++
+			}
+		}
+		if kept != maxIdle {
+			t.Errorf("%d contents are kept, want %d", kept, maxIdle)
+		}
+	}
+	last := len(files) - 1
+	f, err := s.Open(name(last), unix.O_RDONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Unlink(name(last)); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	if files[last].HasContent() {
+		t.Error("a file without a name keeps its content")
+	}
+}

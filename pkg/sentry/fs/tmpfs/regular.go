@@ -153,7 +153,7 @@ func (r *Regular) Truncate(size uint64) error {
 type quiet struct{ *Regular }
 
 func (q quiet) ReadAt(_ vfs.Context, dst *usermem.Buffer, off int64) (int64, error) {
-	return q.read(dst, off)
+	return q.ReadQuietly(dst, off)
 }
 
 // Open implements vfs.Inode. ENOENT when the last name went meanwhile.
@@ -228,14 +228,15 @@ func (r *Regular) free() {
 
 // ReadAt implements vfs.ReaderAt.
 func (r *Regular) ReadAt(_ vfs.Context, dst *usermem.Buffer, off int64) (int64, error) {
-	n, err := r.read(dst, off)
+	n, err := r.ReadQuietly(dst, off)
 	if err == nil {
 		r.Accessed()
 	}
 	return n, err
 }
 
-func (r *Regular) read(dst *usermem.Buffer, off int64) (int64, error) {
+// ReadQuietly is ReadAt that leaves the access time alone.
+func (r *Regular) ReadQuietly(dst *usermem.Buffer, off int64) (int64, error) {
 	// A file in an overlay over this one comes first.
 	r.data.NestedRLock()
 	defer r.data.RUnlock()
