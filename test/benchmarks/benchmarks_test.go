@@ -1,6 +1,13 @@
 package main
 
-import "testing"
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+)
 
 func TestEveryRowHasATargetOnEveryPlatformAndNothingElseHas(t *testing.T) {
 	for _, platform := range []string{"ptrace", "systrap"} {
@@ -15,7 +22,7 @@ func TestEveryRowHasATargetOnEveryPlatformAndNothingElseHas(t *testing.T) {
 			}
 			seen[r.name] = true
 			if _, ok := goals[r.name]; !ok {
-				t.Errorf("%q has no target on %s", r.name, platform)
+				t.Errorf("%q has neither a target on %s nor a dash", r.name, platform)
 			}
 		}
 		for name := range goals {
@@ -51,6 +58,8 @@ func TestFormat(t *testing.T) {
 		{1.5, perSecond, "1.50 /s"},
 		{12 << 20, byteCount, "12.0 MiB"},
 		{3500 << 20, bytesPerSecond, "3500 MiB/s"},
+		{0, calls, "0 calls"},
+		{1.024, calls, "1.02 calls"},
 	} {
 		got := format(c.value, c.unit)
 		if got != c.want {
@@ -81,5 +90,87 @@ func TestPercentile(t *testing.T) {
 		if got := percentile(v, p); got != want {
 			t.Errorf("percentile %d is %v, not %v", p, got, want)
 		}
+	}
+}
+
+func TestCPUListsAreReadAndWritten(t *testing.T) {
+	for list, want := range map[string]string{
+		"0":          "0",
+		"0-1":        "0-1",
+		"3,0,1":      "0-1,3",
+		"5-7,6,9":    "5-7,9",
+		"1023":       "1023",
+		"0,2-3,4-10": "0,2-10",
+	} {
+		set, err := parseCPUs(list)
+		if err != nil {
+			t.Errorf("%q: %v", list, err)
+		} else if got := formatCPUs(&set); got != want {
+			t.Errorf("%q is written %q, not %q", list, got, want)
+		}
+	}
+	for _, list := range []string{"", ",", "0,", "-1", "1-", "3-1", "a", "0-x", "1024", "0-99999999999"} {
+		if set, err := parseCPUs(list); err == nil {
+			t.Errorf("%q was taken for %q", list, formatCPUs(&set))
+		}
+	}
+}
+
+func TestHeadSaysWhichCPUsAllWasKeptTo(t *testing.T) {
+	r := report{CPUs: 2, Runs: 3, Kernel: "6.1", LoadBefore: "0"}
+	if got := r.head(); !strings.Contains(got, ", 2 CPUs,") {
+		t.Errorf("not pinned: %q", got)
+	}
+	r.Pinned = "0"
+	if got := r.head(); !strings.Contains(got, ", all on CPUs 0 of 2,") {
+		t.Errorf("pinned: %q", got)
+	}
+}
+
+func TestWhatCannotBeMeasuredHereIsNoFailure(t *testing.T) {
+	measure := func(*bench, subject) (float64, error) {
+		return 0, fmt.Errorf("wrapped: %w", unavailable{errors.New("no perf")})
+	}
+	var b bench
+	res := b.row(row{name: "r", unit: calls, measure: measure}, []subject{{name: "native"}}, 3)
+	c := res.Columns[0]
+	if c.Error != "" || c.Unavailable != "wrapped: no perf" || len(c.Samples) != 0 {
+		t.Errorf("got %+v", c)
+	}
+	goal := 1.0
+	c.Target = &goal
+	var line strings.Builder
+	c.print(&line, calls)
+	c.compare(&line, &column{}, calls)
+	if got := strings.Fields(line.String()); !slices.Equal(got, []string{"-", "1.00", "calls"}) {
+		t.Errorf("printed %q", got)
+	}
+}
+
+func TestOpsMustSayWhatIsExpected(t *testing.T) {
+	if err := expect(bufio.NewReader(strings.NewReader("ready\nx")), "ready\n"); err != nil {
+		t.Error(err)
+	}
+	for _, said := range []string{"", "ready", "done\n"} {
+		if err := expect(bufio.NewReader(strings.NewReader(said)), "ready\n"); err == nil {
+			t.Errorf("%q was taken for ready", said)
+		}
+	}
+}
+
+func TestProfileNamesAndHeads(t *testing.T) {
+	if got := fileName("sh, 500 x /bin/true"); got != "sh-500-x-bin-true" {
+		t.Errorf("the file's name is %q", got)
+	}
+	if got := head("\n a  \n\nb\nc\n", 2); got != " a\nb" {
+		t.Errorf("the head is %q", got)
+	}
+	seen := map[string]string{}
+	for _, r := range rows {
+		n := fileName(r.name)
+		if other, ok := seen[n]; ok {
+			t.Errorf("%q and %q have one file", r.name, other)
+		}
+		seen[n] = r.name
 	}
 }

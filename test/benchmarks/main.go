@@ -41,6 +41,7 @@ type options struct {
 	against, againstName, againstArg string
 	runs                             int
 	json                             bool
+	cpus, profile                    string
 }
 
 func main() {
@@ -50,6 +51,8 @@ func main() {
 	flag.StringVar(&o.image, "image", "debian", "the `image` to run in")
 	flag.IntVar(&o.runs, "runs", 5, "repetitions of each row")
 	flag.BoolVar(&o.json, "json", false, "print JSON, with all samples")
+	flag.StringVar(&o.cpus, "cpus", "", "keep everything, native runs too, to this `list` of CPUs, such as 0 or 0-1,3")
+	flag.StringVar(&o.profile, "profile", "", "measure each row once more under perf, and leave a text a row in this `directory`")
 	flag.StringVar(&o.against, "against", "", "`path` of another runtime with runsc's commands, to measure as well")
 	flag.StringVar(&o.againstArg, "against-flags", "", "its `flags`, separated by spaces")
 	flag.StringVar(&o.runtime, "runsc", "", "the `program` runsc (built if not given)")
@@ -78,6 +81,19 @@ func run(o options) error {
 	if o.runs < 1 {
 		return fmt.Errorf("--runs must be 1 at least")
 	}
+	if o.cpus != "" {
+		set, err := parseCPUs(o.cpus)
+		if err != nil {
+			return fmt.Errorf("--cpus: %w", err)
+		}
+		if err := pinSelf(&set); err != nil {
+			return fmt.Errorf("--cpus: %w", err)
+		}
+	}
+	available, err := cpus()
+	if err != nil {
+		return err
+	}
 	// What a runtime leaves behind stays below this process.
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return err
@@ -92,7 +108,7 @@ func run(o options) error {
 	}
 
 	subjects := []subject{{name: "native"}}
-	goals := map[string]map[string]float64{} // by platform and row
+	goals := map[string]map[string]*float64{} // by platform and row
 	for _, platform := range strings.Split(o.platforms, ",") {
 		flags := []string{"--platform=" + platform}
 		if o.sentry != "" {
@@ -114,17 +130,19 @@ func run(o options) error {
 		Time: time.Now().UTC().Truncate(time.Second), Platforms: o.platforms, Runs: o.runs,
 		CPUs: runtime.NumCPU(), Kernel: kernel(), LoadBefore: load(),
 	}
+	if o.cpus != "" {
+		report.Pinned = formatCPUs(&available)
+	}
 	if !o.json {
 		report.header(subjects)
 	}
 	failed := 0
 	for _, r := range chosen {
 		res := b.row(r, subjects, o.runs)
+		res.Redundant = r.oneCPU && available.Count() == 1
 		for i := range res.Columns {
 			c := &res.Columns[i]
-			if goal, ok := goals[c.Name][r.name]; ok {
-				c.Target = &goal
-			}
+			c.Target = goals[c.Name][r.name]
 			if c.Error != "" {
 				failed++
 			}
@@ -132,6 +150,11 @@ func run(o options) error {
 		report.Rows = append(report.Rows, res)
 		if !o.json {
 			res.print()
+		}
+		if o.profile != "" {
+			if err := b.profile(o.profile, r, subjects); err != nil {
+				return err
+			}
 		}
 	}
 	report.LoadAfter = load()
@@ -155,7 +178,7 @@ func run(o options) error {
 func prepare(o *options) (*bench, error) {
 	// Builds want the tree, and paths on the command line the place they were
 	// given in.
-	for _, p := range []*string{&o.runtime, &o.sentry, &o.gofer, &o.ops, &o.against} {
+	for _, p := range []*string{&o.runtime, &o.sentry, &o.gofer, &o.ops, &o.against, &o.profile} {
 		if *p == "" {
 			continue
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -12,12 +13,13 @@ import (
 )
 
 // report is what --json prints. Values are in nanoseconds, bytes, bytes per
-// second or times per second.
+// second, times per second or calls per operation.
 type report struct {
 	Time       time.Time
 	Kernel     string
 	Platforms  string
-	CPUs       int
+	CPUs       int    // of the machine
+	Pinned     string `json:",omitempty"` // the list of CPUs that all ran on, of --cpus
 	Runs       int
 	LoadBefore string // as the start of /proc/loadavg
 	LoadAfter  string
@@ -28,7 +30,9 @@ type result struct {
 	Name    string
 	Unit    string
 	Columns []column
-	unit    unit
+	// Redundant means that another row says the same, for want of CPUs.
+	Redundant bool `json:",omitempty"`
+	unit      unit
 }
 
 type column struct {
@@ -39,6 +43,8 @@ type column struct {
 	Target  *float64 `json:",omitempty"`
 	Samples []sample `json:",omitempty"`
 	Error   string   `json:",omitempty"`
+	// Unavailable is why it can't be measured here.
+	Unavailable string `json:",omitempty"`
 }
 
 type sample struct {
@@ -48,18 +54,22 @@ type sample struct {
 
 // row measures a row on all subjects, by turns.
 func (b *bench) row(r row, subjects []subject, runs int) result {
-	res := result{Name: r.name, unit: r.unit, Unit: []string{"ns", "B/s", "B", "/s"}[r.unit]}
+	res := result{Name: r.name, unit: r.unit, Unit: []string{"ns", "B/s", "B", "/s", "calls"}[r.unit]}
 	for _, s := range subjects {
 		res.Columns = append(res.Columns, column{Name: s.name})
 	}
 	for range runs {
 		for i, s := range subjects {
 			c := &res.Columns[i]
-			if r.noNative && s.runtime == "" || c.Error != "" {
+			if r.noNative && s.runtime == "" || c.Error != "" || c.Unavailable != "" {
 				continue
 			}
 			busy := busyNow()
 			v, err := r.measure(b, s)
+			if errors.As(err, &unavailable{}) {
+				c.Unavailable = err.Error()
+				continue
+			}
 			if err != nil {
 				c.Error = err.Error()
 				continue
@@ -105,7 +115,7 @@ func percentile(values []float64, p int) float64 {
 const nameWidth, valueWidth, spreadWidth, ratioWidth, targetWidth = 26, 13, 6, 8, 13
 
 func (r report) header(subjects []subject) {
-	fmt.Printf("%s, Linux %s, %d CPUs, %d runs, load %s\n\n", r.Time.Format(time.RFC3339), r.Kernel, r.CPUs, r.Runs, r.LoadBefore)
+	fmt.Println(r.head() + "\n")
 	fmt.Printf("%-*s", nameWidth, "")
 	for i, s := range subjects {
 		fmt.Printf("%*s%*s", valueWidth, s.name, spreadWidth, "+-")
@@ -116,15 +126,34 @@ func (r report) header(subjects []subject) {
 	fmt.Println()
 }
 
+// head is the line that says what the table was measured on.
+func (r report) head() string {
+	cpus := fmt.Sprintf("%d CPUs", r.CPUs)
+	if r.Pinned != "" {
+		cpus = fmt.Sprintf("all on CPUs %s of %d", r.Pinned, r.CPUs)
+	}
+	return fmt.Sprintf("%s, Linux %s, %s, %d runs, load %s", r.Time.Format(time.RFC3339), r.Kernel, cpus, r.Runs, r.LoadBefore)
+}
+
 func (r report) footer() {
 	fmt.Printf("\nload %s. A ratio is the time, or one by the rate, that of the host being 1.\n"+
 		"+- is half of the range of the repetitions that count. "+
 		"~ no repetition was undisturbed: others used the processors. ! misses the target.\n", r.LoadAfter)
+	for _, res := range r.Rows {
+		if res.Redundant {
+			fmt.Println("= is about one CPU, and all had only one.")
+			break
+		}
+	}
 }
 
 func (r result) print() {
 	var line strings.Builder
-	fmt.Fprintf(&line, "%-*s", nameWidth, r.Name)
+	name := r.Name
+	if r.Redundant {
+		name = "= " + name
+	}
+	fmt.Fprintf(&line, "%-*s", nameWidth, name)
 	for i := range r.Columns {
 		c := &r.Columns[i]
 		c.print(&line, r.unit)
@@ -134,8 +163,8 @@ func (r result) print() {
 	}
 	fmt.Println(strings.TrimRight(line.String(), " "))
 	for _, c := range r.Columns {
-		if c.Error != "" {
-			fmt.Printf("  %s: %s\n", c.Name, c.Error)
+		if why := c.Error + c.Unavailable; why != "" {
+			fmt.Printf("  %s: %s\n", c.Name, why)
 		}
 	}
 }
@@ -158,7 +187,8 @@ func (c *column) print(line *strings.Builder, u unit) {
 // compare prints the ratio to the host's and the target.
 func (c *column) compare(line *strings.Builder, native *column, u unit) {
 	ratio, target, missed := "", "", "  "
-	if c.Value > 0 && native.Value > 0 {
+	// Operations without a call of their own have nothing to compare with.
+	if c.Value > 0 && native.Value > 0 && (u != calls || native.Value > 0.5) {
 		x := c.Value / native.Value
 		if u == bytesPerSecond {
 			x = 1 / x
@@ -167,7 +197,7 @@ func (c *column) compare(line *strings.Builder, native *column, u unit) {
 	}
 	if c.Target != nil {
 		target = format(*c.Target, u)
-		if c.Error == "" && (u == bytesPerSecond && c.Value < *c.Target || u != bytesPerSecond && c.Value > *c.Target) {
+		if len(c.Samples) > 0 && c.Error == "" && (u == bytesPerSecond && c.Value < *c.Target || u != bytesPerSecond && c.Value > *c.Target) {
 			missed = " !"
 		}
 	}

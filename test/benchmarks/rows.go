@@ -15,6 +15,7 @@ const (
 	bytesPerSecond
 	byteCount
 	perSecond
+	calls
 )
 
 // row is one operation.
@@ -26,6 +27,9 @@ type row struct {
 	measure func(*bench, subject) (float64, error)
 	// noNative means that it is about the sandbox alone.
 	noNative bool
+	// oneCPU means that it is kept to one CPU, and says the same as the row
+	// without that where there is only one.
+	oneCPU bool
 }
 
 // op is a row that the program ops measures.
@@ -35,7 +39,7 @@ func op(name string, args ...string) row {
 
 // pinned is the same, with all processes of the sandbox kept to one CPU.
 func pinned(name string, args ...string) row {
-	return row{name: name, measure: func(b *bench, s subject) (float64, error) { return b.ops(s, true, args) }}
+	return row{name: name, oneCPU: true, measure: func(b *bench, s subject) (float64, error) { return b.ops(s, true, args) }}
 }
 
 func throughput(name string, args ...string) row {
@@ -88,15 +92,26 @@ var rows = []row{
 	op("python3 -c pass", "command", "/usr/bin/python3", "-c", "pass"),
 	op("python3, 20 imports", "command", "/usr/bin/python3", "-c", imports),
 	op("python3, arithmetic", "command", "/usr/bin/python3", "-c", arithmetic),
+	op("make -j4, 100 C files", "build"),
+	op("200 threads, read", "crowd-reads"),
+	op("200 threads, sched_yield", "crowd-yields"),
+	hostCalls("host calls: getpid", 50000, "getpid"),
+	hostCalls("host calls: read, 1 byte", 50000, "read"),
+	hostCalls("host calls: pread, 4 KiB", 50000, "pread"),
+	hostCalls("host calls: futex wake", 50000, "futex-wake"),
+	hostCalls("host calls: ping-pong", 10000, "futex"),
+	hostCalls("host calls: fault, seq.", 65536, "fault-sequential"),
+	hostCalls("host calls: fault, random", 65536, "fault-random"),
 }
 
 //go:embed targets.txt
 var targetsText string
 
-// targets returns what the rows are to reach on a platform, by name.
-func targets(text, platform string) (map[string]float64, error) {
+// targets returns what the rows are to reach on a platform, by name: nil where
+// the table says "-".
+func targets(text, platform string) (map[string]*float64, error) {
 	column := -1
-	t := map[string]float64{}
+	t := map[string]*float64{}
 	for _, line := range strings.Split(text, "\n") {
 		if line == "" || line[0] == '#' {
 			continue
@@ -113,14 +128,18 @@ func targets(text, platform string) (map[string]float64, error) {
 			}
 			continue
 		}
-		if column < 0 || column >= len(fields) || fields[column] == "-" {
+		if column < 0 || column >= len(fields) {
+			continue
+		}
+		if fields[column] == "-" {
+			t[fields[0]] = nil
 			continue
 		}
 		v, err := parse(fields[column])
 		if err != nil {
 			return nil, fmt.Errorf("targets.txt: %s: %w", fields[0], err)
 		}
-		t[fields[0]] = v
+		t[fields[0]] = &v
 	}
 	return t, nil
 }
@@ -134,6 +153,7 @@ var scales = []struct {
 	{"MiB/s", 1 << 20, bytesPerSecond},
 	{"MiB", 1 << 20, byteCount},
 	{"/s", 1, perSecond},
+	{"calls", 1, calls},
 	{"ns", 1, nanoseconds},
 	{"us", 1e3, nanoseconds},
 	{"ms", 1e6, nanoseconds},

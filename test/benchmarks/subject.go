@@ -34,6 +34,9 @@ type bench struct {
 	ids   atomic.Int64
 }
 
+// exitUnavailable is ops's status when the image lacks what an operation needs.
+const exitUnavailable = 3
+
 // Where a container finds the scratch directories and the program ops.
 const (
 	insideOps   = "/srv"
@@ -41,22 +44,33 @@ const (
 	insideTmpfs = "/mnt"
 )
 
+// opsCommand is the command that runs the program ops on a subject. Call done
+// when it has ended.
+func (b *bench) opsCommand(s subject, args ...string) (cmd *exec.Cmd, done func(), err error) {
+	if s.runtime == "" {
+		args = append([]string{"-r", b.root, "-d", b.dir, "-t", b.tmpfs}, args...)
+		return exec.Command(filepath.Join(b.dir, "bin/ops"), args...), func() {}, nil
+	}
+	c, err := b.container(s, append([]string{insideOps + "/ops", "-d", insideDir, "-t", insideTmpfs}, args...)...)
+	if err != nil {
+		return nil, nil, err
+	}
+	return c.run(), c.remove, nil
+}
+
 // ops runs the program ops once and returns what it printed.
 func (b *bench) ops(s subject, pin bool, args []string) (float64, error) {
-	var cmd *exec.Cmd
-	if s.runtime == "" {
-		cmd = exec.Command(filepath.Join(b.dir, "bin/ops"), append([]string{"-r", b.root, "-d", b.dir, "-t", b.tmpfs}, args...)...)
-	} else {
-		argv := append([]string{insideOps + "/ops", "-d", insideDir, "-t", insideTmpfs}, args...)
-		c, err := b.container(s, argv...)
+	cmd, done, err := b.opsCommand(s, args...)
+	if err != nil {
+		return 0, err
+	}
+	defer done()
+	if pin {
+		cpu, err := firstCPU()
 		if err != nil {
 			return 0, err
 		}
-		defer c.remove()
-		cmd = c.run()
-	}
-	if pin {
-		cmd.Args = append([]string{"taskset", "-c", "0", cmd.Path}, cmd.Args[1:]...)
+		cmd.Args = append([]string{"taskset", "-c", strconv.Itoa(cpu), cmd.Path}, cmd.Args[1:]...)
 		path, err := exec.LookPath("taskset")
 		if err != nil {
 			return 0, err
@@ -65,6 +79,9 @@ func (b *bench) ops(s subject, pin bool, args []string) (float64, error) {
 	}
 	out, err := output(cmd)
 	if err != nil {
+		if cmd.ProcessState != nil && cmd.ProcessState.ExitCode() == exitUnavailable {
+			err = unavailable{err}
+		}
 		return 0, err
 	}
 	return strconv.ParseFloat(strings.TrimSpace(out), 64)
@@ -242,7 +259,7 @@ func (b *bench) idle(s subject, f func(pids []int) (float64, error)) (float64, e
 	}
 	// sleep must get to its sleep: what is measured is the state that lasts.
 	time.Sleep(2 * time.Second)
-	pids, err := descendants(cmd.Process.Pid)
+	pids, err := descendants()
 	if err != nil {
 		return 0, err
 	}
@@ -316,7 +333,7 @@ func field(file, name string) (float64, error) {
 // descendants returns all processes below this one, but for those that are
 // being started: a runtime leaves some behind that are no more its children,
 // but this process is the reaper of what is below it.
-func descendants(first int) ([]int, error) {
+func descendants() ([]int, error) {
 	parents := map[int]int{}
 	stats, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil {
@@ -348,7 +365,7 @@ func descendants(first int) ([]int, error) {
 		}
 	}
 	if len(below) == 0 {
-		return nil, fmt.Errorf("process %d is not there any more", first)
+		return nil, fmt.Errorf("no process is there any more")
 	}
 	return below, nil
 }

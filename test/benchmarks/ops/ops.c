@@ -2,10 +2,14 @@
 // prints the 10th percentile of the batches: nanoseconds per operation, or
 // bytes per second for those that move data.
 //
-//   ops [-r ROOT] [-d DIR] [-t TMPFS] [-m MILLISECONDS] OPERATION [ARGUMENT...]
+//   ops [-r ROOT] [-d DIR] [-t TMPFS] [-m MILLISECONDS] [-c N] OPERATION [ARGUMENT...]
 //
 // -r changes the root directory first, so that what runs natively sees the same
 // files as the container; -d and -t are directories to write in, opened before.
+// The one of -d is then /var/tmp as well.
+// With -c nothing is timed: ops prepares, says "ready", waits for a byte, does
+// the operation N times, says "done" and waits again, so that somebody else can
+// count what happens in between.
 // The 10th percentile, because a batch that was disturbed says nothing of the
 // mechanism, and the minimum may be luck.
 #define _GNU_SOURCE
@@ -23,6 +27,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -30,6 +35,7 @@
 #include <time.h>
 #include <unistd.h>
 
+static const char *dir;   // of -d, as it is named in the root directory
 static int dirfd = -1;    // of -d
 static int tmpfd = -1;    // of -t
 static int zerofd;        // /dev/zero, which ROOT may not have
@@ -117,15 +123,23 @@ static uint64_t op_futex(long n) {
   if (!word) {
     // On two CPUs the threads may be so quick that neither ever sleeps, which
     // is another thing to measure.
-    cpu_set_t one;
+    cpu_set_t may, one;
+    must(!sched_getaffinity(0, sizeof may, &may), "sched_getaffinity");
+    int cpu = 0;
+    while (!CPU_ISSET(cpu, &may)) cpu++;
     CPU_ZERO(&one);
-    CPU_SET(0, &one);
+    CPU_SET(cpu, &one);
     must(!sched_setaffinity(0, sizeof one, &one), "sched_setaffinity");
     word = &w;
     pthread_t t;
     must(!pthread_create(&t, NULL, futex_peer, NULL), "pthread_create");
   }
   LOOP(word_set(1); word_wait(1));
+}
+
+static uint64_t op_futex_wake(long n) {
+  static _Atomic uint32_t nobody;
+  LOOP(must(!syscall(SYS_futex, &nobody, FUTEX_WAKE, 1, NULL, NULL, 0), "futex"));
 }
 
 // echo starts a process that sends back on out each byte that comes from in.
@@ -181,6 +195,66 @@ static void reap(pid_t pid) {
   if (status) errx(1, "a child ended with status %#x", status);
 }
 
+// Many threads that all want to run: each does a fixed amount of work.
+
+enum { CROWD = 200, ROUNDS = 1000, STEPS = 500 };
+
+static pthread_barrier_t barrier;
+static long rounds;
+
+// compute takes about half a microsecond.
+static uint32_t compute(uint32_t x) {
+  for (int i = 0; i < STEPS; i++) {
+    x = x * 1664525 + 1013904223;
+    __asm__ volatile("" : "+r"(x));
+  }
+  return x;
+}
+
+static void *crowd_reads(void *unused) {
+  uint32_t x = 0;
+  char c;
+  (void)unused;
+  pthread_barrier_wait(&barrier);
+  pthread_barrier_wait(&barrier);
+  for (long i = 0; i < rounds; i++) {
+    must(read(zerofd, &c, 1) == 1, "read");
+    x = compute(x + c);
+  }
+  return NULL;
+}
+
+static void *crowd_yields(void *unused) {
+  uint32_t x = 0;
+  (void)unused;
+  pthread_barrier_wait(&barrier);
+  pthread_barrier_wait(&barrier);
+  for (long i = 0; i < rounds; i++) {
+    sched_yield();
+    x = compute(x);
+  }
+  return NULL;
+}
+
+static uint64_t crowd(void *(*member)(void *), long n) {
+  pthread_t threads[CROWD];
+  rounds = n ? ROUNDS : 1;
+  must(!(errno = pthread_barrier_init(&barrier, NULL, CROWD + 1)), "pthread_barrier_init");
+  for (int i = 0; i < CROWD; i++) {
+    must(!(errno = pthread_create(&threads[i], NULL, member, NULL)), "pthread_create");
+  }
+  pthread_barrier_wait(&barrier); // all are there
+  uint64_t start = now();
+  pthread_barrier_wait(&barrier);
+  for (int i = 0; i < CROWD; i++) pthread_join(threads[i], NULL);
+  uint64_t took = now() - start;
+  pthread_barrier_destroy(&barrier);
+  return took;
+}
+
+static uint64_t op_crowd_reads(long n) { return crowd(crowd_reads, n); }
+static uint64_t op_crowd_yields(long n) { return crowd(crowd_yields, n); }
+
 static uint64_t op_fork(long n) {
   LOOP({
     pid_t pid = fork();
@@ -216,6 +290,91 @@ static uint64_t op_command(long n) {
   must(!ftruncate(output, 0), "ftruncate");
   lseek(output, 0, SEEK_SET);
   LOOP(spawn(args));
+}
+
+// A build: C files with a header each, compiled by make, linked and run.
+
+enum { UNITS = 100 };
+
+static void write_file(const char *name, const char *text, int length) {
+  int fd = open(name, O_CREAT | O_TRUNC | O_WRONLY, 0644);
+  must(fd >= 0 && write(fd, text, length) == length && !close(fd), name);
+}
+
+// project writes the sources to the working directory.
+static void project(void) {
+  char name[32], text[16 << 10];
+  int length;
+  for (int i = 0; i < UNITS; i++) {
+    length = snprintf(text, sizeof text,
+        "#ifndef UNIT%1$d_H\n#define UNIT%1$d_H\n"
+        "struct item%1$d {\n  struct item%1$d *left, *right;\n  long key;\n  char name[24];\n};\n"
+        "long unit%1$d(long seed);\n#endif\n", i);
+    snprintf(name, sizeof name, "unit%d.h", i);
+    write_file(name, text, length);
+    length = snprintf(text, sizeof text,
+        "#include <stdio.h>\n#include <stdlib.h>\n#include <string.h>\n#include \"unit%1$d.h\"\n"
+        "static struct item%1$d *insert(struct item%1$d *t, long key) {\n"
+        "  if (!t) {\n"
+        "    if (!(t = calloc(1, sizeof *t))) abort();\n"
+        "    t->key = key;\n"
+        "    snprintf(t->name, sizeof t->name, \"%%lx\", key);\n"
+        "  } else if (key < t->key) {\n    t->left = insert(t->left, key);\n"
+        "  } else if (key > t->key) {\n    t->right = insert(t->right, key);\n  }\n"
+        "  return t;\n}\n"
+        "static long sum(const struct item%1$d *t) {\n"
+        "  return t ? (long)strlen(t->name) + sum(t->left) + sum(t->right) : 0;\n}\n"
+        "static void drop(struct item%1$d *t) {\n"
+        "  if (!t) return;\n  drop(t->left);\n  drop(t->right);\n  free(t);\n}\n"
+        "static int order(const void *a, const void *b) {\n"
+        "  long x = *(const long *)a, y = *(const long *)b;\n  return (x > y) - (x < y);\n}\n"
+        "long unit%1$d(long seed) {\n"
+        "  long keys[64];\n  struct item%1$d *t = NULL;\n"
+        "  for (int i = 0; i < 64; i++) keys[i] = seed = (seed * 25214903917 + %1$d) & 0xffffff;\n"
+        "  for (int i = 0; i < 64; i++) t = insert(t, keys[i]);\n"
+        "  qsort(keys, 64, sizeof *keys, order);\n"
+        "  long s = sum(t) + keys[0] %% 7;\n"
+        "  drop(t);\n  return s;\n}\n", i);
+    snprintf(name, sizeof name, "unit%d.c", i);
+    write_file(name, text, length);
+  }
+  length = snprintf(text, sizeof text, "#include <stdio.h>\n");
+  for (int i = 0; i < UNITS; i++) length += snprintf(text + length, sizeof text - length, "#include \"unit%d.h\"\n", i);
+  length += snprintf(text + length, sizeof text - length, "int main(void) {\n  long s = 0;\n");
+  for (int i = 0; i < UNITS; i++) length += snprintf(text + length, sizeof text - length, "  s += unit%d(s + %d);\n", i, i);
+  length += snprintf(text + length, sizeof text - length, "  printf(\"%%ld\\n\", s);\n  return s <= 0;\n}\n");
+  write_file("main.c", text, length);
+  length = snprintf(text, sizeof text,
+      "objects := $(patsubst %%.c,%%.o,$(wildcard *.c))\n"
+      "result: program\n\t./program >$@\n"
+      "program: $(objects)\n\tgcc -o $@ $^\n"
+      "main.o: $(wildcard *.h)\n"
+      "unit%%.o: unit%%.c unit%%.h\n\tgcc -O1 -Wall -c -o $@ $<\n"
+      "%%.o: %%.c\n\tgcc -O1 -Wall -c -o $@ $<\n");
+  write_file("Makefile", text, length);
+}
+
+// op_build's batch of 0 prepares: one of the files is compiled then, so that
+// the compiler itself has been read.
+static uint64_t op_build(long n) {
+  static char *one[] = {"/usr/bin/make", "-s", "unit0.o", NULL};
+  static char *all[] = {"/usr/bin/make", "-s", "-j4", "result", NULL};
+  if (!n) {
+    if (access("/usr/bin/make", X_OK) || access("/usr/bin/gcc", X_OK)) errx(3, "the image has no make and gcc");
+    char here[] = "build-XXXXXX";
+    must(!chdir(dir) && mkdtemp(here) && !chdir(here), dir);
+    must(!setenv("TMPDIR", ".", 1), "setenv");
+    project();
+    spawn(one);
+    must(!unlink("unit0.o"), "unit0.o");
+    return 0;
+  }
+  uint64_t start = now();
+  spawn(all);
+  uint64_t took = now() - start;
+  struct stat st;
+  must(!stat("result", &st) && st.st_size > 1, "result");
+  return took;
 }
 
 // Memory.
@@ -407,7 +566,9 @@ static const struct operation {
   const char *name;
   batch *batch;
   long parts; // operations that a batch of 1 is, or bytes
-  enum { NANOSECONDS, BYTES, ONCE } kind; // ONCE: never more than one in a batch
+  // ONCE: never more than one in a batch. SINGLE: only one at all, prepared by a
+  // batch of 0.
+  enum { NANOSECONDS, BYTES, ONCE, SINGLE } kind;
 } operations[] = {
     {"getpid", op_getpid, 1, NANOSECONDS},
     {"getpid-inline", op_getpid_inline, 1, NANOSECONDS},
@@ -417,9 +578,13 @@ static const struct operation {
     {"yield", op_yield, 1, NANOSECONDS},
     {"nanosleep", op_nanosleep, 1, NANOSECONDS},
     {"futex", op_futex, 1, NANOSECONDS},
+    {"futex-wake", op_futex_wake, 1, NANOSECONDS},
     {"pipe", op_pipe, 1, NANOSECONDS},
     {"unix", op_unix, 1, NANOSECONDS},
     {"thread", op_thread, 1, NANOSECONDS},
+    {"crowd-reads", op_crowd_reads, 1, SINGLE},
+    {"crowd-yields", op_crowd_yields, 1, SINGLE},
+    {"build", op_build, 1, SINGLE},
     {"fork", op_fork, 1, NANOSECONDS},
     {"exec", op_exec, 1, NANOSECONDS},
     {"command", op_command, 1, ONCE},
@@ -449,6 +614,10 @@ static double measure(const struct operation *op) {
   int count = 0;
   long n = 1;
 
+  if (op->kind == SINGLE) {
+    op->batch(0);
+    return op->batch(1);
+  }
   // The first one prepares; then batches grow to about a millisecond.
   op->batch(1);
   if (op->kind == NANOSECONDS) {
@@ -464,15 +633,30 @@ static double measure(const struct operation *op) {
   return op->kind == BYTES ? op->parts / took * 1e9 : took / op->parts;
 }
 
+// count does n operations between two bytes from standard input.
+static void count(const struct operation *op, int out, long n) {
+  char c;
+  n = (n + op->parts - 1) / op->parts;
+  op->batch(1);
+  op->batch(n / 10 + 1); // what happens only to the first ones, such as rewriting of code
+  dprintf(out, "ready\n");
+  must(read(0, &c, 1) == 1, "standard input");
+  op->batch(n);
+  dprintf(out, "done\n");
+  must(read(0, &c, 1) == 1, "standard input");
+}
+
 int main(int argc, char **argv) {
   const char *root = NULL;
+  long counted = 0;
   int c;
-  while ((c = getopt(argc, argv, "+r:d:t:m:")) != -1) {
+  while ((c = getopt(argc, argv, "+r:d:t:m:c:")) != -1) {
     switch (c) {
       case 'r':
         root = optarg;
         break;
       case 'd':
+        dir = optarg;
         must((dirfd = open(optarg, O_RDONLY | O_DIRECTORY)) >= 0, optarg);
         break;
       case 't':
@@ -481,19 +665,32 @@ int main(int argc, char **argv) {
       case 'm':
         budget = atol(optarg);
         break;
+      case 'c':
+        counted = atol(optarg);
+        break;
       default:
         return 2;
     }
   }
   if (optind == argc) errx(2, "no operation");
   must((zerofd = open("/dev/zero", O_RDONLY)) >= 0, "/dev/zero");
-  if (root) must(!chroot(root) && !chdir("/"), root);
+  if (root) {
+    must(!unshare(CLONE_NEWNS) && !mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL), "mount namespace");
+    must(!chdir(root), root);
+    if (dir) must(!mount(dir, "var/tmp", NULL, MS_BIND, NULL), dir);
+    must(!chroot(".") && !chdir("/"), root);
+    dir = "/var/tmp";
+  }
   args = argv + optind + 1;
   for (size_t i = 0; i < sizeof operations / sizeof *operations; i++) {
     const struct operation *op = &operations[i];
     if (strcmp(op->name, argv[optind])) continue;
     int out = dup(1);
-    dprintf(out, "%.2f\n", measure(op));
+    if (counted > 0) {
+      count(op, out, counted);
+    } else {
+      dprintf(out, "%.2f\n", measure(op));
+    }
     if (dirfd >= 0) unlinkat(dirfd, "big", 0);
     if (tmpfd >= 0) unlinkat(tmpfd, "big", 0);
     return 0;
