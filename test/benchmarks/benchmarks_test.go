@@ -162,7 +162,7 @@ func TestProfileNamesAndHeads(t *testing.T) {
 	if got := fileName("sh, 500 x /bin/true"); got != "sh-500-x-bin-true" {
 		t.Errorf("the file's name is %q", got)
 	}
-	if got := head("\n a  \n\nb\nc\n", 2); got != " a\nb" {
+	if got := head("\n a   -   -\n\nb\nc\n", 2); got != " a\nb" {
 		t.Errorf("the head is %q", got)
 	}
 	seen := map[string]string{}

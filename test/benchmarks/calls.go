@@ -57,7 +57,7 @@ func (b *bench) hostCalls(s subject, n int, operation string) (float64, error) {
 		return 0, err
 	}
 	late := time.AfterFunc(timeout, func() { cmd.Process.Kill() })
-	count, err := countCalls(event, bufio.NewReader(stdout), stdin)
+	count, err := b.countCalls(event, bufio.NewReader(stdout), stdin)
 	stdin.Close()
 	if err != nil {
 		// It may wait for what never comes.
@@ -77,11 +77,11 @@ func (b *bench) hostCalls(s subject, n int, operation string) (float64, error) {
 
 // countCalls counts the calls of all processes below this one from ops's
 // "ready" to its "done".
-func countCalls(event uint64, stdout *bufio.Reader, stdin io.Writer) (float64, error) {
+func (b *bench) countCalls(event uint64, stdout *bufio.Reader, stdin io.Writer) (float64, error) {
 	if err := expect(stdout, "ready\n"); err != nil {
 		return 0, err
 	}
-	c, err := openCounters(event)
+	c, err := b.openCounters(event)
 	if err != nil {
 		return 0, err
 	}
@@ -135,10 +135,10 @@ type counters []int
 
 // openCounters begins to count for all threads of all processes below this one.
 // They should be at rest: it is done again while threads come or go.
-func openCounters(event uint64) (counters, error) {
+func (b *bench) openCounters(event uint64) (counters, error) {
 	const attempts = 20
 	for range attempts {
-		threads, err := threadsBelow()
+		threads, err := b.threadsBelow()
 		if err != nil {
 			return nil, err
 		}
@@ -162,7 +162,7 @@ func openCounters(event uint64) (counters, error) {
 		}
 		// A thread that has come in between is counted or not, which can't be
 		// known.
-		again, err := threadsBelow()
+		again, err := b.threadsBelow()
 		if err == nil && maps.Equal(threads, again) {
 			return c, nil
 		}
@@ -194,8 +194,8 @@ func (c counters) read() (uint64, error) {
 }
 
 // threadsBelow returns the IDs of the threads of all processes below this one.
-func threadsBelow() (map[int]bool, error) {
-	pids, err := descendants()
+func (b *bench) threadsBelow() (map[int]bool, error) {
+	pids, err := b.below(true)
 	if err != nil {
 		return nil, err
 	}

@@ -55,7 +55,9 @@ func (b *bench) profileOne(text *strings.Builder, r row, s subject) error {
 		perf.Wait()
 		return fmt.Errorf("%w: %s", err, stderr.String())
 	}
+	b.perf = perf.Process.Pid
 	value, measured := r.measure(b, s)
+	b.perf = 0
 	stdin.Close()
 	perf.Wait() // which ends as the shell does: read says 1 at the end of input
 	if measured != nil {
@@ -81,11 +83,12 @@ func (b *bench) profileOne(text *strings.Builder, r row, s subject) error {
 	return nil
 }
 
-// head returns the first n lines of a text that aren't empty.
+// head returns the first n lines of a text that aren't empty, without the
+// blanks and dashes of empty columns at their ends.
 func head(text string, n int) string {
 	var lines []string
 	for line := range strings.Lines(text) {
-		if line = strings.TrimRight(line, " \n"); line != "" && len(lines) < n {
+		if line = strings.TrimRight(line, " -\n"); line != "" && len(lines) < n {
 			lines = append(lines, line)
 		}
 	}

@@ -32,6 +32,7 @@ type bench struct {
 	root  string // the image's tree
 	image string
 	ids   atomic.Int64
+	perf  int // the process that profiles, which is no subject's, or 0
 }
 
 // exitUnavailable is ops's status when the image lacks what an operation needs.
@@ -189,7 +190,7 @@ func (b *bench) startOnce(s subject) (wall, cpu float64, err error) {
 		return 0, 0, err
 	}
 	wall = float64(time.Since(start))
-	if err := reap(); err != nil {
+	if err := b.reap(); err != nil {
 		return 0, 0, err
 	}
 	after, err := cpuUsed()
@@ -212,14 +213,16 @@ func cpuUsed() (float64, error) {
 
 // reap waits for all processes that ended up below this one. Call it when none
 // should be left.
-func reap() error {
+func (b *bench) reap() error {
 	for {
-		_, err := unix.Wait4(-1, nil, 0, nil)
-		if err == unix.ECHILD {
-			return nil
-		}
-		if err != nil && err != unix.EINTR {
+		children, err := b.below(false)
+		if err != nil || len(children) == 0 {
 			return err
+		}
+		for _, pid := range children {
+			if _, err := unix.Wait4(pid, nil, 0, nil); err != nil && err != unix.EINTR && err != unix.ECHILD {
+				return err
+			}
 		}
 	}
 }
@@ -251,7 +254,7 @@ func (b *bench) idle(s subject, f func(pids []int) (float64, error)) (float64, e
 		cmd.Wait()
 		late.Stop()
 		c.remove()
-		reap()
+		b.reap()
 	}()
 	r.SetReadDeadline(time.Now().Add(timeout))
 	if n, err := r.Read(make([]byte, 10)); n == 0 {
@@ -259,9 +262,12 @@ func (b *bench) idle(s subject, f func(pids []int) (float64, error)) (float64, e
 	}
 	// sleep must get to its sleep: what is measured is the state that lasts.
 	time.Sleep(2 * time.Second)
-	pids, err := descendants()
+	pids, err := b.below(true)
 	if err != nil {
 		return 0, err
+	}
+	if len(pids) == 0 {
+		return 0, fmt.Errorf("the sandbox has ended: %s", stderr.String())
 	}
 	return f(pids)
 }
@@ -330,22 +336,23 @@ func field(file, name string) (float64, error) {
 	return 0, fmt.Errorf("%s has no %s", file, name)
 }
 
-// descendants returns all processes below this one, but for those that are
-// being started: a runtime leaves some behind that are no more its children,
-// but this process is the reaper of what is below it.
-func descendants() ([]int, error) {
+// below returns the children of this process or, if all, those of theirs too,
+// but for those that are being started: a runtime leaves some behind that are
+// no more its children, but this process is the reaper of what is below it. A
+// profile's are left out.
+func (b *bench) below(all bool) ([]int, error) {
 	parents := map[int]int{}
 	stats, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil {
 		return nil, err
 	}
 	for _, s := range stats {
-		b, err := os.ReadFile(s)
+		text, err := os.ReadFile(s)
 		if err != nil {
 			continue // it has ended
 		}
 		// The name, in parentheses, may hold anything.
-		f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+		f := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
 		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(s)))
 		if err != nil || len(f) < 2 {
 			continue
@@ -357,15 +364,14 @@ func descendants() ([]int, error) {
 	self := os.Getpid()
 	var below []int
 	for pid := range parents {
-		for p := parents[pid]; p > 1; p = parents[p] {
-			if p == self {
-				below = append(below, pid)
+		for p := pid; p > 1 && p != b.perf; p = parents[p] {
+			if parents[p] == self {
+				if all || p == pid {
+					below = append(below, pid)
+				}
 				break
 			}
 		}
-	}
-	if len(below) == 0 {
-		return nil, fmt.Errorf("no process is there any more")
 	}
 	return below, nil
 }
