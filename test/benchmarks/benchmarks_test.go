@@ -147,6 +147,15 @@ func TestWhatCannotBeMeasuredHereIsNoFailure(t *testing.T) {
 	}
 }
 
+func TestAReasonIsSaidOnceWithAllItIsOf(t *testing.T) {
+	r := result{Columns: []column{
+		{Name: "native", Unavailable: "no perf"}, {Name: "systrap", Error: "killed"}, {Name: "x"}, {Name: "ptrace", Unavailable: "no perf"},
+	}}
+	if got, want := r.reasons(), []string{"native, ptrace: no perf", "systrap: killed"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
 func TestOpsMustSayWhatIsExpected(t *testing.T) {
 	if err := expect(bufio.NewReader(strings.NewReader("ready\nx")), "ready\n"); err != nil {
 		t.Error(err)

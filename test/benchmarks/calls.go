@@ -8,7 +8,6 @@ import (
 	"io"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -119,14 +118,11 @@ func expect(r *bufio.Reader, want string) error {
 // Calls that a seccomp filter or PTRACE_SYSEMU intercepts don't: those are the
 // application's own, which the host doesn't serve.
 func enteredCall() (uint64, error) {
-	var err error
-	for _, dir := range []string{"/sys/kernel/tracing", "/sys/kernel/debug/tracing"} {
-		var b []byte
-		if b, err = os.ReadFile(filepath.Join(dir, "events/raw_syscalls/sys_enter/id")); err == nil {
-			return strconv.ParseUint(strings.TrimSpace(string(b)), 10, 32)
-		}
+	b, err := os.ReadFile("/sys/kernel/tracing/events/raw_syscalls/sys_enter/id")
+	if err != nil {
+		return 0, unavailable{fmt.Errorf("host calls can't be counted without tracefs: %w", err)}
 	}
-	return 0, unavailable{fmt.Errorf("host calls can't be counted without tracefs: %w", err)}
+	return strconv.ParseUint(strings.TrimSpace(string(b)), 10, 32)
 }
 
 // counters are the descriptors that count an event, one a thread, which counts

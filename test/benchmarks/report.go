@@ -162,11 +162,29 @@ func (r result) print() {
 		}
 	}
 	fmt.Println(strings.TrimRight(line.String(), " "))
-	for _, c := range r.Columns {
-		if why := c.Error + c.Unavailable; why != "" {
-			fmt.Printf("  %s: %s\n", c.Name, why)
-		}
+	for _, why := range r.reasons() {
+		fmt.Println("  " + why)
 	}
+}
+
+// reasons are why cells have no value, each with the columns that it is of.
+func (r result) reasons() []string {
+	var whys, names []string
+	for _, c := range r.Columns {
+		why := c.Error + c.Unavailable
+		if why == "" {
+			continue
+		}
+		if i := slices.Index(whys, why); i >= 0 {
+			names[i] += ", " + c.Name
+			continue
+		}
+		whys, names = append(whys, why), append(names, c.Name)
+	}
+	for i := range whys {
+		whys[i] = names[i] + ": " + whys[i]
+	}
+	return whys
 }
 
 func (c *column) print(line *strings.Builder, u unit) {
