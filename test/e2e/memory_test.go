@@ -47,6 +47,15 @@ func TestSentryStaysSmall(t *testing.T) {
 	h.must("run", "-d", "c")
 	for _, kind := range growers {
 		r := h.run("exec", "c", "/grow", "-t", "3", kind)
+		if r.code == 137 || r.code == 1 && strings.Contains(r.stderr, "cannot allocate memory") {
+			// The one that was killed has left others, who have all the memory there is.
+			t.Logf("%s: exit code %d; killing what is left", kind, r.code)
+			h.must("delete", "--force", "c")
+			h.must("run", "-d", "c")
+			if r.code == 1 {
+				r = h.run("exec", "c", "/grow", "-t", "3", kind)
+			}
+		}
 		t.Log(strings.TrimSpace(r.stdout))
 		if r.code != 137 && !regexp.MustCompile(`^`+kind+` \d+ (E[A-Z]+|killed by 9|time)\n$`).MatchString(r.stdout) {
 			t.Errorf("%s: %+v", kind, r)
