@@ -54,6 +54,7 @@ type problem string
 func (p problem) Error() string { return string(p) }
 
 func main() {
+	takeName()
 	o := options{log: -1, report: -1}
 	args, err := commandLine()
 	if err == nil {
@@ -84,6 +85,14 @@ func main() {
 	}
 	serving.Wait()
 	unix.Exit(0)
+}
+
+// takeName has ps show the program's name, which is started by a descriptor and would be called by its number.
+func takeName() {
+	if fd, err := unix.Open("/proc/self/comm", unix.O_WRONLY|unix.O_CLOEXEC, 0); err == nil {
+		unix.Write(fd, []byte("gofer"))
+		unix.Close(fd)
+	}
 }
 
 // commandLine reads the arguments.
