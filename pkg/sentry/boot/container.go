@@ -17,6 +17,7 @@ import (
 	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/sentry/callfilter"
 	"vitrine/pkg/sentry/fs/gofer"
+	"vitrine/pkg/sentry/fs/overlay"
 	"vitrine/pkg/sentry/kernel"
 	"vitrine/pkg/sentry/memfile"
 	"vitrine/pkg/sentry/signals"
@@ -41,9 +42,9 @@ type container struct {
 	// reads of files too.
 	resources atomic.Pointer[control.Resources]
 
-	// gofers are the file systems with a connection to a gofer. Whoever makes or
-	// destroys the container has them.
-	gofers []*vfs.Filesystem
+	// gofers are the file systems with a connection to a gofer, overlays those over
+	// some of them. Whoever makes or destroys the container has them.
+	gofers, overlays []*vfs.Filesystem
 
 	// made is closed when Create is done with the container, well or not.
 	made chan struct{}
@@ -556,6 +557,9 @@ func (s *Sandbox) Destroy(id string) error {
 
 // closeGofers ends the connections to the container's gofers, which end by that.
 func (c *container) closeGofers() {
+	for _, fs := range c.overlays {
+		overlay.Close(fs)
+	}
 	for _, fs := range c.gofers {
 		gofer.Close(fs)
 	}

@@ -106,7 +106,11 @@ func (c *container) goferFilesystem(conn *os.File, o gofer.Options, over control
 	if over != control.OverlayMemory {
 		return lower, nil
 	}
-	return overlay.New(lower, c.cred, c.memory())
+	fs, err := overlay.New(lower, c.cred, c.memory())
+	if err == nil {
+		c.overlays = append(c.overlays, fs)
+	}
+	return fs, err
 }
 
 // memory are the options of a file system in the container's memory.

@@ -109,6 +109,11 @@ func (f *file) Unpin() {
 // goes.
 func (fs *FS) keepIdle(f *file) {
 	fs.mu.Lock()
+	if fs.closed {
+		fs.mu.Unlock()
+		f.drop()
+		return
+	}
 	if f.idle {
 		fs.mu.Unlock()
 		return
@@ -120,13 +125,36 @@ func (fs *FS) keepIdle(f *file) {
 		old.idle = false
 	}
 	fs.mu.Unlock()
-	if old == nil {
+	if old != nil {
+		old.drop()
+	}
+}
+
+// Close gives up what closed files of a file system that New returned have of the
+// lower one, and keeps nothing from then on.
+func Close(vfsFS *vfs.Filesystem) {
+	fs, ok := vfsFS.Impl.(*FS)
+	if !ok {
 		return
 	}
-	old.mu.Lock()
-	defer old.mu.Unlock()
-	if !old.copied.Load() && !old.Pinned() {
-		old.DropContent()
+	fs.mu.Lock()
+	idle := fs.idle
+	fs.idle = [maxIdle]*file{}
+	fs.closed = true
+	fs.mu.Unlock()
+	for _, f := range idle {
+		if f != nil {
+			f.drop()
+		}
+	}
+}
+
+// drop gives up what a closed file has of the lower one.
+func (f *file) drop() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.copied.Load() && !f.Pinned() {
+		f.DropContent()
 	}
 }
 

@@ -68,6 +68,8 @@ type FS struct {
 	// for who opens them next, until others take their places in turn.
 	idle     [maxIdle]*file
 	nextIdle int
+	// closed: none may be idle any more.
+	closed bool
 }
 
 // maxIdle is how many closed files keep what they have of the lower one.

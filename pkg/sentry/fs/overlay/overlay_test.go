@@ -531,3 +531,53 @@ func TestIdleContentsAreBounded(t *testing.T) {
 		t.Error("a file without a name keeps its content")
 	}
 }
+
+// After Close no closed file keeps what it has of the lower one, nor does one that is
+// closed later.
+func TestCloseGivesContentsUp(t *testing.T) {
+	mem, acct := fstest.Memory(t, 0)
+	lower, err := tmpfs.New(tmpfs.Options{Memory: mem, Account: acct, Mode: unix.S_IFDIR | 0o755})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ls := fstest.New(lower)
+	names := []string{"closed before", "closed after"}
+	for _, name := range names {
+		f, err := ls.Open(name, unix.O_CREAT|unix.O_RDWR, 0o644)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.Write(name)
+		f.Close()
+	}
+	o, err := New(lower, fstest.NewContext().Cred, tmpfs.Options{Memory: mem, Account: acct})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := fstest.New(o)
+	ctx := vfs.KernelContext(fstest.NewContext().Cred)
+	for i, name := range names {
+		f, err := s.Open(name, unix.O_RDONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := f.Read(20); err != nil || got != name {
+			t.Fatalf("%q, %v", got, err)
+		}
+		if i == 1 {
+			Close(o)
+		}
+		f.Close()
+		inode, err := o.Root().Inode().(vfs.Directory).Lookup(ctx, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if kept := inode.(*file).HasContent(); kept != (i == 0) {
+			t.Errorf("%s: kept is %v", name, kept)
+		}
+	}
+	inode, _ := o.Root().Inode().(vfs.Directory).Lookup(ctx, names[0])
+	if inode.(*file).HasContent() {
+		t.Error("what was idle is still there")
+	}
+}
