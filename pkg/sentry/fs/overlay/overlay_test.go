@@ -461,28 +461,41 @@ func TestHolesOfPartlyCopiedFile(t *testing.T) {
 	h.Close()
 }
 
-// Files that were read and closed keep their contents, but only so many of them, and
-// not those that have no name any more.
-func TestIdleContentsAreBounded(t *testing.T) {
+// over returns an overlay over files that have their names in them.
+func over(t *testing.T, names []string) *vfs.Filesystem {
+	t.Helper()
 	mem, acct := fstest.Memory(t, 0)
-	lower, err := tmpfs.New(tmpfs.Options{Memory: mem, Account: acct, Mode: unix.S_IFDIR | 0o755})
+	options := tmpfs.Options{Memory: mem, Account: acct, Mode: unix.S_IFDIR | 0o755}
+	lower, err := tmpfs.New(options)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ls := fstest.New(lower)
-	name := func(i int) string { return fmt.Sprint("f", i) }
-	for i := range 3 * maxIdle {
-		f, err := ls.Open(name(i), unix.O_CREAT|unix.O_RDWR, 0o644)
+	for _, name := range names {
+		f, err := ls.Open(name, unix.O_CREAT|unix.O_RDWR, 0o644)
 		if err != nil {
 			t.Fatal(err)
 		}
-		f.Write(name(i))
+		f.Write(name)
 		f.Close()
 	}
-	o, err := New(lower, fstest.NewContext().Cred, tmpfs.Options{Memory: mem, Account: acct})
+	options.Mode = 0
+	o, err := New(lower, fstest.NewContext().Cred, options)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return o
+}
+
+// Files that were read and closed keep their contents, but only so many of them, and
+// not those that have no name any more.
+func TestIdleContentsAreBounded(t *testing.T) {
+	name := func(i int) string { return fmt.Sprint("f", i) }
+	var names []string
+	for i := range 3 * maxIdle {
+		names = append(names, name(i))
+	}
+	o := over(t, names)
 	s := fstest.New(o)
 	ctx := vfs.KernelContext(fstest.NewContext().Cred)
 	inode := func(i int) *file {
@@ -535,25 +548,8 @@ func TestIdleContentsAreBounded(t *testing.T) {
 // After Close no closed file keeps what it has of the lower one, nor does one that is
 // closed later.
 func TestCloseGivesContentsUp(t *testing.T) {
-	mem, acct := fstest.Memory(t, 0)
-	lower, err := tmpfs.New(tmpfs.Options{Memory: mem, Account: acct, Mode: unix.S_IFDIR | 0o755})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ls := fstest.New(lower)
 	names := []string{"closed before", "closed after"}
-	for _, name := range names {
-		f, err := ls.Open(name, unix.O_CREAT|unix.O_RDWR, 0o644)
-		if err != nil {
-			t.Fatal(err)
-		}
-		f.Write(name)
-		f.Close()
-	}
-	o, err := New(lower, fstest.NewContext().Cred, tmpfs.Options{Memory: mem, Account: acct})
-	if err != nil {
-		t.Fatal(err)
-	}
+	o := over(t, names)
 	s := fstest.New(o)
 	ctx := vfs.KernelContext(fstest.NewContext().Cred)
 	for i, name := range names {
