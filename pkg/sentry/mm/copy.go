@@ -191,7 +191,7 @@ func move(page, buf []byte, from uint64, d direction) {
 	case copyIn:
 		copy(buf[from:], page)
 	case copyOut:
-		copy(page, buf[from:])
+		usermem.Move(page, buf[from:])
 	case zeroOut:
 		clear(page)
 	}
