@@ -62,7 +62,7 @@ func doSpec(p *processFlags, root, hostname string, args []string) (*specs.Spec,
 	groups, _ := os.Getgroups()
 	process := &specs.Process{
 		Args: args, Cwd: cwd, Env: os.Environ(),
-		Terminal:     isTerminal(os.Stdin),
+		Terminal:     onTerminal(os.Stdin, os.Stdout, os.Stderr),
 		User:         specs.User{UID: uint32(os.Getuid()), GID: uint32(os.Getgid())},
 		Capabilities: &specs.LinuxCapabilities{},
 		Rlimits:      spec.CallerRlimits(),
@@ -101,9 +101,15 @@ func doSpec(p *processFlags, root, hostname string, args []string) (*specs.Spec,
 	}, nil
 }
 
-func isTerminal(f *os.File) bool {
-	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	return err == nil
+// onTerminal reports whether all of files are terminals: a process with a terminal
+// of its own has that for all three, and what is led elsewhere would not get there.
+func onTerminal(files ...*os.File) bool {
+	for _, f := range files {
+		if _, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS); err != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // sweep removes what a do that was killed has left on disk. The sentry ended
