@@ -120,7 +120,13 @@ func execCommand() *command {
 			f.IntVar(&e.preserveFDs, "preserve-fds", 0, "how many descriptors from 3 on the process gets too")
 			f.StringVar(&e.label, "process-label", "", "SELinux label; for hosts that have SELinux, and not used")
 			f.StringVar(&e.profile, "apparmor", "", "AppArmor profile; for hosts that have AppArmor, and not used")
-			return func(c *Context, args []string) error { return e.run(c, args[0], args[1:]) }
+			return func(c *Context, args []string) error {
+				id, args := args[0], args[1:]
+				if len(args) > 0 && args[0] == "--" {
+					args = args[1:] // flags end at the ID already
+				}
+				return e.run(c, id, args)
+			}
 		},
 	}
 }

@@ -194,3 +194,13 @@ func TestSameIDInAnotherRoot(t *testing.T) {
 		t.Errorf("the other is %s", s)
 	}
 }
+
+// Flags end at the ID: a "--" behind it is not the command.
+func TestExecBehindTwoDashes(t *testing.T) {
+	h := newHouse(t)
+	h.spec(nil, "sleep")
+	h.must("run", "--detach", "c")
+	if out := h.must("exec", "c", "--", "echo", "--", "x"); out != "-- x\n" {
+		t.Errorf("got %q", out)
+	}
+}
