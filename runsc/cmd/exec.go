@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -74,7 +75,7 @@ func (p *processFlags) apply(out *specs.Process) error {
 	if p.cwd != "" {
 		out.Cwd = p.cwd
 	}
-	out.Env = append(out.Env[:len(out.Env):len(out.Env)], p.env...)
+	out.Env = withEnv(out.Env, p.env)
 	for _, g := range p.gids {
 		for _, one := range strings.Split(g, ",") {
 			n, err := strconv.ParseUint(one, 10, 32)
@@ -100,6 +101,18 @@ func (p *processFlags) apply(out *specs.Process) error {
 	out.Terminal = out.Terminal || p.tty
 	out.NoNewPrivileges = out.NoNewPrivileges || p.noNewPriv
 	return nil
+}
+
+// withEnv returns env with the variables of more. A name that is there twice would
+// have the value that comes first for most programs.
+func withEnv(env, more []string) []string {
+	out := slices.Clone(env)
+	for _, v := range more {
+		name, _, _ := strings.Cut(v, "=")
+		same := func(old string) bool { return strings.HasPrefix(old, name+"=") || old == name }
+		out = append(slices.DeleteFunc(out, same), v)
+	}
+	return out
 }
 
 func execCommand() *command {

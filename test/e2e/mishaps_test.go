@@ -204,3 +204,16 @@ func TestExecBehindTwoDashes(t *testing.T) {
 		t.Errorf("got %q", out)
 	}
 }
+
+// A variable that exec or do is told has one value, whatever it had before.
+func TestVariablesAreReplaced(t *testing.T) {
+	h := newHouse(t)
+	h.spec(nil, "sleep")
+	h.must("run", "--detach", "c")
+	if out := h.must("exec", "--env", "A=c", "--env", "B=d", "--env", "B=e", "c", "env"); out != "A=c\nB=e\n" {
+		t.Errorf("exec's environment is %q", out)
+	}
+	if out := h.must("do", "--env", "PATH=/x", "env"); strings.Count("\n"+out, "\nPATH=") != 1 || !strings.Contains("\n"+out, "\nPATH=/x\n") {
+		t.Errorf("do's environment is %q", out)
+	}
+}
