@@ -270,7 +270,7 @@ func (c *Container) endInSentry() error {
 		}
 		if control.ErrorKind(err) == control.KindGone {
 			// It takes no requests any more: it is ending.
-			err = signal(0, member{"sentry", c.State.Sentry})
+			err = end(0, member{"sentry", c.State.Sentry})
 		}
 		ended <- err
 	}()
@@ -292,12 +292,12 @@ type member struct {
 }
 
 // kill kills processes and waits until they are gone or zombies.
-func kill(members ...member) error { return signal(unix.SIGKILL, members...) }
+func kill(members ...member) error { return end(unix.SIGKILL, members...) }
 
-// signal sends a signal that ends processes, or with 0 none, and waits until they
+// end sends a signal that ends processes, or with 0 none, and waits until they
 // are gone or zombies. Those that aren't then are what the error says: they may be
 // frozen, or wait for a device.
-func signal(signo unix.Signal, members ...member) error {
+func end(signo unix.Signal, members ...member) error {
 	open := map[member]int{}
 	defer func() {
 		for _, fd := range open {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strings"
 	"syscall"
 	"time"
@@ -36,6 +37,9 @@ import (
 //   - poststart, poststop: on the host.
 //
 // A hook on the host leads a process group, which ends with it when its time is up.
+// So a terminal's Ctrl-C, which goes to runsc's group, doesn't reach it: signals that
+// end runsc are passed on to a hook while it runs, and end the operation when it has
+// ended, however it has.
 //
 // One that fails ends the operation, and the container, and then the poststop
 // hooks run; but a failure of poststart or poststop is a warning, and those after
@@ -118,17 +122,67 @@ func hookProcess(h *specs.Hook, state []byte, start func(*exec.Cmd) error) error
 	cmd.Stdout, cmd.Stderr = &output, &output
 	// A grandchild that keeps the pipe must not hold us up.
 	cmd.WaitDelay = time.Second
+	coming := catchSignals()
 	err := start(cmd)
 	if err == nil {
+		coming.passTo(func(s unix.Signal) { unix.Kill(-cmd.Process.Pid, s) })
 		err = cmd.Wait()
 	}
+	came := coming.end()
 	switch {
+	case ctx.Err() != nil && err != nil:
+		return timedOut(h)
+	case came != 0:
+		return interrupted(came)
 	case err == nil || errors.Is(err, exec.ErrWaitDelay):
 		return nil
-	case ctx.Err() != nil:
-		return timedOut(h)
 	}
 	return output.explain(err)
+}
+
+// caught are the signals that come to end this process, from catchSignals to end.
+type caught struct {
+	signals chan os.Signal
+	first   chan unix.Signal
+}
+
+func catchSignals() *caught {
+	c := &caught{signals: make(chan os.Signal, 16)}
+	for _, s := range []os.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM} {
+		if !signal.Ignored(s) { // nohup(1)
+			signal.Notify(c.signals, s)
+		}
+	}
+	return c
+}
+
+// passTo calls send for each signal, in a goroutine.
+func (c *caught) passTo(send func(unix.Signal)) {
+	c.first = make(chan unix.Signal, 1)
+	go func() {
+		came := unix.Signal(0)
+		for s := range c.signals {
+			if came == 0 {
+				came = s.(unix.Signal)
+			}
+			send(s.(unix.Signal))
+		}
+		c.first <- came
+	}()
+}
+
+// end returns the first signal that was passed on, or 0.
+func (c *caught) end() unix.Signal {
+	signal.Stop(c.signals)
+	close(c.signals)
+	if c.first == nil {
+		return 0
+	}
+	return <-c.first
+}
+
+func interrupted(s unix.Signal) error {
+	return fmt.Errorf("was ended, as runsc got signal %s", unix.SignalName(s))
 }
 
 // hookContext ends with the hook's timeout.
@@ -266,13 +320,17 @@ func (c *Container) inSandbox(client control.Sandbox) func(*specs.Hook, []byte) 
 			defer close(read)
 			io.Copy(&output, out)
 		}()
+		coming := catchSignals()
 		pid, err := client.Exec(args)
 		if err != nil {
+			coming.end()
 			return errors.New(err.Error()) // without its exit code: the container's program was found
 		}
 		ctx, cancel := hookContext(h)
 		defer cancel()
+		coming.passTo(func(s unix.Signal) { client.Signal(c.State.ID, pid, int(s), false) })
 		status, err := client.Wait(ctx, c.State.ID, pid)
+		came := coming.end()
 		if err != nil && ctx.Err() != nil {
 			client.Signal(c.State.ID, pid, int(unix.SIGKILL), false)
 			// Its status is kept until somebody has taken it.
@@ -285,6 +343,8 @@ func (c *Container) inSandbox(client control.Sandbox) func(*specs.Hook, []byte) 
 		out.SetReadDeadline(time.Now().Add(time.Second))
 		<-read
 		switch {
+		case came != 0:
+			return interrupted(came)
 		case err != nil:
 			return err
 		case status.Signal != 0:

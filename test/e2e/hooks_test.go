@@ -7,7 +7,11 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 var hookStages = []string{"prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"}
@@ -287,6 +291,64 @@ func TestHookThatHangsLeavesNoProcess(t *testing.T) {
 					b, err := os.ReadFile("/proc/" + pid + "/stat")
 					return err != nil || strings.Contains(string(b), ") Z ")
 				})
+			}
+		})
+	}
+}
+
+// Ctrl-C at a terminal ends a command whose hook hangs, and the hook.
+func TestInterruptEndsHook(t *testing.T) {
+	for _, stage := range hookStages {
+		t.Run(stage, func(t *testing.T) {
+			h := realHouse(t)
+			master, terminal := newTerminal(t)
+			h.ociSpec("exec sleep 1000", func(s, _, _ object) {
+				s["hooks"] = object{stage: array{object{"path": "/bin/sleep", "args": array{"sleep", "2000"}}}}
+			})
+			args := []string{"run", "--detach", "c"}
+			if stage == "poststop" {
+				h.must(args...)
+				args = []string{"delete", "--force", "c"}
+			}
+			out, err := os.Create(filepath.Join(h.bundle, "out"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer out.Close()
+			cmd := h.command(args...)
+			cmd.Stdin, cmd.Stdout, cmd.Stderr = terminal, terminal, out
+			cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			var hook map[int]bool
+			eventually(t, "the hook runs", func() bool {
+				if stage == "startContainer" {
+					return strings.Contains(h.run("ps", "c").stdout, "2000")
+				}
+				hook = childrenOf(cmd.Process.Pid, "sleep")
+				return len(hook) > 0
+			})
+			if _, err := master.WriteString("\x03"); err != nil {
+				t.Fatal(err)
+			}
+			ended := make(chan error, 1)
+			go func() { ended <- cmd.Wait() }()
+			select {
+			case <-ended:
+			case <-time.After(20 * time.Second):
+				t.Error("it goes on")
+				cmd.Process.Kill()
+				<-ended
+			}
+			want := "hook " + stage + "[0] /bin/sleep: was ended, as runsc got signal SIGINT\n"
+			if said := string(mustRead(t, out.Name())); !strings.HasPrefix(said, "runsc: ") || !strings.HasSuffix(said, want) {
+				t.Errorf("it says %q", said)
+			}
+			for pid := range hook {
+				if unix.Kill(pid, unix.SIGKILL) == nil {
+					t.Errorf("process %d is left", pid)
+				}
 			}
 		})
 	}
