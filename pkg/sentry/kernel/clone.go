@@ -382,14 +382,14 @@ func (k *Kernel) adopt(child, parent *Task, a *CloneArgs, lim *limits.Set) error
 		tg.signals.pending.Tab = tg.tab
 		tg.timers.Init(timed{tg}, k.Clock, k.Timers)
 		if parent == nil {
-			tg.signals.actions = &actionTable{}
+			tg.signals.actions = new(signals.Table)
 			tg.limits.Store(lim)
 			newSession(tg).join(tg)
 		} else {
 			if a.Flags&unix.CLONE_SIGHAND != 0 {
 				tg.signals.actions = parent.tg.signals.actions
 			} else {
-				tg.signals.actions = parent.tg.signals.actions.fork()
+				tg.signals.actions = parent.tg.signals.actions.Fork()
 			}
 			tg.limits.Store(parent.tg.Limits().Clone())
 			tg.oomScoreAdj.Store(parent.tg.oomScoreAdj.Load())

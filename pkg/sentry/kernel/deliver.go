@@ -82,12 +82,7 @@ func (t *Task) finishCall(a *signals.Action) {
 func (t *Task) deliver(info *signals.Info) bool {
 	s := signals.Signal(info.Signo)
 	g := &t.tg.signals
-	g.actions.mu.Lock()
-	a := *g.actions.Get(s)
-	if a.Handler > signals.HandlerIgnore && a.Flags&signals.FlagResetHand != 0 {
-		g.actions.Get(s).Handler = signals.HandlerDefault
-	}
-	g.actions.mu.Unlock()
+	a := g.actions.Deliver(s)
 	if tr := t.k.Trace; tr != nil {
 		tr.Signal(t, info.Signo, "delivered")
 	}
@@ -105,9 +100,7 @@ func (t *Task) deliver(info *signals.Info) bool {
 		// The stack can't take the frame: SIGSEGV, and if that is what this
 		// is, the end.
 		if s == signals.Signal(unix.SIGSEGV) {
-			g.actions.mu.Lock()
-			g.actions.Get(s).Handler = signals.HandlerDefault
-			g.actions.mu.Unlock()
+			g.actions.Force(s, true)
 		}
 		t.ForceSignal(&signals.Info{Signo: int32(unix.SIGSEGV), Code: signals.CodeKernel})
 	} else if t.hooks.Load()&hookStep != 0 {
@@ -357,7 +350,7 @@ func (g *groupSignals) actionsGet(s signals.Signal) signals.Action {
 	g.lock()
 	a := g.actions
 	g.unlock()
-	return a.get(s)
+	return a.Get(s)
 }
 
 // childInfo returns the siginfo of SIGCHLD about tg, for parent. tree is held.

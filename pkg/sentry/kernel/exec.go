@@ -231,8 +231,7 @@ func (t *Task) becomes(memory *mm.MemoryManager, creds *auth.Credentials, img *l
 	t.creds.Store(creds)
 	g := &tg.signals
 	g.lock()
-	g.actions = g.actions.fork()
-	g.actions.ResetForExec()
+	g.actions = g.actions.ForExec()
 	g.unlock()
 	t.sig.stack = arch.NoAltStack
 	tg.timers.DeleteAllPosix()

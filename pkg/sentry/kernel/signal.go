@@ -151,8 +151,8 @@ func (tg *ThreadGroup) wanted(s signals.Signal, task *Task, info *signals.Info) 
 	}
 	// Init has no use for what it has no handler for, whoever sends it (kill(2),
 	// pid_namespaces(7)).
-	spared := tg.isInit() && !tg.signals.forced && tg.signals.actions.get(s).Handler == signals.HandlerDefault
-	if !spared && !tg.signals.actions.ignored(s) {
+	spared := tg.isInit() && !tg.signals.forced && tg.signals.actions.Get(s).Handler == signals.HandlerDefault
+	if !spared && !tg.signals.actions.Ignored(s) {
 		return true
 	}
 	if task != nil {
@@ -318,20 +318,9 @@ func (t *Task) SignalState() SignalState {
 	g := &t.tg.signals
 	g.lock()
 	defer g.unlock()
-	st := SignalState{Pending: t.sig.pending.Set(), Shared: g.pending.Set(), Mask: t.sig.mask,
+	ignored, caught := g.actions.Sets()
+	return SignalState{Ignored: ignored, Caught: caught, Pending: t.sig.pending.Set(), Shared: g.pending.Set(), Mask: t.sig.mask,
 		Queued: t.sig.pending.Count() + g.pending.Count()}
-	g.actions.mu.Lock()
-	defer g.actions.mu.Unlock()
-	for s := signals.Signal(1); s <= signals.Max; s++ {
-		switch g.actions.Get(s).Handler {
-		case signals.HandlerDefault:
-		case signals.HandlerIgnore:
-			st.Ignored |= signals.SetOf(s)
-		default:
-			st.Caught |= signals.SetOf(s)
-		}
-	}
-	return st
 }
 
 // SignalAction returns the action for s, and puts n in place if it isn't nil.
@@ -339,15 +328,11 @@ func (tg *ThreadGroup) SignalAction(s signals.Signal, n *signals.Action) signals
 	g := &tg.signals
 	g.lock()
 	defer g.unlock()
-	g.actions.mu.Lock()
-	old := *g.actions.Get(s)
-	if n != nil {
-		*g.actions.Get(s) = *n
-		g.actions.Get(s).Mask &^= signals.Unblockable
+	if n == nil {
+		return g.actions.Get(s)
 	}
-	ignored := g.actions.Ignored(s)
-	g.actions.mu.Unlock()
-	if n != nil && ignored {
+	old := g.actions.Set(s, *n)
+	if n.Ignores(s) {
 		// What waits is dropped, blocked or not (sigaction(2)).
 		set := signals.SetOf(s)
 		g.pending.Discard(set)
@@ -432,13 +417,9 @@ func (t *Task) ForceSignal(info *signals.Info) {
 	g := &t.tg.signals
 	s := signals.Signal(info.Signo)
 	g.lock()
-	g.actions.mu.Lock()
-	a := g.actions.Get(s)
-	if t.sig.mask.Has(s) || a.Handler == signals.HandlerIgnore {
-		a.Handler = signals.HandlerDefault
+	if g.actions.Force(s, t.sig.mask.Has(s)) {
 		t.sig.mask &^= signals.SetOf(s)
 	}
-	g.actions.mu.Unlock()
 	g.forced = true
 	t.sig.pending.Add(info, nil, limits.Infinity)
 	t.work.Store(true)

@@ -44,7 +44,7 @@ func (j job) Spared(sig unix.Signal) bool {
 	gs.lock()
 	actions := gs.actions
 	gs.unlock()
-	return actions.ignored(s)
+	return actions.Ignored(s)
 }
 
 func (j job) Restart() error { return RestartSys }

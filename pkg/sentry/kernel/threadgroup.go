@@ -66,7 +66,7 @@ type ThreadGroup struct {
 // groupSignals is the signal state of a thread group.
 type groupSignals struct {
 	mu      locks.Mutex[locks.Signals]
-	actions *actionTable
+	actions *signals.Table
 	pending signals.Pending
 	// arrivals tells signalfds of queued signals.
 	arrivals waiter.Queue
@@ -97,30 +97,6 @@ type groupStop struct {
 	continued bool
 	// resume opens to let stopped tasks go on.
 	resume *waiter.Gate
-}
-
-// actionTable is what CLONE_SIGHAND shares.
-type actionTable struct {
-	mu locks.Mutex[locks.Leaf]
-	signals.Actions
-}
-
-func (a *actionTable) get(s signals.Signal) signals.Action {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return *a.Get(s)
-}
-
-func (a *actionTable) ignored(s signals.Signal) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.Ignored(s)
-}
-
-func (a *actionTable) fork() *actionTable {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return &actionTable{Actions: a.Actions}
 }
 
 // ExitStatus is how a task or process ended.

@@ -2,8 +2,8 @@
 // siginfo, actions, and queues of pending signals. Who gets a signal, and when,
 // is the kernel's business.
 //
-// Nothing here locks: a Pending and an Actions belong to whoever guards them
-// (the kernel's ThreadGroup).
+// A Pending belongs to whoever guards it (the kernel's ThreadGroup). A Table has a
+// lock of its own, a leaf, for processes may share it.
 package signals
 
 import (
@@ -201,28 +201,6 @@ const (
 type Action struct {
 	Handler, Flags, Restorer uint64
 	Mask                     Set
-}
-
-// Actions are the actions of one or more processes (CLONE_SIGHAND).
-type Actions [Max]Action
-
-// Get returns the action for s.
-func (a *Actions) Get(s Signal) *Action { return &a[s-1] }
-
-// Ignored reports whether s, sent now and not blocked, would do nothing.
-func (a *Actions) Ignored(s Signal) bool {
-	h := a[s-1].Handler
-	return h == HandlerIgnore || h == HandlerDefault && DefaultOf(s) == Ignore
-}
-
-// ResetForExec puts caught signals back to their defaults (execve(2)).
-func (a *Actions) ResetForExec() {
-	for i := range a {
-		if a[i].Handler != HandlerIgnore {
-			a[i].Handler = HandlerDefault
-		}
-		a[i].Flags, a[i].Mask, a[i].Restorer = 0, 0, 0
-	}
 }
 
 // Timer is the source of a queued signal that can be merged: a POSIX timer
