@@ -60,6 +60,7 @@ ROWS = [
         "pkg/sentry/vfs/...",
     ]),
     ("processes", [
+        "pkg/sentry/executable",
         "pkg/sentry/fs/cgroup",
         "pkg/sentry/fs/proc",
         "pkg/sentry/fs/sysfs",

@@ -1,21 +1,17 @@
 package kernel
 
 import (
-	"sync/atomic"
-
 	"golang.org/x/sys/unix"
 
 	"vitrine/pkg/abi/linux"
 	"vitrine/pkg/sentry/arch"
 	"vitrine/pkg/sentry/auth"
-	"vitrine/pkg/sentry/cpuid"
+	"vitrine/pkg/sentry/executable"
 	"vitrine/pkg/sentry/limits"
 	"vitrine/pkg/sentry/loader"
-	"vitrine/pkg/sentry/memmap"
 	"vitrine/pkg/sentry/mm"
 	"vitrine/pkg/sentry/signals"
 	"vitrine/pkg/sentry/vfs"
-	"vitrine/pkg/usermem"
 	"vitrine/pkg/waiter"
 )
 
@@ -34,113 +30,17 @@ type ExecArgs struct {
 	Argv, Envv   []string
 }
 
-// execFile is a program that is being executed: it can't be written meanwhile.
-type execFile struct {
-	task *Task
-	file *vfs.File
-	attr vfs.Attr
-}
-
-// ReadAt, Mappable and Release implement loader.File.
-func (f *execFile) ReadAt(p []byte, off int64) (int, error) {
-	b := usermem.BytesBuffer(p)
-	n, err := f.file.ReadAt(f.task, &b, off)
-	return int(n), err
-}
-
-func (f *execFile) Mappable() (memmap.Mappable, memmap.Identity, error) {
-	m, err := f.file.Mappable(f.task, &vfs.MapOptions{
-		Length: uint64(max(f.attr.Size, 1)), Private: true, Prot: usermem.Read | usermem.Execute, MaxProt: usermem.AnyAccess,
-	})
-	return m, f.file, err
-}
-
-// Version implements loader.Versioned.
-func (f *execFile) Version() cpuid.File {
-	a := &f.attr
-	return cpuid.File{Device: a.Dev, Inode: a.Ino, Size: a.Size, MTime: a.Mtime, CTime: a.Ctime}
-}
-
-func (f *execFile) Release() {
-	f.file.Inode().Base().AllowWrite()
-	f.file.DecRef()
-}
-
-// opener opens programs for the loader, as the task.
-type opener struct {
-	task *Task
-	view vfs.FSView
-}
-
-// OpenExec implements loader.Opener.
-func (o opener) OpenExec(path string) (loader.File, error) {
-	p, err := vfs.Resolve(o.task, o.view, path, vfs.FollowFinal)
-	if err != nil {
-		return nil, err
-	}
-	f, err := o.task.openExec(p)
-	if err != nil {
-		return nil, err
-	}
-	return f, nil
-}
-
-// openExec opens the program at p: EACCES unless it is a regular file that the
-// task may execute.
-func (t *Task) openExec(p vfs.Path) (*execFile, error) {
-	f := &execFile{task: t}
-	if err := p.Inode().Attributes(t, &f.attr); err != nil {
-		return nil, err
-	}
-	if f.attr.Type() == unix.S_IFLNK {
-		return nil, unix.ELOOP
-	}
-	if f.attr.Type() != unix.S_IFREG || p.Mount.Flags()&vfs.MountNoExec != 0 {
-		return nil, unix.EACCES
-	}
-	if err := vfs.CheckPermission(t.Credentials(), &f.attr, vfs.MayExec); err != nil {
-		return nil, err
-	}
-	impl, err := p.Inode().Open(t, p, unix.O_RDONLY)
-	if err != nil {
-		return nil, err
-	}
-	f.file = vfs.NewFile(p, impl, unix.O_RDONLY, t.Credentials())
-	if err := p.Inode().Base().DenyWrite(); err != nil {
-		f.file.DecRef()
-		return nil, err
-	}
-	return f, nil
-}
-
-// Executable is the program as its address spaces keep it, for /proc/PID/exe.
-type Executable struct {
-	file *execFile
-	refs atomic.Int64
-}
-
-// Path returns where the program is.
-func (e *Executable) Path() vfs.Path { return e.file.file.Path() }
-
-// IncRef and DecRef implement mm.Executable.
-func (e *Executable) IncRef() { e.refs.Add(1) }
-func (e *Executable) DecRef() {
-	if e.refs.Add(-1) == 0 {
-		e.file.Release()
-	}
-}
-
 // Exec replaces the task's program. After an error the old one goes on, unless
 // the error came after the point of no return: then the process is killed.
 func (t *Task) Exec(a *ExecArgs) error {
-	var file *execFile
+	var file *executable.File
 	var err error
 	if a.File != nil {
-		file, err = t.openExec(a.File.Path())
+		file, err = executable.Open(t, a.File.Path())
 	} else {
 		var p vfs.Path
 		if p, err = vfs.Resolve(t, a.View, a.Path, a.Flags); err == nil {
-			file, err = t.openExec(p)
+			file, err = executable.Open(t, p)
 		}
 	}
 	if err != nil {
@@ -151,14 +51,14 @@ func (t *Task) Exec(a *ExecArgs) error {
 		path = a.ShownPath
 	}
 	prog, err := loader.Prepare(loader.Args{
-		File: file, Path: path, PathInaccessible: a.Inaccessible, Opener: opener{t, t.fs.View()},
+		File: file, Path: path, PathInaccessible: a.Inaccessible, Opener: executable.Opener{Ctx: t, View: t.fs.View()},
 		Argv: a.Argv, Envv: a.Envv, StackLimit: t.tg.Limits().Soft(limits.Stack),
 	})
 	if err != nil {
 		file.Release()
 		return err
 	}
-	final := prog.File().(*execFile)
+	final := prog.File().(*executable.File)
 	creds, secure, noDump := t.execCredentials(final)
 	memory, err := mm.New(t.k.Platform, t.k.Memory, t.mm.Account(), mm.Options{
 		Limits: t.tg.Limits(), NoRandom: t.personality.Load()&linux.ADDR_NO_RANDOMIZE != 0, Loading: true,
@@ -196,9 +96,7 @@ func (t *Task) Exec(a *ExecArgs) error {
 		file.Release()
 	}
 	memory.MapAhead()
-	exe := &Executable{file: final}
-	exe.IncRef()
-	memory.SetExecutable(exe)
+	memory.SetExecutable(executable.Keep(final))
 	dumpable := 1
 	if noDump {
 		dumpable = 0
@@ -319,13 +217,9 @@ func (t *Task) killSiblings() error {
 
 // execCredentials returns the credentials after execve(2) of f. secure is AT_SECURE;
 // noDump says that the program may not be looked into.
-func (t *Task) execCredentials(f *execFile) (c *auth.Credentials, secure, noDump bool) {
+func (t *Task) execCredentials(f *executable.File) (c *auth.Credentials, secure, noDump bool) {
 	old := t.Credentials()
-	p := auth.Program{UID: f.attr.UID, GID: f.attr.GID}
-	if f.file.Path().Mount.Flags()&vfs.MountNoSUID == 0 {
-		p.Mode = f.attr.Mode
-	}
-	c, secure = old.Exec(p)
-	noDump = c.EUID != old.EUID || c.EGID != old.EGID || vfs.CheckPermission(old, &f.attr, vfs.MayRead) != nil
+	c, secure = old.Exec(f.Program())
+	noDump = c.EUID != old.EUID || c.EGID != old.EGID || !f.Readable(old)
 	return c, secure, noDump
 }

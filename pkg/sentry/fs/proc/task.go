@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vitrine/pkg/sentry/auth"
+	"vitrine/pkg/sentry/executable"
 	"vitrine/pkg/sentry/fs/pseudo"
 	"vitrine/pkg/sentry/kernel"
 	"vitrine/pkg/sentry/mm"
@@ -268,7 +269,7 @@ func init() {
 			}
 			return vfs.Path{}, unix.ENOENT
 		}),
-		placeLink("exe", executable),
+		placeLink("exe", programOf),
 		parts("mounts", 0o444, func(s subject) pseudo.Generator { return s.mounts(mountsLine) }),
 		parts("mountinfo", 0o444, func(s subject) pseudo.Generator { return s.mounts(mountinfoLine) }),
 		only(processOnly, parts("mountstats", 0o400, func(s subject) pseudo.Generator { return s.mounts(mountstatsLine) })),
@@ -510,13 +511,13 @@ func (p *procfs) pathName(ctx vfs.Context, at vfs.Path) string {
 	return name
 }
 
-func executable(t *kernel.Task) (vfs.Path, error) {
+func programOf(t *kernel.Task) (vfs.Path, error) {
 	m := t.SharedMM()
 	if m == nil {
 		return vfs.Path{}, unix.ENOENT
 	}
 	defer m.DecUsers()
-	if e, ok := m.Executable().(*kernel.Executable); ok {
+	if e, ok := m.Executable().(*executable.Kept); ok {
 		return e.Path(), nil
 	}
 	return vfs.Path{}, unix.ENOENT
