@@ -3,9 +3,10 @@
 // BPF that are asked about a call's number and arguments, and answer what is to
 // become of it.
 //
-// A Chain is the filters of a task, the newest first; it is immutable, so that
-// tasks share what they inherit and are asked without a lock. What an answer does
-// to a task is for the kernel, and so is the strict mode, which is no filter.
+// A State is which calls a task may make, by the strict mode or by a Chain of
+// filters, the newest first. Both are immutable, so that tasks share what they
+// inherit and are asked without a lock. What an answer does to a task is for the
+// kernel.
 //
 // Programs come from applications. Check lets only such through as end and touch
 // nothing but their data and their own scratch memory; Chain bounds their number.
@@ -114,14 +115,6 @@ func (c *Chain) Add(program []Instruction) (*Chain, error) {
 	}
 	n.remember()
 	return n, nil
-}
-
-// Len returns how many filters there are.
-func (c *Chain) Len() (n int) {
-	for ; c != nil; c = c.before {
-		n++
-	}
-	return n
 }
 
 // Descends reports whether c is old, or was built on it.

@@ -411,7 +411,7 @@ func (k *Kernel) adopt(child, parent *Task, a *CloneArgs, lim *limits.Set) error
 	}
 	if parent != nil {
 		child.inheritTracer(parent, a)
-		if s := parent.filters.Load(); s != nil {
+		if s := parent.Seccomp(); s != nil {
 			child.setSeccomp(s)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"vitrine/pkg/sched"
 	"vitrine/pkg/sentry/arch"
 	"vitrine/pkg/sentry/auth"
+	"vitrine/pkg/sentry/callfilter"
 	"vitrine/pkg/sentry/futex"
 	"vitrine/pkg/sentry/limits"
 	"vitrine/pkg/sentry/mm"
@@ -51,7 +52,7 @@ type Task struct {
 	thread *sched.Thread
 
 	// filters is the state of seccomp(2), nil without.
-	filters atomic.Pointer[seccompState]
+	filters atomic.Pointer[callfilter.State]
 	// hooks says what is to be done besides: see ptrace.go.
 	hooks atomic.Uint32
 	trace tracing

@@ -143,7 +143,7 @@ func status(s subject, t *kernel.Task, ctx vfs.Context, b *bytes.Buffer) error {
 	if c.NoNewPrivs {
 		noNew = 1
 	}
-	fmt.Fprintf(b, "NoNewPrivs:\t%d\nSeccomp:\t%d\n", noNew, t.SeccompMode())
+	fmt.Fprintf(b, "NoNewPrivs:\t%d\nSeccomp:\t%d\n", noNew, t.Seccomp().Mode())
 	mask := cpuMask(s.p.k, t.Scheduling().Affinity)
 	fmt.Fprintf(b, "Cpus_allowed:\t%s\nCpus_allowed_list:\t%s\n", hexMask(mask, s.p.k.CPUs), listMask(mask))
 	b.WriteString("Mems_allowed:\t00000000,00000001\nMems_allowed_list:\t0\n")

@@ -90,9 +90,9 @@ func setSeccompFilter(t *kernel.Task, flags uint32, a usermem.Addr) (uint64, err
 // prctlSeccomp does prctl(PR_SET_SECCOMP).
 func prctlSeccomp(t *kernel.Task, mode uint64, a usermem.Addr) (uint64, error) {
 	switch mode {
-	case kernel.SeccompStrict:
+	case callfilter.ModeStrict:
 		return 0, t.SetSeccompStrict()
-	case kernel.SeccompFilter:
+	case callfilter.ModeFilter:
 		return setSeccompFilter(t, 0, a)
 	}
 	return 0, unix.EINVAL

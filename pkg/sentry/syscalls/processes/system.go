@@ -376,7 +376,7 @@ func prctl(t *kernel.Task, op int32, a2, a3, a4, a5 uint64) (uint64, error) {
 	case unix.PR_SET_SECCOMP:
 		return prctlSeccomp(t, a2, usermem.Addr(a3))
 	case unix.PR_GET_SECCOMP:
-		return uint64(t.SeccompMode()), nil
+		return uint64(t.Seccomp().Mode()), nil
 	case unix.PR_GET_TSC:
 		return 0, usermem.CopyOutUint32(t.MM(), usermem.Addr(a2), unix.PR_TSC_ENABLE)
 	default:
