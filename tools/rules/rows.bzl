@@ -52,6 +52,7 @@ ROWS = [
         "pkg/sentry/ktime",
         "pkg/sentry/limits",
         "pkg/sentry/namespaces",
+        "pkg/sentry/pids",
         "pkg/sentry/signals",
         "pkg/sentry/socket/...",
         "pkg/sentry/throttle",

@@ -35,6 +35,7 @@ import (
 	"vitrine/pkg/sentry/loader"
 	"vitrine/pkg/sentry/memfile"
 	"vitrine/pkg/sentry/pagestore"
+	"vitrine/pkg/sentry/pids"
 	"vitrine/pkg/sentry/platform"
 	"vitrine/pkg/sentry/platform/ptrace"
 	"vitrine/pkg/sentry/platform/systrap"
@@ -153,8 +154,8 @@ func Prepare(o *Options) (*Sandbox, error) {
 // limitTasks bounds what lives in the sandbox, so that it leaves the host some
 // pids. Go's own limit of threads would end the process long before.
 func limitTasks(k *kernel.Kernel, limit int) {
-	if limit <= 0 || limit > kernel.PIDMax {
-		limit = kernel.PIDMax
+	if limit <= 0 || limit > pids.Max {
+		limit = pids.Max
 	}
 	k.RootPIDNS.SetLimit(limit)
 	debug.SetMaxThreads(10000 + 4*limit)

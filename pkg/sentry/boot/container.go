@@ -439,7 +439,7 @@ func (s *Sandbox) Processes(id string) ([]control.ProcessInfo, error) {
 			p.PPID = parent.ID(k.RootPIDNS)
 		}
 		p.Args = l.CommandLine(4096)
-		if term := tg.Session().Terminal(k); term != nil {
+		if term := tg.Session().Terminal(); term != nil {
 			p.TTY = terminalName(term.DeviceNumber())
 		}
 		if tg == c.init.ThreadGroup() {

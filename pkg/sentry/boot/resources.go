@@ -9,6 +9,7 @@ import (
 	"vitrine/pkg/control"
 	"vitrine/pkg/sentry/fs/cgroup"
 	"vitrine/pkg/sentry/kernel"
+	"vitrine/pkg/sentry/pids"
 )
 
 // Update implements control.Sandbox.
@@ -33,7 +34,7 @@ func (c *container) setResources(r *control.Resources) error {
 	}
 	c.account.SetLimit(uint64(max(r.MemoryLimit, 0)))
 	c.boundHeap()
-	c.kc.SetLimit(k, int(min(max(r.PidsLimit, 0), kernel.PIDMax)))
+	c.kc.SetLimit(k, int(min(max(r.PidsLimit, 0), pids.Max)))
 	limits := *r
 	if !c.isRoot() {
 		c.kc.SetQuota(k, r.CPUQuota*1000, int64(cmp.Or(r.CPUPeriod, defaultPeriod))*1000)

@@ -32,13 +32,13 @@ func (t *Task) answer() {
 		}
 		return
 	}
-	creds, id := t.creds.Load(), t.ids.num[0]
+	creds, id := t.creds.Load(), t.ids.Root()
 	if a.told && a.creds == creds && a.id == id {
 		return
 	}
 	a.told, a.creds, a.id = true, creds, id
 	n := &platform.Answers{
-		PID: uint32(t.tg.ID(t.ids.ns)), TID: uint32(t.ids.in(t.ids.ns)),
+		PID: uint32(t.tg.ID(t.ids.NS)), TID: uint32(t.ids.In(t.ids.NS)),
 		UID: platform.NoAnswer, EUID: platform.NoAnswer, GID: platform.NoAnswer, EGID: platform.NoAnswer,
 		Clocks: true,
 	}

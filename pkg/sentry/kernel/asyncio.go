@@ -38,7 +38,7 @@ func (k *Kernel) sendIO(o vfs.Owner, fd, code int32, band int64) {
 	case *ThreadGroup:
 		to(target.Leader(), target.Send)
 	case *ProcessGroup:
-		for _, tg := range target.Members(k) {
+		for _, tg := range target.Members() {
 			to(tg.Leader(), tg.Send)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"vitrine/pkg/sentry/limits"
 	"vitrine/pkg/sentry/memfile"
 	"vitrine/pkg/sentry/mm"
+	"vitrine/pkg/sentry/pids"
 	"vitrine/pkg/sentry/platform"
 	"vitrine/pkg/sentry/signals"
 	"vitrine/pkg/sentry/vfs"
@@ -81,7 +82,7 @@ func (t *Task) Clone(a *CloneArgs) (int32, error) {
 	}
 	ns := t.namespaces
 	thread := a.Flags&unix.CLONE_THREAD != 0
-	if thread && ns.PIDForChildren != t.ids.ns {
+	if thread && ns.PIDForChildren != t.ids.NS {
 		return 0, unix.EINVAL
 	}
 	creds := t.Credentials()
@@ -146,7 +147,7 @@ func (t *Task) Clone(a *CloneArgs) (int32, error) {
 	} else if child.mm, err = t.mm.Fork(child.touches(a)...); err != nil {
 		if _, ok := err.(unix.Errno); !ok {
 			// The platform has no more address spaces, or the host no process for one.
-			t.k.Logf("task %d: fork: %v", t.ids.num[0], err)
+			t.k.Logf("task %d: fork: %v", t.ids.Root(), err)
 			err = unix.EAGAIN
 		}
 		return 0, err
@@ -183,10 +184,10 @@ func (t *Task) Clone(a *CloneArgs) (int32, error) {
 	if err := t.k.adopt(child, t, a, nil); err != nil {
 		return fail(err)
 	}
-	tid := child.ids.in(t.ids.ns)
+	tid := child.ids.In(t.ids.NS)
 	// The child's memory has the number before it runs; the parent's may fault.
 	if a.Flags&unix.CLONE_CHILD_SETTID != 0 {
-		usermem.CopyOutUint32(child.mm, a.ChildTID, uint32(child.ids.in(child.ids.ns)))
+		usermem.CopyOutUint32(child.mm, a.ChildTID, uint32(child.ids.In(child.ids.NS)))
 	}
 	if a.Flags&unix.CLONE_PARENT_SETTID != 0 {
 		usermem.CopyOutUint32(t.mm, a.ParentTID, uint32(tid))
@@ -347,15 +348,10 @@ func (k *Kernel) adopt(child, parent *Task, a *CloneArgs, lim *limits.Set) error
 		}
 	}()
 	child.usage.Init(k.Clock)
-	nums := make([]int32, ns.Level+1)
-	for n := ns; n != nil; n = n.Parent {
-		id, err := n.allocate()
-		if err != nil {
-			return err
-		}
-		nums[n.Level] = id
+	var err error
+	if child.ids, err = ns.Allocate(); err != nil {
+		return err
 	}
-	child.ids = ids{ns, nums}
 	if thread {
 		tg := parent.tg
 		g := &tg.signals
@@ -384,7 +380,7 @@ func (k *Kernel) adopt(child, parent *Task, a *CloneArgs, lim *limits.Set) error
 		if parent == nil {
 			tg.signals.actions = new(signals.Table)
 			tg.limits.Store(lim)
-			newSession(tg).join(tg)
+			tg.join(pids.NewSession(tg, tg.ids))
 		} else {
 			if a.Flags&unix.CLONE_SIGHAND != 0 {
 				tg.signals.actions = parent.tg.signals.actions
@@ -402,11 +398,11 @@ func (k *Kernel) adopt(child, parent *Task, a *CloneArgs, lim *limits.Set) error
 			if tg.parent != nil {
 				tg.parent.children = append(tg.parent.children, tg)
 			}
-			parent.tg.group.join(tg)
+			tg.join(parent.tg.group)
 		}
 		// In the first namespace of a sandbox, what isn't 1 is nobody's init.
-		if ns.init == nil && nums[ns.Level] == 1 {
-			ns.init = tg
+		if child.ids.Own() == 1 {
+			ns.SetInit(tg)
 		}
 	}
 	if parent != nil {

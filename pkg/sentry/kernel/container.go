@@ -40,7 +40,7 @@ func (c *Container) Usage(k *Kernel) usage.Resources {
 	k.tree.RLock()
 	defer k.tree.RUnlock()
 	sum := c.ended
-	for _, t := range k.RootPIDNS.tasks {
+	for t := range k.RootPIDNS.TasksHeld() {
 		if t.container == c && !t.dead {
 			sum.Add(t.usage.Read())
 		}
@@ -71,7 +71,7 @@ func (m members) Interrupt() {
 func (m members) Awake() bool {
 	m.k.tree.RLock()
 	defer m.k.tree.RUnlock()
-	for _, t := range m.k.RootPIDNS.tasks {
+	for t := range m.k.RootPIDNS.TasksHeld() {
 		if t.container == m.c && !t.dead && !t.blocked.Load() {
 			return true
 		}

@@ -200,7 +200,7 @@ func (t *Task) startGroupStop(s signals.Signal) {
 	if s != sigStop {
 		// Terminal stop signals do nothing to an orphaned process group.
 		k.tree.RLock()
-		orphaned := tg.group.orphaned(nil)
+		orphaned := tg.group.OrphanedHeld()
 		k.tree.RUnlock()
 		if orphaned {
 			return
@@ -356,7 +356,7 @@ func (g *groupSignals) actionsGet(s signals.Signal) signals.Action {
 // childInfo returns the siginfo of SIGCHLD about tg, for parent. tree is held.
 func (tg *ThreadGroup) childInfo(parent *ThreadGroup, code, status int32) signals.Info {
 	info := signals.Info{Signo: int32(sigChld), Code: code}
-	info.SetPID(tg.ids.in(parent.ids.ns))
+	info.SetPID(tg.ids.In(parent.ids.NS))
 	if l := tg.leader; l != nil {
 		info.SetUID(parent.leader.creds.Load().UserNS.UID(l.creds.Load().RUID))
 	}

@@ -1,6 +1,6 @@
-// Package kernel has tasks and what they are organised in: thread groups,
-// process groups, sessions, pid namespaces; how they are born (clone, exec), run
-// (the loop over the platform), get signals, wait for each other and end.
+// Package kernel has tasks and the tree of processes that they are organised in: how
+// they are born (clone, exec), run (the loop over the platform), get signals, wait for
+// each other and end. Their numbers, process groups and sessions are package pids'.
 //
 // A Task is a thread of a sched.Scheduler, a coroutine where the platform permits, whose state lives in the struct: between two runs of
 // application code, and at every place where it sleeps (Block), all of it is in
@@ -8,8 +8,8 @@
 //
 // Three kinds of lock, in this order:
 //
-//   - Kernel.tree: who is whose parent, child, tracer, thread; pids; exit
-//     states. Taken for writing by fork, exit, wait, setpgid and the like.
+//   - Kernel.tree: who is whose parent, child, tracer, thread; exit states;
+//     all of package pids. Taken for writing by fork, exit, wait, setpgid and the like.
 //   - ThreadGroup.signals.mu: pending signals, masks, job-control state of one
 //     thread group; two are never held together.
 //   - leaves: Task.mu (what other tasks may read: name, credentials,

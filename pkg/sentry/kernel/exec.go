@@ -88,7 +88,7 @@ func (t *Task) Exec(a *ExecArgs) error {
 			err = unix.ENOMEM
 		}
 		// There is nothing to go back to (execve(2), BUGS of the caller).
-		t.k.Logf("task %d: %s couldn't be loaded, after its headers had been found good: %v: killed", t.ids.num[0], path, err)
+		t.k.Logf("task %d: %s couldn't be loaded, after its headers had been found good: %v: killed", t.ids.Root(), path, err)
 		t.tg.Kill(ExitStatus{Signal: signals.Signal(unix.SIGSEGV)})
 		return err
 	}
@@ -207,7 +207,7 @@ func (t *Task) killSiblings() error {
 		old := tg.leader
 		old.unlink()
 		old.forgetIDs()
-		t.ids.become(&tg.ids)
+		t.ids.Become(&tg.ids)
 		tg.leader = t
 		t.rememberIDs()
 		t.pay(processCost) // as much as the leader had

@@ -153,7 +153,7 @@ func (t *Task) exitStatus() ExitStatus {
 func (t *Task) exitMemory() {
 	t.robustExit()
 	t.endsLocks.Store(true)
-	t.k.Futexes.OwnerExits(t, uint32(t.ids.in(t.ids.ns)))
+	t.k.Futexes.OwnerExits(t, uint32(t.ids.In(t.ids.NS)))
 	if a := t.clearTID; a != 0 && t.mm.Users() > 1 {
 		if usermem.CopyOutUint32(t.mm, a, 0) == nil {
 			t.FutexWake(a, false, 1, futex.MatchAny)
@@ -171,7 +171,7 @@ func (t *Task) releaseVfork() {
 
 // rememberIDs makes the task known by its numbers. tree is held.
 func (t *Task) rememberIDs() {
-	t.ids.each(func(ns *PIDNamespace, id int32) { ns.tasks[id] = t })
+	t.ids.Remember(t)
 	if c := t.container; c != nil {
 		c.tasks++
 	}
@@ -179,19 +179,13 @@ func (t *Task) rememberIDs() {
 
 // forgetIDs takes the task's numbers away. tree is held.
 func (t *Task) forgetIDs() {
-	t.ids.each(func(ns *PIDNamespace, id int32) {
-		if ns.tasks[id] != t {
-			return
-		}
-		delete(ns.tasks, id)
-		if ns.Parent != nil {
-			return
-		}
-		t.pay(0)
-		if c := t.container; c != nil {
-			c.tasks--
-		}
-	})
+	if !t.ids.Forget(t) {
+		return
+	}
+	t.pay(0)
+	if c := t.container; c != nil {
+		c.tasks--
+	}
 }
 
 // deathSignals returns what tells children of the task's end that asked for it
@@ -218,31 +212,30 @@ func (t *Task) deathSignals() (after []func()) {
 func (tg *ThreadGroup) ended(status ExitStatus) (after []func()) {
 	tg.zombie, tg.status = true, status
 	tg.timers.Stop()
-	tg.undo.Apply(tg.ids.num[tg.ids.ns.Level])
-	ns := tg.ids.ns
-	if ns.init == tg {
-		after = append(after, ns.die()...)
+	tg.undo.Apply(tg.ids.Own())
+	if tg.ids.NS.InitHeld() == tg {
+		after = append(after, tg.killNamespace()...)
 	}
 	// Job control: groups that become orphaned by this, with stopped members,
 	// get SIGHUP and SIGCONT (_exit(2)).
 	hup := func(g *ProcessGroup) {
-		for _, m := range g.members {
+		for _, m := range g.MembersHeld() {
 			if m.Stopped() {
 				after = append(after, func() {
 					for _, s := range []unix.Signal{unix.SIGHUP, unix.SIGCONT} {
-						g.Send(tg.k, &signals.Info{Signo: int32(s), Code: signals.CodeKernel})
+						tg.k.SendGroup(g, &signals.Info{Signo: int32(s), Code: signals.CodeKernel})
 					}
 				})
 				return
 			}
 		}
 	}
-	if p := tg.parent; p != nil && p.group != tg.group && p.group.session == tg.group.session && tg.group.orphaned(nil) {
+	if p := tg.parent; p != nil && p.group != tg.group && p.group.Session() == tg.group.Session() && tg.group.OrphanedHeld() {
 		hup(tg.group)
 	}
 	reaper := tg.reaper()
 	for _, c := range tg.children {
-		was := c.group.orphaned(nil)
+		was := c.group.OrphanedHeld()
 		c.parent = reaper
 		c.parentTask = nil
 		if reaper != nil {
@@ -256,15 +249,14 @@ func (tg *ThreadGroup) ended(status ExitStatus) (after []func()) {
 		} else if c.zombie {
 			c.reap()
 		}
-		if c.group != tg.group && !was && c.group.orphaned(nil) {
+		if c.group != tg.group && !was && c.group.OrphanedHeld() {
 			hup(c.group)
 		}
 	}
 	tg.children = nil
-	if s := tg.group.session; s.leader == tg {
-		s.leader = nil
-		if tty := s.tty; tty != nil {
-			after = append(after, func() { tty.SessionLeaderExited(s) })
+	if s := tg.group.Session(); s.LeaderHeld() == tg {
+		if tty := s.LeaderEnds(); tty != nil {
+			after = append(after, func() { tty.SessionEnded(s) })
 		}
 	}
 	after = append(after, tg.tellParent()...)
@@ -272,13 +264,14 @@ func (tg *ThreadGroup) ended(status ExitStatus) (after []func()) {
 	return after
 }
 
-// die ends a pid namespace whose init has gone: everybody in it is killed. tree
-// is held.
-func (ns *PIDNamespace) die() (after []func()) {
-	ns.dying = true
-	for _, t := range ns.tasks {
-		if tg := t.tg; !tg.zombie && tg != ns.init {
-			after = append(after, func() { tg.Kill(ExitStatus{Signal: sigKill}) })
+// killNamespace ends a pid namespace whose init, tg, has gone: everybody in it is
+// killed. tree is held.
+func (tg *ThreadGroup) killNamespace() (after []func()) {
+	ns := tg.ids.NS
+	ns.Close()
+	for t := range ns.TasksHeld() {
+		if o := t.tg; !o.zombie && o != tg {
+			after = append(after, func() { o.Kill(ExitStatus{Signal: sigKill}) })
 		}
 	}
 	return after
@@ -286,8 +279,8 @@ func (ns *PIDNamespace) die() (after []func()) {
 
 // reaper returns who inherits the process's children. tree is held.
 func (tg *ThreadGroup) reaper() *ThreadGroup {
-	init := tg.ids.ns.init
-	for p := tg.parent; p != nil && p.ids.ns == tg.ids.ns; p = p.parent {
+	init := tg.ids.NS.InitHeld()
+	for p := tg.parent; p != nil && p.ids.NS == tg.ids.NS; p = p.parent {
 		if p == init {
 			break
 		}
@@ -362,7 +355,7 @@ func (tg *ThreadGroup) reap() {
 		}
 	}
 	tg.leader.forgetIDs()
-	tg.leave()
+	tg.group.Leave(tg)
 }
 
 // notifyChildren wakes who waits for children.

@@ -25,11 +25,11 @@ func (t *Task) FutexKey(addr usermem.Addr, private bool) (futex.Key, error) {
 func (t *Task) FutexWaiter() *futex.Waiter { return t.futexWaiter }
 
 func (t *Task) FutexParty(addr usermem.Addr) futex.PI {
-	return futex.PI{TID: uint32(t.ids.in(t.ids.ns)), Task: t, Target: t.mm, Addr: addr}
+	return futex.PI{TID: uint32(t.ids.In(t.ids.NS)), Task: t, Target: t.mm, Addr: addr}
 }
 
 func (t *Task) FutexOwner(tid uint32) (any, error) {
-	o := t.ids.ns.Task(int32(tid))
+	o := t.ids.NS.Task(int32(tid))
 	if o == nil || o.endsLocks.Load() {
 		return nil, unix.ESRCH
 	}
@@ -51,6 +51,6 @@ func (t *Task) robustExit() {
 	head := t.robustList
 	t.robustList = 0
 	if head != 0 {
-		futex.EndRobustList(t.mm, head, uint32(t.ids.in(t.ids.ns)), func(a usermem.Addr) { t.FutexWake(a, false, 1, futex.MatchAny) })
+		futex.EndRobustList(t.mm, head, uint32(t.ids.In(t.ids.NS)), func(a usermem.Addr) { t.FutexWake(a, false, 1, futex.MatchAny) })
 	}
 }

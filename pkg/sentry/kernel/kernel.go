@@ -16,6 +16,7 @@ import (
 	"vitrine/pkg/sentry/futex"
 	"vitrine/pkg/sentry/loader"
 	"vitrine/pkg/sentry/memfile"
+	"vitrine/pkg/sentry/pids"
 	"vitrine/pkg/sentry/platform"
 	"vitrine/pkg/sentry/usage"
 	"vitrine/pkg/sentry/vfs"
@@ -113,7 +114,7 @@ func (k *Kernel) Init() {
 	}
 	k.Futexes = futex.NewManager()
 	k.RootUserNS = auth.NewRootUserNamespace()
-	k.RootPIDNS = k.newPIDNamespace(nil, k.RootUserNS)
+	k.RootPIDNS = pids.NewRoot(numbered{k}, &k.tree, k.RootUserNS, k.NewNamespaceInode())
 }
 
 // CompareSecret is an odd number that stays secret; multiplying by it keeps

@@ -28,7 +28,7 @@ func (t *Task) mayKill(tg *ThreadGroup, s signals.Signal) bool {
 	if c.HasCapIn(unix.CAP_KILL, v.UserNS) {
 		return true
 	}
-	return s == sigCont && tg.group.session == t.tg.group.session
+	return s == sigCont && tg.group.Session() == t.tg.group.Session()
 }
 
 // KillInfo is the siginfo of a signal that t sends to a process, with si_code
@@ -42,7 +42,7 @@ func (t *Task) KillInfo(to *ThreadGroup, s signals.Signal, code int32) *signals.
 // killInfo is KillInfo with tree held.
 func (t *Task) killInfo(to *ThreadGroup, s signals.Signal, code int32) *signals.Info {
 	i := &signals.Info{Signo: int32(s), Code: code}
-	i.SetPID(t.tg.ids.in(to.ids.ns))
+	i.SetPID(t.tg.ids.In(to.ids.NS))
 	uid := auth.Overflow
 	if l := to.leader; l != nil {
 		uid = l.Credentials().UserNS.UID(t.Credentials().RUID)
@@ -70,9 +70,9 @@ func (t *Task) Kill(pid int32, s signals.Signal) error {
 }
 
 func (t *Task) killHeld(pid int32, s signals.Signal) (after []func(), err error) {
-	ns := t.ids.ns
+	ns := t.ids.NS
 	if pid > 0 {
-		o := ns.tasks[pid]
+		o := ns.TaskHeld(pid)
 		switch {
 		case o == nil:
 			return nil, unix.ESRCH
@@ -99,18 +99,18 @@ func (t *Task) killHeld(pid int32, s signals.Signal) (after []func(), err error)
 	}
 	switch {
 	case pid == -1:
-		for _, o := range ns.tasks {
-			if o == o.tg.leader && o.tg != t.tg && o.tg.ids.in(ns) != 1 {
+		for o := range ns.TasksHeld() {
+			if o == o.tg.leader && o.tg != t.tg && o.tg.ids.In(ns) != 1 {
 				send(o.tg)
 			}
 		}
 	case pid != math.MinInt32:
 		g := t.tg.group
 		if pid < 0 {
-			g = ns.groups[-pid]
+			g = ns.ProcessGroupHeld(-pid)
 		}
 		if g != nil {
-			for _, tg := range g.members {
+			for _, tg := range g.MembersHeld() {
 				send(tg)
 			}
 		}
@@ -130,7 +130,7 @@ func (c *Container) Broadcast(k *Kernel, s signals.Signal) {
 	var after []func()
 	info := signals.Info{Signo: int32(s), Code: signals.CodeUser} // who sends it has no number in there
 	k.tree.RLock()
-	for _, t := range k.RootPIDNS.tasks {
+	for t := range k.RootPIDNS.TasksHeld() {
 		if t == t.tg.leader && t.container == c {
 			f, _ := t.tg.broadcastHeld(&info)
 			after = append(after, f...)

@@ -17,7 +17,7 @@ func (t *Task) Process() any               { return t.tg }
 func (t *Task) FileLimit() uint64          { return t.tg.Limits().Soft(limits.OpenFiles) }
 func (t *Task) ProcessID(p any) int32 {
 	if tg, ok := p.(*ThreadGroup); ok {
-		return tg.ids.in(t.ids.ns)
+		return tg.ids.In(t.ids.NS)
 	}
 	return 0
 }

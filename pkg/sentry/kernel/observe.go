@@ -38,7 +38,7 @@ func (k *Kernel) TotalUsage() usage.Resources {
 	k.tree.RLock()
 	defer k.tree.RUnlock()
 	sum := k.deadUsage
-	for _, t := range k.RootPIDNS.tasks {
+	for t := range k.RootPIDNS.TasksHeld() {
 		if !t.dead {
 			sum.Add(t.usage.Read())
 		}
@@ -61,16 +61,4 @@ func (k *Kernel) UUID() string {
 	}
 	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
-}
-
-// ProcessCount returns how many processes ns has, zombies included.
-func (ns *PIDNamespace) ProcessCount() (n int) {
-	ns.k.tree.RLock()
-	defer ns.k.tree.RUnlock()
-	for _, t := range ns.tasks {
-		if t == t.tg.leader {
-			n++
-		}
-	}
-	return n
 }

@@ -388,7 +388,7 @@ func (t *Task) KillTrace(o *Task) error {
 // trapInfo is the siginfo of SIGCHLD about a stop. tree is held.
 func (t *Task) trapInfo(tracer *Task) signals.Info {
 	info := signals.Info{Signo: int32(sigChld), Code: signals.ChildTrapped}
-	info.SetPID(t.ids.in(tracer.ids.ns))
+	info.SetPID(t.ids.In(tracer.ids.NS))
 	info.SetUID(tracer.creds.Load().UserNS.UID(t.creds.Load().RUID))
 	info.SetStatus(t.trace.code & 0x7f)
 	return info
@@ -510,7 +510,7 @@ func (t *Task) syncRestart() {
 // notifyInfo is what PTRACE_GETSIGINFO shows for stops that aren't signals.
 func (t *Task) notifyInfo(code int32) *signals.Info {
 	info := &signals.Info{Signo: int32(unix.SIGTRAP), Code: code}
-	info.SetPID(t.ids.num[t.ids.ns.Level])
+	info.SetPID(t.ids.Own())
 	c := t.Credentials()
 	info.SetUID(c.UserNS.UID(c.RUID))
 	return info
@@ -562,7 +562,7 @@ func (t *Task) traceSignal(info *signals.Info) bool {
 	if signals.Signal(own.Signo) != s {
 		own = signals.Info{Signo: int32(s), Code: signals.CodeUser}
 		if tracer := t.Tracer(); tracer != nil {
-			own.SetPID(tracer.tg.ids.in(t.ids.ns))
+			own.SetPID(tracer.tg.ids.In(t.ids.NS))
 			own.SetUID(t.Credentials().UserNS.UID(tracer.Credentials().RUID))
 		}
 	}
@@ -719,7 +719,7 @@ func (t *Task) traceClone(child *Task, a *CloneArgs) {
 // seenByTracer is o's number as t's tracer sees it.
 func (t *Task) seenByTracer(o *Task) uint64 {
 	if tracer := t.Tracer(); tracer != nil {
-		return uint64(o.ids.in(tracer.ids.ns))
+		return uint64(o.ids.In(tracer.ids.NS))
 	}
 	return 0
 }
@@ -734,7 +734,7 @@ func (t *Task) traceExec(old uint64) {
 	t.k.tree.RUnlock()
 	if !seized {
 		info := signals.Info{Signo: int32(unix.SIGTRAP), Code: signals.CodeUser}
-		info.SetPID(t.ids.num[t.ids.ns.Level])
+		info.SetPID(t.ids.Own())
 		t.SendSignal(&info)
 	}
 }
@@ -779,7 +779,7 @@ func (t *Task) exitTraced(status ExitStatus) (after []func(), ok bool) {
 	}
 	t.trace.zombie, t.trace.status = true, status
 	info := signals.Info{Signo: int32(sigChld), Code: signals.ChildExited}
-	info.SetPID(t.ids.in(tracer.ids.ns))
+	info.SetPID(t.ids.In(tracer.ids.NS))
 	info.SetStatus(int32(status.Code))
 	after, _ = tracer.tg.sendHeld(nil, &info, nil)
 	return append(after, tracer.tg.notifyChildren), true
@@ -808,10 +808,10 @@ func (t *Task) waitTracee(w *WaitTarget) (res WaitResult, found bool, after []fu
 	if w.Options&linux.WNOTHREAD != 0 {
 		tracers = []*Task{t}
 	}
-	ns := t.ids.ns
+	ns := t.ids.NS
 	for _, m := range tracers {
 		for _, o := range m.tracees {
-			if w.PID != 0 && o.ids.in(ns) != w.PID || w.PGID != 0 && o.tg.group.ids.in(ns) != w.PGID {
+			if w.PID != 0 && o.ids.In(ns) != w.PID || w.PGID != 0 && o.tg.group.ID(ns) != w.PGID {
 				continue
 			}
 			found = true
@@ -836,7 +836,7 @@ func (t *Task) waitTracee(w *WaitTarget) (res WaitResult, found bool, after []fu
 }
 
 func (t *Task) traceeResult(o *Task) WaitResult {
-	return WaitResult{PID: o.ids.in(t.ids.ns), UID: t.Credentials().UserNS.UID(o.creds.Load().RUID), Usage: o.usage.Read()}
+	return WaitResult{PID: o.ids.In(t.ids.NS), UID: t.Credentials().UserNS.UID(o.creds.Load().RUID), Usage: o.usage.Read()}
 }
 
 // collectTracee takes the end of a task that t's process traces. tree is held.

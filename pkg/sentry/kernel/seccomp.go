@@ -52,7 +52,7 @@ func (t *Task) InstallFilterAll(program []callfilter.Instruction) (int32, error)
 	defer t.k.tree.Unlock()
 	for _, o := range t.tg.tasks {
 		if o != t && !s.Descends(o.Seccomp()) {
-			return o.ids.in(t.ids.ns), nil
+			return o.ids.In(t.ids.NS), nil
 		}
 	}
 	noNew := t.Credentials().NoNewPrivs
@@ -92,7 +92,7 @@ func (t *Task) seccompAct(answer uint32) bool {
 	case callfilter.Allow:
 		return true
 	case callfilter.Log:
-		t.k.Logf("seccomp: task %d (%s) makes system call %d", t.ids.num[0], t.Name(), r.SyscallNo())
+		t.k.Logf("seccomp: task %d (%s) makes system call %d", t.ids.Root(), t.Name(), r.SyscallNo())
 		return true
 	case callfilter.Errno:
 		r.SetReturn(failure(unix.Errno(min(data, maxErrno))))

@@ -62,7 +62,7 @@ func (t *Task) SetNamespace(ns any, kind uint64) error {
 // enterPID makes ns the one of children that are still to be born: downwards
 // only, for they don't get out of their namespace.
 func (t *Task) enterPID(n *Namespaces, ns *PIDNamespace) error {
-	if !t.ids.ns.Contains(ns) {
+	if !t.ids.NS.Contains(ns) {
 		return unix.EINVAL
 	}
 	n.PIDForChildren = ns

@@ -53,12 +53,12 @@ func (tg *ThreadGroup) SendKernel(signo unix.Signal) {
 	tg.Send(&signals.Info{Signo: int32(signo), Code: signals.CodeKernel})
 }
 
-// Send sends a signal to all members of the group, those included that a fork(2)
+// SendGroup sends a signal to all members of a group, those included that a fork(2)
 // under way is about to make.
-func (g *ProcessGroup) Send(k *Kernel, info *signals.Info) {
+func (k *Kernel) SendGroup(g *ProcessGroup, info *signals.Info) {
 	var after []func()
 	k.tree.RLock()
-	for _, tg := range g.members {
+	for _, tg := range g.MembersHeld() {
 		f, _ := tg.broadcastHeld(info)
 		after = append(after, f...)
 	}
@@ -66,13 +66,6 @@ func (g *ProcessGroup) Send(k *Kernel, info *signals.Info) {
 	for _, f := range after {
 		f()
 	}
-}
-
-// Members returns the processes in the group.
-func (g *ProcessGroup) Members(k *Kernel) []*ThreadGroup {
-	k.tree.RLock()
-	defer k.tree.RUnlock()
-	return append([]*ThreadGroup(nil), g.members...)
 }
 
 // send queues info for task, or for the process where task is nil, and sees to
@@ -167,7 +160,7 @@ func (tg *ThreadGroup) wanted(s signals.Signal, task *Task, info *signals.Info) 
 }
 
 // isInit reports whether tg is the first process of its pid namespace.
-func (tg *ThreadGroup) isInit() bool { return tg.ids.num[tg.ids.ns.Level] == 1 }
+func (tg *ThreadGroup) isInit() bool { return tg.ids.Own() == 1 }
 
 // liveTasks returns the tasks for which signals may be meant. signals.mu is
 // held; the list changes under it and the tree lock both.

@@ -161,10 +161,10 @@ func (t *Task) Kernel() *Kernel { return t.k }
 func (t *Task) ThreadGroup() *ThreadGroup { return t.tg }
 
 // PIDNamespace returns the namespace that numbers the task's own view.
-func (t *Task) PIDNamespace() *PIDNamespace { return t.ids.ns }
+func (t *Task) PIDNamespace() *PIDNamespace { return t.ids.NS }
 
 // TID returns the task's number in ns, or zero.
-func (t *Task) TID(ns *PIDNamespace) int32 { return t.ids.in(ns) }
+func (t *Task) TID(ns *PIDNamespace) int32 { return t.ids.In(ns) }
 
 // Alive reports whether the task hasn't ended.
 func (t *Task) Alive() bool {
@@ -315,7 +315,7 @@ func (t *Task) FileSizeLimit() uint64          { return t.tg.Limits().Soft(limit
 func (t *Task) FileSizeExceeded() {
 	t.SendSignal(&signals.Info{Signo: int32(unix.SIGXFSZ), Code: signals.CodeKernel})
 }
-func (t *Task) ThreadGroupID() int32 { return t.tg.ids.num[0] }
+func (t *Task) ThreadGroupID() int32 { return t.tg.ids.Root() }
 
 // Start lets the task run.
 func (t *Task) Start() { t.thread.Start(t.run) }
@@ -353,7 +353,7 @@ func (t *Task) run() {
 			t.stepEnds()
 		}
 		if err != nil {
-			t.k.Logf("task %d lost its address space: %v", t.ids.num[0], err)
+			t.k.Logf("task %d lost its address space: %v", t.ids.Root(), err)
 			t.tg.Kill(ExitStatus{Signal: signals.Signal(unix.SIGKILL)})
 			continue
 		}
@@ -478,7 +478,7 @@ func (t *Task) fault(ev *platform.Event) {
 
 // outOfMemory ends the process: a page couldn't be had.
 func (t *Task) outOfMemory(err error) {
-	t.k.Logf("task %d (%s): %v: killed", t.ids.num[0], t.Name(), err)
+	t.k.Logf("task %d (%s): %v: killed", t.ids.Root(), t.Name(), err)
 	t.tg.Kill(ExitStatus{Signal: signals.Signal(unix.SIGKILL)})
 }
 

@@ -10,6 +10,7 @@ import (
 	"vitrine/pkg/sentry/ipc"
 	"vitrine/pkg/sentry/limits"
 	"vitrine/pkg/sentry/memfile"
+	"vitrine/pkg/sentry/pids"
 	"vitrine/pkg/sentry/signals"
 	"vitrine/pkg/sentry/timers"
 	"vitrine/pkg/sentry/usage"
@@ -118,45 +119,11 @@ func (s ExitStatus) Wait() uint32 {
 	return w
 }
 
-// ProcessGroup is a job (setpgid(2), credentials(7)). Guarded by Kernel.tree.
-type ProcessGroup struct {
-	ids     ids
-	session *Session
-	members []*ThreadGroup
-}
-
-// Session is what a login is (setsid(2)). Guarded by Kernel.tree.
-type Session struct {
-	ids    ids
-	leader *ThreadGroup
-	groups int
-	// tty is the controlling terminal: whatever the terminal code puts here.
-	tty Terminal
-}
-
-// Terminal is a controlling terminal, as far as sessions need to know.
-type Terminal interface {
-	// Name is that of /proc/PID/stat: the device number.
-	DeviceNumber() uint64
-	// SessionLeaderExited is called, without locks, when the session's leader
-	// ends: the terminal is given up, its foreground group gets SIGHUP.
-	SessionLeaderExited(s *Session)
-}
-
-// ID returns the process group's number in ns, or zero.
-func (g *ProcessGroup) ID(ns *PIDNamespace) int32 { return g.ids.in(ns) }
-
-// Session returns the group's session.
-func (g *ProcessGroup) Session() *Session { return g.session }
-
-// ID returns the session's number in ns, or zero.
-func (s *Session) ID(ns *PIDNamespace) int32 { return s.ids.in(ns) }
-
 // ID returns the process's number in ns, or zero.
-func (tg *ThreadGroup) ID(ns *PIDNamespace) int32 { return tg.ids.in(ns) }
+func (tg *ThreadGroup) ID(ns *PIDNamespace) int32 { return tg.ids.In(ns) }
 
 // PIDNamespace returns the namespace the process is in.
-func (tg *ThreadGroup) PIDNamespace() *PIDNamespace { return tg.ids.ns }
+func (tg *ThreadGroup) PIDNamespace() *PIDNamespace { return tg.ids.NS }
 
 // Kernel returns the kernel.
 func (tg *ThreadGroup) Kernel() *Kernel { return tg.k }
@@ -196,42 +163,7 @@ func (tg *ThreadGroup) ProcessGroup() *ProcessGroup {
 func (tg *ThreadGroup) Session() *Session {
 	tg.k.tree.RLock()
 	defer tg.k.tree.RUnlock()
-	return tg.group.session
-}
-
-// Terminal returns the controlling terminal, or nil.
-func (s *Session) Terminal(k *Kernel) Terminal {
-	k.tree.RLock()
-	defer k.tree.RUnlock()
-	return s.tty
-}
-
-// SetTerminal sets the controlling terminal of s if it has none and leader
-// leads it; EPERM otherwise.
-func (s *Session) SetTerminal(leader *ThreadGroup, t Terminal) error {
-	leader.k.tree.Lock()
-	defer leader.k.tree.Unlock()
-	if s.leader != leader || s.tty != nil {
-		return unix.EPERM
-	}
-	s.tty = t
-	return nil
-}
-
-// ClearTerminal takes t away from s.
-func (s *Session) ClearTerminal(k *Kernel, t Terminal) {
-	k.tree.Lock()
-	if s.tty == t {
-		s.tty = nil
-	}
-	k.tree.Unlock()
-}
-
-// Leader returns the session's leader, or nil when it has ended.
-func (s *Session) Leader(k *Kernel) *ThreadGroup {
-	k.tree.RLock()
-	defer k.tree.RUnlock()
-	return s.leader
+	return tg.group.Session()
 }
 
 // Done is closed when the process has ended and ExitStatus is set.
@@ -264,45 +196,9 @@ func (tg *ThreadGroup) OOMScoreAdj() *atomic.Int32 { return &tg.oomScoreAdj }
 func (tg *ThreadGroup) StartTime() int64 { return tg.startTime }
 
 // join makes tg a member of g. tree is held.
-func (g *ProcessGroup) join(tg *ThreadGroup) {
-	g.members = append(g.members, tg)
+func (tg *ThreadGroup) join(g *ProcessGroup) {
+	g.Join(tg)
 	tg.group = g
-}
-
-// leave takes tg out of its group; an empty group, and its session, go.
-// tree is held.
-func (tg *ThreadGroup) leave() {
-	g := tg.group
-	for i, m := range g.members {
-		if m == tg {
-			g.members = append(g.members[:i], g.members[i+1:]...)
-			break
-		}
-	}
-	if len(g.members) > 0 {
-		return
-	}
-	g.ids.each(func(ns *PIDNamespace, id int32) { delete(ns.groups, id) })
-	s := g.session
-	if s.groups--; s.groups == 0 {
-		s.ids.each(func(ns *PIDNamespace, id int32) { delete(ns.sessions, id) })
-	}
-}
-
-// newGroup makes a process group led by tg. tree is held.
-func (s *Session) newGroup(tg *ThreadGroup) *ProcessGroup {
-	g := &ProcessGroup{ids: tg.ids, session: s}
-	s.groups++
-	g.ids.each(func(ns *PIDNamespace, id int32) { ns.groups[id] = g })
-	return g
-}
-
-// newSession makes a session and process group led by tg, which is in none.
-// tree is held.
-func newSession(tg *ThreadGroup) *ProcessGroup {
-	s := &Session{ids: tg.ids, leader: tg}
-	s.ids.each(func(ns *PIDNamespace, id int32) { ns.sessions[id] = s })
-	return s.newGroup(tg)
 }
 
 // SetSID does setsid(2) and returns the new session's id.
@@ -310,12 +206,12 @@ func (t *Task) SetSID() (int32, error) {
 	k, tg := t.k, t.tg
 	k.tree.Lock()
 	defer k.tree.Unlock()
-	if tg.ids.ns.groups[tg.ids.num[tg.ids.ns.Level]] != nil {
+	if tg.ids.NS.ProcessGroupHeld(tg.ids.Own()) != nil {
 		return 0, unix.EPERM
 	}
-	tg.leave()
-	newSession(tg).join(tg)
-	return tg.ids.in(t.PIDNamespace()), nil
+	tg.group.Leave(tg)
+	tg.join(pids.NewSession(tg, tg.ids))
+	return tg.ids.In(t.PIDNamespace()), nil
 }
 
 // SetPGID does setpgid(2).
@@ -332,7 +228,7 @@ func (t *Task) SetPGID(pid, pgid int32) error {
 	defer k.tree.Unlock()
 	tg := t.tg
 	if pid != 0 {
-		p := ns.tasks[pid]
+		p := ns.TaskHeld(pid)
 		if p == nil {
 			return unix.ESRCH
 		}
@@ -342,60 +238,38 @@ func (t *Task) SetPGID(pid, pgid int32) error {
 		tg = p.tg
 	}
 	if pgid == 0 {
-		pgid = tg.ids.in(ns)
+		pgid = tg.ids.In(ns)
 	}
 	if tg != t.tg {
 		if tg.parent != t.tg || tg.zombie && tg.reaped {
 			return unix.ESRCH
 		}
-		if tg.group.session != t.tg.group.session {
+		if tg.group.Session() != t.tg.group.Session() {
 			return unix.EPERM
 		}
 		if tg.execed {
 			return unix.EACCES
 		}
 	}
-	if tg.group.session.leader == tg {
+	if tg.group.Session().LeaderHeld() == tg {
 		return unix.EPERM
 	}
-	g := ns.groups[pgid]
-	if pgid == tg.ids.in(ns) && g == nil {
-		g = tg.group.session.newGroup(tg)
-	} else if g == nil || g.session != t.tg.group.session {
+	g := ns.ProcessGroupHeld(pgid)
+	if pgid == tg.ids.In(ns) && g == nil {
+		g = tg.group.Session().NewGroup(tg.ids)
+	} else if g == nil || g.Session() != t.tg.group.Session() {
 		return unix.EPERM
 	}
 	if g != tg.group {
-		tg.leave()
-		g.join(tg)
+		tg.group.Leave(tg)
+		tg.join(g)
 	}
 	return nil
 }
 
-// orphaned reports whether g is an orphaned process group: no member has a
-// parent in another group of the same session (setpgid(2)). except is not
-// counted. tree is held.
-func (g *ProcessGroup) orphaned(except *ThreadGroup) bool {
-	for _, m := range g.members {
-		if m == except || m.zombie {
-			continue
-		}
-		if p := m.parent; p != nil && p.group != g && p.group.session == g.session {
-			return false
-		}
-	}
-	return true
-}
-
-// Orphaned reports whether the group is orphaned.
-func (g *ProcessGroup) Orphaned(k *Kernel) bool {
-	k.tree.RLock()
-	defer k.tree.RUnlock()
-	return g.orphaned(nil)
-}
-
 // countOf returns how many processes k's sandbox runs for uid. tree is held.
 func (k *Kernel) countOf(uid auth.KUID) (n uint64) {
-	for _, t := range k.RootPIDNS.tasks {
+	for t := range k.RootPIDNS.TasksHeld() {
 		if t.creds.Load().RUID == uid {
 			n++
 		}

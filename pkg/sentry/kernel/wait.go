@@ -56,8 +56,8 @@ func (t *Task) WaitChild(w *WaitTarget) (WaitResult, error) {
 
 // eligible reports whether c is one of those that w means. tree is held.
 func (t *Task) eligible(w *WaitTarget, c *ThreadGroup) bool {
-	ns := t.ids.ns
-	if w.PID != 0 && c.ids.in(ns) != w.PID || w.PGID != 0 && c.group.ids.in(ns) != w.PGID {
+	ns := t.ids.NS
+	if w.PID != 0 && c.ids.In(ns) != w.PID || w.PGID != 0 && c.group.ID(ns) != w.PGID {
 		return false
 	}
 	if w.Options&linux.WNOTHREAD != 0 && c.parentTask != t {
@@ -111,7 +111,7 @@ func (t *Task) tryWaitLocked(w *WaitTarget) (res WaitResult, after []func(), err
 // result fills what is the same for all events. tree is held.
 func (t *Task) result(c *ThreadGroup) WaitResult {
 	return WaitResult{
-		PID: c.ids.in(t.ids.ns), UID: t.Credentials().UserNS.UID(c.leader.creds.Load().RUID), Usage: c.usageLocked(),
+		PID: c.ids.In(t.ids.NS), UID: t.Credentials().UserNS.UID(c.leader.creds.Load().RUID), Usage: c.usageLocked(),
 	}
 }
 

@@ -1,7 +1,7 @@
 // Package namespaces has the kinds of namespaces that hold things (namespaces(7)):
 // the names of the machine (UTS), the objects of System V IPC and message queues
-// (IPC), and what belongs to a network (Net). Mounts, users and pids have theirs in
-// vfs, auth and kernel, with what they number.
+// (IPC), and what belongs to a network (Net). Mounts, users and tasks have theirs in
+// vfs, auth and pids, with what they number.
 //
 // UserNS and Inode of each are constant: whose capabilities count in it, and what
 // /proc/PID/ns shows. All methods are safe for concurrent use; the locks are leaves,

@@ -192,9 +192,6 @@ func (s subject) usage(t *kernel.Task) usage.Resources {
 	return s.tg.Usage()
 }
 
-// foreground is a terminal that knows its foreground process group.
-type foreground interface{ ForegroundGroup() *kernel.ProcessGroup }
-
 // encodeDevice is the encoding of device numbers in tty_nr: new_encode_dev.
 func encodeDevice(dev uint64) uint32 {
 	major, minor := unix.Major(dev), unix.Minor(dev)
@@ -206,12 +203,10 @@ func stat(s subject, t *kernel.Task, ctx vfs.Context, b *bytes.Buffer) error {
 	group := s.tg.ProcessGroup()
 	session := group.Session()
 	tty, tpgid := uint32(0), int32(-1)
-	if term := session.Terminal(s.p.k); term != nil {
+	if term := session.Terminal(); term != nil {
 		tty = encodeDevice(term.DeviceNumber())
-		if f, ok := term.(foreground); ok {
-			if g := f.ForegroundGroup(); g != nil {
-				tpgid = g.ID(ns)
-			}
+		if g, ok := term.Foreground().(*kernel.ProcessGroup); ok {
+			tpgid = g.ID(ns)
 		}
 	}
 	state := t.StateLetter()

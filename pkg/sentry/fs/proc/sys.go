@@ -11,6 +11,7 @@ import (
 	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/sentry/fs/pseudo"
 	"vitrine/pkg/sentry/kernel"
+	"vitrine/pkg/sentry/pids"
 	"vitrine/pkg/sentry/vfs"
 )
 
@@ -32,7 +33,7 @@ func fixed(v string) func(*procfs, vfs.Context) string {
 func number(v int) func(*procfs, vfs.Context) string { return fixed(strconv.Itoa(v)) }
 
 // threadsMax is kernel.threads-max: pids bound it first.
-const threadsMax = kernel.PIDMax
+const threadsMax = pids.Max
 
 // settings are what /proc/sys has, with Linux's defaults where they describe what
 // the Sentry does too.
@@ -40,7 +41,7 @@ var settings = []setting{
 	{path: "kernel/ostype", get: fixed("Linux")},
 	{path: "kernel/osrelease", get: fixed(kernel.Release)},
 	{path: "kernel/version", get: fixed(kernel.Version)},
-	{path: "kernel/pid_max", get: number(kernel.PIDMax)},
+	{path: "kernel/pid_max", get: number(pids.Max)},
 	{path: "kernel/ns_last_pid", mode: 0o666, get: func(p *procfs, ctx vfs.Context) string {
 		if t := p.callerTask(ctx); t != nil {
 			return strconv.Itoa(int(t.PIDNamespace().LastPID()))
@@ -142,7 +143,7 @@ func setLastPID(p *procfs, ctx vfs.Context, value string) error {
 	if t == nil || !ctx.Credentials().HasCapIn(unix.CAP_SYS_ADMIN, t.PIDNamespace().UserNS) {
 		return unix.EPERM
 	}
-	n, err := parseNumber(value, 0, kernel.PIDMax-1)
+	n, err := parseNumber(value, 0, pids.Max-1)
 	if err == nil {
 		t.PIDNamespace().SetLastPID(int32(n))
 	}

@@ -350,7 +350,7 @@ func (t *TTY) setForeground(j Job, a arg) error {
 		return err
 	}
 	s := j.Session()
-	if g.Session() != s {
+	if !g.In(s) {
 		return unix.EPERM
 	}
 	t.mu.Lock()

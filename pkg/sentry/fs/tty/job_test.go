@@ -44,7 +44,7 @@ type group struct {
 	sent     []unix.Signal
 }
 
-func (g *group) Session() Session       { return g.s }
+func (g *group) In(s Session) bool      { return s == g.s }
 func (g *group) Signal(sig unix.Signal) { g.sent = append(g.sent, sig) }
 func (g *group) Orphaned() bool         { return g.orphaned }
 

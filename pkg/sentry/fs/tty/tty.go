@@ -71,7 +71,8 @@ type Session interface {
 
 // Group is a process group.
 type Group interface {
-	Session() Session
+	// In reports whether s is the group's session.
+	In(s Session) bool
 	Signal(sig unix.Signal)
 	// Orphaned reports whether nobody in the session looks after the group
 	// (setpgid(2)).

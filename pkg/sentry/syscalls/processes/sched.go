@@ -353,7 +353,7 @@ func priorityTasks(t *kernel.Task, which int32, who int32, f func(o *kernel.Task
 			g = ns.ProcessGroup(who)
 		}
 		if g != nil {
-			for _, tg := range g.Members(t.Kernel()) {
+			for _, tg := range g.Members() {
 				each(tg.Tasks())
 			}
 		}
