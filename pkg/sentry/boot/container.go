@@ -91,7 +91,7 @@ func (s *Sandbox) Create(args *control.CreateArgs) error {
 	err := c.create()
 	if err != nil {
 		c.kc.SetQuota(s.k, 0, 0)
-		c.closeGofers()
+		c.letGo()
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -550,18 +550,22 @@ func (s *Sandbox) Destroy(id string) error {
 	delete(s.containers, id)
 	s.mu.Unlock()
 	if gone {
-		c.closeGofers()
+		c.letGo()
 	}
 	return nil
 }
 
-// closeGofers ends the connections to the container's gofers, which end by that.
-func (c *container) closeGofers() {
+// letGo gives up the container's account, and ends the connections to its gofers,
+// which end by that.
+func (c *container) letGo() {
 	for _, fs := range c.overlays {
 		overlay.Close(fs)
 	}
 	for _, fs := range c.gofers {
 		gofer.Close(fs)
+	}
+	if c.account != nil {
+		c.account.Close()
 	}
 }
 

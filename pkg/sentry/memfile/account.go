@@ -3,6 +3,7 @@ package memfile
 import (
 	"errors"
 	"math"
+	"slices"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -37,7 +38,8 @@ func NewHeapAccount(limit uint64) *Account {
 	return a
 }
 
-// ErrAccounts is the error of NewAccount when there are 65535 accounts.
+// ErrAccounts is the error of NewAccount when there are 65535 accounts that were not
+// closed, or still hold something.
 var ErrAccounts = errors.New("too many memory accounts")
 
 // NewAccount returns an account without a parent; limit is in bytes, zero is no
@@ -61,12 +63,12 @@ func (f *File) newAccount(parent *Account, name string, limit uint64) (*Account,
 	a.SetLimit(limit)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for i, old := range f.accounts {
-		if old == nil {
-			a.id = uint16(i)
-			f.accounts[i] = a
-			return a, nil
-		}
+	f.forgetClosed()
+	if n := len(f.freeIDs); n > 0 {
+		a.id = f.freeIDs[n-1]
+		f.freeIDs = f.freeIDs[:n-1]
+		f.accounts[a.id] = a
+		return a, nil
 	}
 	if len(f.accounts) >= math.MaxUint16 {
 		return nil, ErrAccounts
@@ -76,16 +78,26 @@ func (f *File) newAccount(parent *Account, name string, limit uint64) (*Account,
 	return a, nil
 }
 
-// Release gives the account up, if nothing is charged to it; it reports
-// whether that is so. Nobody allocates from it any more.
-func (a *Account) Release() bool {
-	a.file.mu.Lock()
-	defer a.file.mu.Unlock()
-	if a.used.Load() != 0 {
-		return false
-	}
-	a.file.accounts[a.id] = nil
-	return true
+// Close says that nobody allocates from the account any more: it is given up when
+// nothing is charged to it, which may be later. Pages are refused then.
+func (a *Account) Close() {
+	f := a.file
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.closed = append(f.closed, a)
+	f.forgetClosed()
+}
+
+// forgetClosed gives up the closed accounts that nothing is charged to. f.mu is held.
+func (f *File) forgetClosed() {
+	f.closed = slices.DeleteFunc(f.closed, func(a *Account) bool {
+		if a.used.Load() != 0 {
+			return false
+		}
+		f.accounts[a.id] = nil
+		f.freeIDs = append(f.freeIDs, a.id)
+		return true
+	})
 }
 
 // Name returns the name given to NewAccount.
@@ -219,6 +231,7 @@ func (a *Account) Heap() uint64 { return uint64(max(a.heap.Load(), 0)) }
 func (f *File) Heap() (sum uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.forgetClosed()
 	for _, a := range f.accounts {
 		if a != nil {
 			sum += a.Heap()

@@ -47,7 +47,7 @@ func TestHeapIsChargedByPagesToParents(t *testing.T) {
 		t.Errorf("all accounts: %d", f.Heap())
 	}
 	a.Uncharge(33 * pageSize)
-	if a.Usage() != 0 || parent.Usage() != 0 || !a.Release() {
+	if a.Usage() != 0 || parent.Usage() != 0 {
 		t.Errorf("%d and %d bytes left", a.Usage(), parent.Usage())
 	}
 	a.FreeHeap(2 * pageSize)
@@ -112,5 +112,71 @@ func TestTabGoesBackWithItsOwner(t *testing.T) {
 	var nobody *Tab
 	if nobody.Charge(1<<60) != nil {
 		t.Error("a tab that isn't there refuses")
+	}
+}
+
+// Containers come and go: their accounts are used again, but not before the last page
+// of theirs is given back.
+func TestClosedAccountsAreUsedAgain(t *testing.T) {
+	f, err := New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	sandbox, _ := f.NewAccount("sandbox", 0)
+	var left []Run
+	var last *Account
+	for i := range 70000 {
+		a, err := sandbox.NewAccount("container", 0)
+		if err != nil {
+			t.Fatalf("container %d: %v", i, err)
+		}
+		run, err := f.Alloc(Request{Account: a, Pages: 1, Hint: NoHint})
+		if err != nil {
+			t.Fatalf("container %d: %v", i, err)
+		}
+		a.Close()
+		if left = append(left, run); len(left) > 10 {
+			f.DecRef(left[0].Offset, pageSize)
+			left = left[1:]
+		}
+		if sandbox.Usage() != uint64(len(left))*pageSize {
+			t.Fatalf("container %d: %d bytes are charged, for %d pages", i, sandbox.Usage(), len(left))
+		}
+		last = a
+	}
+	if len(f.accounts) > 20 {
+		t.Errorf("%d accounts, of which few were there at a time", len(f.accounts))
+	}
+	for _, run := range left {
+		f.DecRef(run.Offset, pageSize)
+	}
+	next, _ := sandbox.NewAccount("next", 0)
+	if run, err := f.Alloc(Request{Account: last, Pages: 1, Hint: NoHint}); err != unix.ENOMEM {
+		t.Errorf("a page for a closed account: %v, %v", run, err)
+	}
+	if sandbox.Usage() != 0 || next.Usage() != 0 {
+		t.Errorf("%d and %d bytes are charged", sandbox.Usage(), next.Usage())
+	}
+}
+
+func TestTooManyAccountsAreRefused(t *testing.T) {
+	f, err := New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var a *Account
+	for range 65535 {
+		if a, err = f.NewAccount("a", 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := f.NewAccount("a", 0); err != ErrAccounts {
+		t.Errorf("one too many: %v", err)
+	}
+	a.Close()
+	if _, err := f.NewAccount("a", 0); err != nil {
+		t.Errorf("after one was closed: %v", err)
 	}
 }

@@ -99,11 +99,13 @@ type File struct {
 
 	mu       locks.Mutex[locks.MemoryFile]
 	nchunks  int
-	lowFree  int // no chunk below this one has a free group
-	lowAny   int // no chunk below this one has a free page
-	accounts []*Account
+	lowFree  int        // no chunk below this one has a free group
+	lowAny   int        // no chunk below this one has a free page
+	accounts []*Account // by id; nil for those in freeIDs
+	freeIDs  []uint16
+	closed   []*Account // that something is still charged to
 	trimming bool
-	closed   bool
+	ended    bool
 
 	// timer runs while waiting is set: then it gives back what of the warm
 	// pages was kept in vain, which is lowWarm at the most, the fewest that
@@ -143,7 +145,7 @@ func (f *File) Close() error {
 	f.timer.Stop()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.closed = true
+	f.ended = true
 	for i := range f.nchunks {
 		if c := f.chunks[i].Swap(nil); c != nil {
 			unix.Munmap(c.mem)
@@ -213,7 +215,11 @@ func (f *File) Alloc(r Request) (Run, error) {
 		}
 	}
 	f.mu.Lock()
-	c, ci, first := f.place(r.Hint, want, r.Down)
+	var c *chunk
+	var ci, first int
+	if f.accounts[r.Account.id] == r.Account { // or it was closed
+		c, ci, first = f.place(r.Hint, want, r.Down)
+	}
 	if c == nil {
 		f.mu.Unlock()
 		r.Account.uncharge(int64(want))
@@ -572,7 +578,7 @@ func (f *File) giveBack() {
 	f.lowWarm.Store(f.warmPages.Load())
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if !f.closed {
+	if !f.ended {
 		f.timer.Reset(warmTime)
 	}
 }
@@ -585,7 +591,7 @@ func (f *File) trimTo(target int64) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.trimming || f.closed {
+	if f.trimming || f.ended {
 		return
 	}
 	f.trimming = true

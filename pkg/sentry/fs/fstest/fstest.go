@@ -28,7 +28,9 @@ type Context struct{ Cred *auth.Credentials }
 // NewContext returns one, with an account of its own that has no limit.
 func NewContext() *Context {
 	cred := auth.NewRoot(auth.NewRootUserNamespace())
-	cred.Account = memfile.NewHeapAccount(0)
+	if f, err := memory(); err == nil {
+		cred.Account, _ = f.NewAccount("context", 0)
+	}
 	return &Context{cred}
 }
 
@@ -54,7 +56,7 @@ func Memory(t testing.TB, limit uint64) (*memfile.File, *memfile.Account) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { a.Release() })
+	t.Cleanup(a.Close)
 	return f, a
 }
 

@@ -81,7 +81,7 @@ func (a *Anonymous) NewObject(cred *auth.Credentials, size uint64) (memmap.Mappa
 		return nil, err
 	}
 	o := &object{c}
-	runtime.AddCleanup(o, pages.release, pages{c, a.storage.ledger})
+	runtime.AddCleanup(o, Content.Release, c)
 	return o, nil
 }
 

@@ -213,6 +213,13 @@ func (r *Regular) Content() Content {
 	return nil
 }
 
+// releaseWhenLost gives the pages of c back when r is garbage: its file system
+// was unmounted with the file in it.
+func (r *Regular) releaseWhenLost(c Content) {
+	r.lost = runtime.AddCleanup(r, Content.Release, c)
+	r.hasLost = true
+}
+
 // HasContent reports whether there is a content.
 func (r *Regular) HasContent() bool { return r.content.Load() != nil }
 
@@ -222,7 +229,7 @@ func (r *Regular) free() {
 		r.lost.Stop()
 	}
 	if c := r.content.Swap(nil); c != nil {
-		pages{*c, r.storage.ledger}.release()
+		(*c).Release()
 	}
 }
 

@@ -29,6 +29,7 @@ package tmpfs
 
 import (
 	"math"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -167,24 +168,9 @@ type Storage struct {
 	used       atomic.Int64 // inodes
 	maxInodes  atomic.Int64
 	newContent func() Content
-	ledger     *ledger
-	tab        *memfile.Tab // of inodes and names
+	account    *memfile.Account // of pages; may be the instance's own
+	tab        *memfile.Tab     // of inodes and names
 	size       uint64
-}
-
-// ledger is the account of an instance. It outlives the instance until nothing
-// is charged.
-type ledger struct {
-	account *memfile.Account // of pages
-	own     bool
-	dead    atomic.Bool
-}
-
-// settle gives an account up that no instance uses, once it is empty.
-func (l *ledger) settle() {
-	if l.own && l.dead.Load() {
-		l.account.Release()
-	}
 }
 
 // New returns an instance with an empty root directory.
@@ -236,7 +222,7 @@ func (o *Options) String() string {
 // NewStorage returns storage for inodes with device number dev, numbered from
 // firstIno+1 on.
 func NewStorage(o Options, dev, firstIno uint64) (*Storage, error) {
-	s := &Storage{dev: dev, size: o.Size, newContent: o.NewContent, ledger: &ledger{account: o.Account}}
+	s := &Storage{dev: dev, size: o.Size, newContent: o.NewContent, account: o.Account}
 	s.lastIno.Store(firstIno)
 	s.maxInodes.Store(defaultInodes)
 	if o.Inodes != 0 {
@@ -249,9 +235,9 @@ func NewStorage(o Options, dev, firstIno uint64) (*Storage, error) {
 		if err != nil {
 			return nil, unix.ENOMEM
 		}
-		s.ledger = &ledger{account: a, own: true}
+		s.account = a
 		// The instance goes with the last of its inodes.
-		addCleanup(s, s.ledger)
+		runtime.AddCleanup(s, (*memfile.Account).Close, a)
 	}
 	tab, err := memfile.NewTab(o.Account, s, instanceCost)
 	if err != nil {
@@ -259,7 +245,7 @@ func NewStorage(o Options, dev, firstIno uint64) (*Storage, error) {
 	}
 	s.tab = tab
 	if s.newContent == nil {
-		mem, acct := o.Memory, s.ledger.account
+		mem, acct := o.Memory, s.account
 		s.newContent = func() Content { return pagestore.New(mem, acct) }
 	}
 	return s, nil
@@ -268,7 +254,7 @@ func NewStorage(o Options, dev, firstIno uint64) (*Storage, error) {
 // Statfs implements vfs.Statfser.
 func (s *Storage) Statfs(_ vfs.Context, st *unix.Statfs_t) error {
 	st.Bsize, st.Frsize = blockSize, blockSize
-	if a := s.ledger.account; a != nil {
+	if a := s.account; a != nil {
 		if limit := a.Limit(); limit != 0 {
 			st.Blocks = limit / blockSize
 			if used := a.Usage(); used < limit {
@@ -285,7 +271,7 @@ func (s *Storage) Statfs(_ vfs.Context, st *unix.Statfs_t) error {
 // Usage returns the bytes of contents that the instance's account holds, and
 // the number of inodes.
 func (s *Storage) Usage() (bytes uint64, inodes int64) {
-	if a := s.ledger.account; a != nil {
+	if a := s.account; a != nil {
 		bytes = a.FileUsage()
 	}
 	return bytes, s.used.Load()
