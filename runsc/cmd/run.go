@@ -252,7 +252,11 @@ func (l *launch) runCreated(created *container.Created, signals chan os.Signal) 
 	} else if err != nil {
 		return 0, err
 	}
-	return created.WaitExit()
+	code, err := created.WaitExit()
+	if err != nil {
+		return 0, &exitError{max(code, 1), err}
+	}
+	return code, nil
 }
 
 // forwardSignals passes signals on to a process until stop is called: SIGWINCH

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -52,6 +51,7 @@ type Created struct {
 	*Container
 	store  *Store
 	line   *os.File // to the sentry; nil if the sandbox is another's
+	stderr *os.File // what it writes to standard error; nil if that is the log
 	sentry *os.Process
 	gofer  *os.Process
 }
@@ -159,14 +159,13 @@ func (k *creation) run() (*Created, error) {
 		return nil, err
 	}
 	if k.sentryErr != nil {
-		if said := k.sentrySaid(); said != "" {
+		if said := firstLine(k.sentryErr); said != "" {
 			k.o.Warn("sentry: " + said)
 		}
-		k.sentryErr.Close()
 	}
 	k.goferReport.Close()
 	return &Created{Container: &Container{store: k.store, State: k.state}, store: k.store,
-		line: k.line, sentry: k.sentry, gofer: k.gofer}, nil
+		line: k.line, stderr: k.sentryErr, sentry: k.sentry, gofer: k.gofer}, nil
 }
 
 // undo removes what there is of a container that can't be created. Where that fails
@@ -506,27 +505,39 @@ func (k *creation) cause(err error) error {
 	if control.ErrorKind(err) != control.KindGone || k.sentry == nil {
 		return err
 	}
-	b := make([]byte, 4096)
-	if n, _ := k.line.Read(b); n > 0 {
-		return fmt.Errorf("sentry: %s", strings.TrimSpace(string(b[:n])))
+	if cause := lastMessage(k.line); cause != "" {
+		return fmt.Errorf("sentry: %s", cause)
 	}
 	state, waitErr := k.sentry.Wait()
 	if waitErr != nil {
 		return err
 	}
-	said := ""
-	if k.sentryErr != nil {
-		if line := k.sentrySaid(); line != "" {
-			said = ": " + line
-		}
-	}
-	return fmt.Errorf("the sentry ended while the container was created (%s)%s", state, said)
+	return sentryEnded("was created", state, "", k.sentryErr)
 }
 
-// sentrySaid returns the first line that the sentry has written to standard error.
-func (k *creation) sentrySaid() string {
+// sentryEnded says that a sentry ended while its container did something, and why: as
+// it said itself, or wrote to standard error.
+func sentryEnded(while string, state *os.ProcessState, said string, stderr *os.File) error {
+	if said == "" {
+		said = firstLine(stderr)
+	}
+	if said != "" {
+		said = ": " + said
+	}
+	return fmt.Errorf("the sentry ended while the container %s (%s)%s", while, state, said)
+}
+
+// lastMessage returns what a sentry that can't go on has sent before it ended.
+func lastMessage(line *os.File) string {
 	b := make([]byte, 4096)
-	n, _ := k.sentryErr.ReadAt(b, 0)
+	n, _ := line.Read(b)
+	return strings.TrimSpace(string(b[:n]))
+}
+
+// firstLine returns the first line of a file, or "" of nil.
+func firstLine(f *os.File) string {
+	b := make([]byte, 4096)
+	n, _ := f.ReadAt(b, 0)
 	line, _, _ := strings.Cut(strings.TrimSpace(string(b[:n])), "\n")
 	return line
 }
@@ -564,7 +575,8 @@ func (c *Created) SetWaiter(pid int) error {
 }
 
 // WaitExit waits for the end of a container that wasn't detached, and of its
-// processes, and returns init's exit code.
+// processes, and returns init's exit code. A sentry that died counts as killed, as
+// in Wait, and the error says how.
 func (c *Created) WaitExit() (int, error) {
 	if c.sentry == nil {
 		return c.Wait(context.Background(), 0)
@@ -575,11 +587,10 @@ func (c *Created) WaitExit() (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("waiting for the sentry: %w", err)
 	}
-	status := state.Sys().(syscall.WaitStatus)
-	if status.Signaled() {
-		return 128 + int(status.Signal()), nil
+	if code, ok := c.ExitCode(); ok {
+		return code, nil
 	}
-	return status.ExitStatus(), nil
+	return 128 + int(unix.SIGKILL), sentryEnded("ran", state, lastMessage(c.line), c.stderr)
 }
 
 // Destroy ends and removes the container, whatever its state.

@@ -253,6 +253,7 @@ func TestCommands(t *testing.T) {
 		{name: "not found", args: []string{"nonesuch"}, run: []string{"run", "c"}, code: 127, stderr: "runsc: exec (nonesuch: no such file or directory|\"nonesuch\": executable file not found in .PATH)\n"},
 		{name: "not executable", args: []string{"denied"}, run: []string{"run", "c"}, code: 126, stderr: "runsc: exec \"?denied\"?: permission denied\n"},
 		{name: "the sentry panics", madeUp: true, args: []string{"crash"}, run: []string{"run", "c"}, code: 1, stderr: "runsc: the sentry ended while the container was created \\(exit status 2\\): panic: as asked for.*\n"},
+		{name: "the sentry panics later", madeUp: true, args: []string{"crash-later"}, run: []string{"run", "c"}, code: 137, stderr: "runsc: the sentry ended while the container ran \\(exit status 2\\): panic: as asked for.*\n"},
 		{name: "the sentry can't start", madeUp: true, args: []string{"true"}, run: []string{"--total-memory=666", "run", "c"}, code: 1, stderr: "runsc: sentry: a platform can't work with 666 bytes\n"},
 		{name: "no sentry program", args: []string{"true"}, run: []string{"--sentry-path=/nonesuch", "run", "c"}, code: 1, stderr: "runsc: starting /nonesuch: no such file or directory\n"},
 		{name: "no gofer program", args: []string{"true"}, run: []string{"--gofer-path=/nonesuch", "run", "c"}, code: 1, stderr: "runsc: starting /nonesuch: no such file or directory\n"},

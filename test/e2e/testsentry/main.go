@@ -5,6 +5,7 @@
 // Programs: true, false, "exit N", "echo WORDS", cat, env, pwd, id, caps, "sleep"
 // (until a signal), "size" (prints the terminal's size at each change), "say FD
 // WORDS", nofile (prints that limit), denied (may not be executed), crash (the sentry panics),
+// crash-later (it does when the program runs),
 // hang-create (Create doesn't return).
 package main
 
@@ -76,7 +77,7 @@ func failed(kind control.Kind, format string, args ...any) error {
 // load checks that a program exists. The caller holds mu.
 func (k *kernel) load(p *control.Process) (*program, error) {
 	switch name := path.Base(p.Args[0]); name {
-	case "true", "false", "exit", "echo", "cat", "env", "pwd", "id", "caps", "sleep", "size", "say", "nofile":
+	case "true", "false", "exit", "echo", "cat", "env", "pwd", "id", "caps", "sleep", "size", "say", "nofile", "crash-later":
 	case "denied":
 		return nil, failed(control.KindExecPermission, "exec %s: permission denied", p.Args[0])
 	case "crash":
@@ -241,6 +242,8 @@ func (g *program) main() control.WaitStatus {
 				fmt.Fprintln(out, r.Soft)
 			}
 		}
+	case "crash-later":
+		panic("as asked for")
 	case "say":
 		n, _ := strconv.Atoi(args[1])
 		fmt.Fprintln(g.p.ExtraFiles[n-3], strings.Join(args[2:], " "))
