@@ -273,12 +273,15 @@ func deleteCommand() *command {
 		setup: func(f *flag.FlagSet) func(*Context, []string) error {
 			force := boolFlag(f, "kill it if it is not stopped", "force", "f")
 			return func(c *Context, args []string) error {
+				var failures []error
 				for _, id := range args {
-					if err := c.Store.Delete(id, *force); err != nil {
-						return err
+					if err := c.Store.Delete(id, *force); isWarning(err) {
+						Report(c.Config, err)
+					} else if err != nil {
+						failures = append(failures, err)
 					}
 				}
-				return nil
+				return errors.Join(failures...)
 			}
 		}}
 }

@@ -217,3 +217,23 @@ func TestVariablesAreReplaced(t *testing.T) {
 		t.Errorf("do's environment is %q", out)
 	}
 }
+
+// One container that can't be deleted, or whose hook fails, doesn't keep the others.
+func TestDeleteOfSeveral(t *testing.T) {
+	h := newHouse(t)
+	h.spec(func(s map[string]any) { s["hooks"] = object{"poststop": array{object{"path": "/nonesuch"}}} }, "sleep")
+	h.must("create", "a")
+	h.spec(nil, "sleep")
+	h.must("run", "--detach", "b")
+	h.must("create", "c")
+	r := h.run("delete", "a", "b", "nonesuch", "c")
+	if want := "runsc: warning: hook poststop[0] /nonesuch: "; !strings.HasPrefix(r.stderr, want) {
+		t.Errorf("it says %q, want %q", r.stderr, want)
+	}
+	if want := "runsc: cannot delete container \"b\": it is running, not stopped; container \"nonesuch\": container does not exist\n"; r.code != 1 || !strings.HasSuffix(r.stderr, want) {
+		t.Errorf("%d, %q; want %q", r.code, r.stderr, want)
+	}
+	if left := h.must("list", "-q"); left != "b\n" {
+		t.Errorf("left is %q", left)
+	}
+}
