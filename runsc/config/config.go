@@ -130,6 +130,16 @@ func (c *Config) check() error {
 	if c.SystemdCgroup {
 		return errors.New("--systemd-cgroup is not supported; configure the engine for the cgroupfs driver")
 	}
+	if c.Strace && c.DebugLog == "" {
+		return errors.New("--strace needs --debug-log, where the calls go")
+	}
+	if c.Log != "" {
+		f, err := os.OpenFile(c.Log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
+		if err != nil {
+			return fmt.Errorf("--log: %w", err)
+		}
+		f.Close()
+	}
 	if c.CPUs < 0 {
 		return fmt.Errorf("--cpus=%d is negative", c.CPUs)
 	}

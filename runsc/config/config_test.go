@@ -26,7 +26,7 @@ func load(t *testing.T, file string, args ...string) (*Config, error) {
 }
 
 func TestFileSetsFlagsAndTheCommandLineWins(t *testing.T) {
-	c, err := load(t, "# how we run\nplatform = \"ptrace\" # slow\nstrace=true\ntotal-memory = 1_000_000\nroot = '/a#b'\noverlay = \"none\"\n",
+	c, err := load(t, "# how we run\nplatform = \"ptrace\" # slow\nstrace=true\ndebug-log = \"l\"\ntotal-memory = 1_000_000\nroot = '/a#b'\noverlay = \"none\"\n",
 		"--overlay=all")
 	if err != nil {
 		t.Fatal(err)

@@ -264,6 +264,8 @@ func TestCommands(t *testing.T) {
 		{name: "unknown command", run: []string{"frobnicate"}, code: 1, stderr: "runsc: there is no command \"frobnicate\"; .*\n"},
 		{name: "unknown flag", run: []string{"run", "--frobnicate", "c"}, code: 1, stderr: "runsc: run: flag provided but not defined: -frobnicate\n"},
 		{name: "unknown global value", run: []string{"--platform=vax", "list"}, code: 1, stderr: "runsc: --platform=vax is not supported; it is one of: auto, systrap, ptrace\n"},
+		{name: "calls logged nowhere", run: []string{"--strace", "list"}, code: 1, stderr: "runsc: --strace needs --debug-log, where the calls go\n"},
+		{name: "log that can't be written", run: []string{"--log", "/nonesuch/log", "list"}, code: 1, stderr: "runsc: --log: open /nonesuch/log: no such file or directory\n"},
 		{name: "missing argument", run: []string{"state"}, code: 1, stderr: "runsc: state takes 1 argument\\(s\\); usage: runsc state ID\n"},
 		{name: "empty list", run: []string{"list"}, stdout: "ID +PID +STATUS +BUNDLE +CREATED +OWNER\n"},
 		{name: "empty JSON list", run: []string{"list", "--format", "json"}, stdout: "\\[\\]\n"},
