@@ -796,8 +796,9 @@ TEST(nothing_is_in_the_way)
 	mprotect(p, 4096, PROT_READ | PROT_EXEC);
 	often(f);
 	unsigned long t = jump_target(p + 0x740 + SMALL_SITE) & -4096L;
+	CHECK_EQ(f(SYS_getppid), getppid());
 	if (t == 0)
-		SKIP("nobody has replaced the instruction");
+		return; /* nobody has replaced the instruction, and nothing is anywhere */
 	CHECK_ERRNO(mincore((void *)t, 4096, &vec), ENOMEM);
 	CHECK_ERRNO(msync((void *)t, 4096, MS_ASYNC), ENOMEM);
 	CHECK_ERRNO(mprotect((void *)t, 4096, PROT_READ), ENOMEM);
