@@ -180,7 +180,7 @@ func TestInAnUnprivilegedUserNamespace(t *testing.T) {
 			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: somebody, Gid: somebody}}
 			cmd.Dir = "/"
 			out, err := cmd.CombinedOutput()
-			if strings.HasPrefix(string(out), "unshare:") {
+			if strings.HasPrefix(string(out), "unshare: unshare failed: ") {
 				t.Skipf("needs user namespaces for everybody: %s", out)
 			}
 			if err != nil || string(out) != "hello from 0\ndata\n" {

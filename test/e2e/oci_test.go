@@ -668,9 +668,10 @@ func (c *consoleSocket) master() *os.File {
 	}
 	defer unix.Close(fd)
 	oob := make([]byte, 64)
-	_, n, _, _, err := unix.Recvmsg(fd, make([]byte, 64), oob, unix.MSG_CMSG_CLOEXEC)
-	if err != nil {
-		c.t.Fatal(err)
+	name := make([]byte, 64)
+	length, n, _, _, err := unix.Recvmsg(fd, name, oob, unix.MSG_CMSG_CLOEXEC)
+	if err != nil || !strings.HasPrefix(string(name[:length]), "/dev/pts/") {
+		c.t.Fatalf("%q, %v", name[:length], err)
 	}
 	messages, err := unix.ParseSocketControlMessage(oob[:n])
 	if err != nil || len(messages) == 0 {

@@ -33,9 +33,12 @@ func newRealHouse(t *testing.T) *house {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, to make a root file system")
 	}
+	if _, err := exec.LookPath("busybox"); err != nil {
+		t.Skip("needs busybox-static: run tools/setup test")
+	}
 	image, err := images.Root("busybox")
 	if err != nil {
-		t.Skip("needs an image: ", err)
+		t.Fatal(err)
 	}
 	h := newHouse(t)
 	h.bin = real
@@ -353,7 +356,7 @@ func TestFullDisk(t *testing.T) {
 	disk := filepath.Join(h.bundle, "disk")
 	os.Mkdir(disk, 0o777)
 	if err := unix.Mount("small", disk, "tmpfs", 0, "size=1m,nr_inodes=20"); err != nil {
-		t.Skip("needs to mount a small file system: ", err)
+		t.Fatal(err)
 	}
 	defer unix.Unmount(disk, unix.MNT_DETACH)
 	h.spec(asRoot(func(s map[string]any) {

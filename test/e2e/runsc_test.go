@@ -592,45 +592,23 @@ func TestConsoleSocket(t *testing.T) {
 	for _, how := range []string{"run", "exec"} {
 		t.Run(how, func(t *testing.T) {
 			h := newHouse(t)
-			path := filepath.Join(h.bundle, "console.sock")
-			l, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer unix.Close(l)
-			if err := unix.Bind(l, &unix.SockaddrUnix{Name: path}); err != nil {
-				t.Skip("the temporary directory's name is too long for a socket: ", err)
-			}
-			unix.Listen(l, 1)
+			socket := newConsoleSocket(t)
 			if how == "run" {
 				h.spec(func(s map[string]any) { s["process"].(map[string]any)["terminal"] = true }, "size")
-				h.must("run", "-d", "--console-socket", path, "c")
+				h.must("run", "-d", "--console-socket", socket.path, "c")
 			} else {
 				h.spec(nil, "sleep")
 				h.must("run", "-d", "c")
-				h.must("exec", "-d", "--tty", "--console-socket", path, "c", "size")
+				h.must("exec", "-d", "--tty", "--console-socket", socket.path, "c", "size")
 			}
-			fd, _, err := unix.Accept(l)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer unix.Close(fd)
-			oob := make([]byte, 64)
-			name := make([]byte, 64)
-			n, oobn, _, _, err := unix.Recvmsg(fd, name, oob, unix.MSG_CMSG_CLOEXEC)
-			if err != nil || !strings.HasPrefix(string(name[:n]), "/dev/pts/") {
-				t.Fatalf("%q, %v", name[:n], err)
-			}
-			messages, _ := unix.ParseSocketControlMessage(oob[:oobn])
-			fds, _ := unix.ParseUnixRights(&messages[0])
-			master := os.NewFile(uintptr(fds[0]), "master")
+			master := socket.master()
 			defer master.Close()
 			buf := make([]byte, 64)
-			n, _ = master.Read(buf)
+			n, _ := master.Read(buf)
 			if string(buf[:n]) != "0 0\n" {
 				t.Errorf("first size %q", buf[:n])
 			}
-			if err := unix.IoctlSetWinsize(fds[0], unix.TIOCSWINSZ, &unix.Winsize{Row: 33, Col: 77}); err != nil {
+			if err := unix.IoctlSetWinsize(int(master.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 33, Col: 77}); err != nil {
 				t.Fatal(err)
 			}
 			n, _ = master.Read(buf)
