@@ -67,6 +67,20 @@ func knows(id ID) bool {
 	return false
 }
 
+// about is read of CLOCK_MONOTONIC with a TSC that may be read early. It is false while
+// the page is written, too.
+func (p *Page) about() (int64, bool) {
+	seq := p.Seq.Load()
+	d := readTSCAbout() - p.Base.Load()
+	if int64(d) < 0 {
+		d = 0
+	}
+	valid := p.Valid.Load()
+	start := &p.Starts[Monotonic]
+	v := start.Seconds.Load()*second + start.Nanoseconds.Load() + scale(d, p.MonoRate.Load())
+	return int64(v), seq&1 == 0 && valid != 0 && d <= valid && p.Seq.Load() == seq
+}
+
 // read returns the time of a clock that the page knows, and false when the
 // page's numbers have expired.
 func (p *Page) read(id ID) (int64, bool) {

@@ -8,6 +8,9 @@ import (
 // readTSC returns the time stamp counter.
 func readTSC() uint64
 
+// readTSCAbout is readTSC that waits for no instruction that comes before it.
+func readTSCAbout() uint64
+
 func cpuid(leaf uint32) (eax, ebx, ecx, edx uint32)
 
 // HostTSCReliable reports whether the host's own clock runs on the TSC: then

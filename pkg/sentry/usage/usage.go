@@ -3,8 +3,8 @@
 //
 // A Clock belongs to one task, which alone writes it as it goes from application
 // code to the kernel, to sleep and back; anybody reads it. Resources is a sum of
-// such readings. There are no locks: a reader may see a stretch of time that is
-// just being booked missing, never twice.
+// such readings. There are no locks, and a switch between application and kernel
+// costs one look at the clock and one plain store.
 package usage
 
 import (
@@ -48,82 +48,105 @@ func (u *Resources) Add(o Resources) {
 // Clock measures a task's time, in nanoseconds; time asleep counts as neither
 // the application's nor the kernel's. Init comes before all else.
 type Clock struct {
-	clock        *clock.Keeper
-	user, system atomic.Int64
-	since        atomic.Int64 // when the current stretch began; 0 asleep
-	inUser       atomic.Bool
-	faults       atomic.Uint64
-	sleeps       atomic.Uint64
+	clock *clock.Keeper
+	// awake is all of the task's time but that asleep, user what of it is the
+	// application's. Each is one word, so that a switch between application and
+	// kernel stores one.
+	awake, user         stopwatch
+	begun               bool
+	faults, sleeps      atomic.Int64
+	readBytes, reads    atomic.Int64
+	writtenBytes, wrote atomic.Int64
+}
 
-	readBytes, writtenBytes, reads, writes atomic.Uint64
+// stopwatch is a sum of stretches of time. Its word is the sum, doubled, while it
+// stands; while it runs it is the time at which it would have been started for
+// that sum, doubled, and one. Only the task changes it.
+type stopwatch struct {
+	word atomic.Int64
+	was  int64 // the sum when it was started last
+}
+
+func (s *stopwatch) start(now int64) {
+	s.was = s.word.Load() >> 1
+	publish(&s.word, (now-s.was)<<1|1)
+}
+func (s *stopwatch) stop(now int64) {
+	publish(&s.word, max(now-s.word.Load()>>1, s.was)<<1)
+}
+
+// sum is what word says at the time now.
+func sum(word, now int64) int64 {
+	if word&1 != 0 {
+		return max(now-word>>1, 0)
+	}
+	return word >> 1
 }
 
 // Init says what the time is read from.
 func (u *Clock) Init(c *clock.Keeper) { u.clock = c }
 
 // Begin starts the first stretch.
-func (u *Clock) Begin() { u.since.Store(u.clock.Monotonic()) }
+func (u *Clock) Begin() {
+	u.begun = true
+	u.awake.start(u.clock.Monotonic())
+}
 
 // EnterUser comes before a run of application code, LeaveUser after it.
-func (u *Clock) EnterUser() {
-	now := u.clock.Monotonic()
-	u.system.Store(u.system.Load() + now - u.since.Load())
-	u.since.Store(now)
-	u.inUser.Store(true)
-}
+func (u *Clock) EnterUser() { u.user.start(u.clock.MonotonicAbout()) }
 
 // LeaveUser: see EnterUser.
-func (u *Clock) LeaveUser() {
-	now := u.clock.Monotonic()
-	u.user.Store(u.user.Load() + now - u.since.Load())
-	u.since.Store(now)
-	u.inUser.Store(false)
-}
+func (u *Clock) LeaveUser() { u.user.stop(u.clock.MonotonicAbout()) }
 
 // SleepBegins comes before a sleep, SleepEnds after it.
 func (u *Clock) SleepBegins() {
-	if since := u.since.Load(); since != 0 { // a task may sleep before it has begun: in its first exec
-		u.system.Store(u.system.Load() + u.clock.Monotonic() - since)
+	if u.begun { // a task may sleep before: in its first exec
+		u.awake.stop(u.clock.Monotonic())
 	}
-	u.since.Store(0)
-	u.sleeps.Add(1)
+	publish(&u.sleeps, u.sleeps.Load()+1)
 }
 
 // SleepEnds: see SleepBegins.
-func (u *Clock) SleepEnds() { u.since.Store(u.clock.Monotonic()) }
+func (u *Clock) SleepEnds() {
+	if u.begun {
+		u.awake.start(u.clock.Monotonic())
+	}
+}
 
 // Fault counts a page fault.
-func (u *Clock) Fault() { u.faults.Add(1) }
+func (u *Clock) Fault() { publish(&u.faults, u.faults.Load()+1) }
 
 // CountRead counts a call that read n bytes. Only the task calls it: nobody else
 // adds at the same time.
 func (u *Clock) CountRead(n uint64) {
-	u.readBytes.Store(u.readBytes.Load() + n)
-	u.reads.Store(u.reads.Load() + 1)
+	publish(&u.readBytes, u.readBytes.Load()+int64(n))
+	publish(&u.reads, u.reads.Load()+1)
 }
 
 // CountWrite counts one that wrote n bytes.
 func (u *Clock) CountWrite(n uint64) {
-	u.writtenBytes.Store(u.writtenBytes.Load() + n)
-	u.writes.Store(u.writes.Load() + 1)
+	publish(&u.writtenBytes, u.writtenBytes.Load()+int64(n))
+	publish(&u.wrote, u.wrote.Load()+1)
 }
 
 // Read returns what was used up to now.
 func (u *Clock) Read() Resources {
-	user, system := u.user.Load(), u.system.Load()
-	if since := u.since.Load(); since != 0 {
-		if now := u.clock.Monotonic(); now > since {
-			if u.inUser.Load() {
-				user += now - since
-			} else {
-				system += now - since
-			}
+	var awake, user int64
+	// What is read in between two changes is of one moment. A task that changes
+	// all the time isn't waited for: it is off by one stretch then.
+	for range 16 {
+		a, w := u.awake.word.Load(), u.user.word.Load()
+		now := u.clock.Monotonic()
+		awake, user = sum(a, now), sum(w, now)
+		if a == u.awake.word.Load() && w == u.user.word.Load() {
+			break
 		}
 	}
+	user = min(user, awake)
 	return Resources{
-		User: user, System: system,
-		MinorFaults: u.faults.Load(), Voluntary: u.sleeps.Load(),
-		IO: IO{u.readBytes.Load(), u.writtenBytes.Load(), u.reads.Load(), u.writes.Load()},
+		User: user, System: awake - user,
+		MinorFaults: uint64(u.faults.Load()), Voluntary: uint64(u.sleeps.Load()),
+		IO: IO{uint64(u.readBytes.Load()), uint64(u.writtenBytes.Load()), uint64(u.reads.Load()), uint64(u.wrote.Load())},
 	}
 }
 
