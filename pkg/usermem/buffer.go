@@ -58,6 +58,11 @@ func VectorBuffer(m Memory, rs []AddrRange) Buffer {
 	return b
 }
 
+// Set makes b SingleBuffer(m, r).
+func (b *Buffer) Set(m Memory, r AddrRange) {
+	b.mem, b.first, b.rest, b.raw, b.len = m, r, nil, nil, r.Len()
+}
+
 // Len returns how many bytes are left.
 func (b *Buffer) Len() uint64 { return b.len }
 

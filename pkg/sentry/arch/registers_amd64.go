@@ -26,6 +26,23 @@ func (r *Registers) SyscallArgs() SyscallArgs {
 	return SyscallArgs{r.Rdi, r.Rsi, r.Rdx, r.R10, r.R8, r.R9}
 }
 
+// SyscallArg returns argument n, from zero on.
+func (r *Registers) SyscallArg(n int) uint64 {
+	switch n {
+	case 0:
+		return r.Rdi
+	case 1:
+		return r.Rsi
+	case 2:
+		return r.Rdx
+	case 3:
+		return r.R10
+	case 4:
+		return r.R8
+	}
+	return r.R9
+}
+
 // SetReturn sets what the system call returns.
 func (r *Registers) SetReturn(v uint64) { r.Rax = v }
 

@@ -185,7 +185,7 @@ func sizeOf(t *kernel.Task) (bytes int64) {
 		m.VMAs(func(mm.VMAInfo) bool { bytes += mapping; return true })
 		m.DecUsers()
 	}
-	if f := t.FDs(); f != nil {
+	if f := t.SharedFDs(); f != nil {
 		bytes += int64(f.Len()) * descriptor
 	}
 	return bytes

@@ -231,19 +231,23 @@ func TestStorm(t *testing.T) {
 	}
 }
 
-func runStorm(t *testing.T, p platform.Platform, seed uint64, calls int64) {
+// world is a kernel and its first process, which has yet to be started.
+type world struct {
+	k    *kernel.Kernel
+	view vfs.FSView
+	init *kernel.Task
+}
+
+// newWorld makes a kernel whose root is what root returns, with program's in it.
+func newWorld(t testing.TB, p platform.Platform, calls kernel.SyscallHandler, keeper *clock.Keeper, root func(*memfile.File, *memfile.Account) (*vfs.Filesystem, error)) *world {
+	t.Helper()
 	memory, acct := fstest.Memory(t, 0)
-	heap := memfile.NewHeapAccount(0)
-	keeper := clock.New(false)
-	s := &storm{t: t, seed: seed}
-	s.left.Store(calls)
-	s.k = &kernel.Kernel{
+	k := &kernel.Kernel{
 		Platform: p, Memory: memory, Random: rand.Reader, Clock: keeper, Timers: clock.NewQueue(keeper.Monotonic),
-		CPUs: 2, Logf: func(string, ...any) {}, Syscalls: s,
+		CPUs: 2, Logf: func(string, ...any) {}, Syscalls: calls,
 	}
-	s.k.Init()
-	s.k.RootPIDNS.SetLimit(60)
-	fs, err := tmpfs.New(tmpfs.Options{Memory: memory, Account: acct, Mode: unix.S_IFDIR | 0o755})
+	k.Init()
+	fs, err := root(memory, acct)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -261,22 +265,34 @@ func runStorm(t *testing.T, p platform.Platform, seed uint64, calls int64) {
 		t.Fatal(err)
 	}
 	f.DecRef()
-	root, user := files.NS.Root(), s.k.RootUserNS
-	s.view = vfs.FSView{Root: root, Start: root}
+	top, user := files.NS.Root(), k.RootUserNS
+	view := vfs.FSView{Root: top, Start: top}
 	cred := auth.NewRoot(user)
-	cred.Account = heap
-	init, err := s.k.NewProcess(&kernel.ProcessArgs{
+	cred.Account = memfile.NewHeapAccount(0)
+	init, err := k.NewProcess(&kernel.ProcessArgs{
 		Creds: cred,
-		Namespaces: &kernel.Namespaces{UTS: s.k.NewUTSNamespace(user, "storm", "(none)"), IPC: s.k.NewIPCNamespace(user),
-			Net: s.k.NewNetNamespace(user, nil), Mount: files.NS, PIDForChildren: s.k.RootPIDNS},
-		Container: &kernel.Container{ID: "storm"}, FS: vfs.NewFSContext(root, root, 0o022), FDs: vfs.NewFDTable(), Limits: limits.NewSet(),
+		Namespaces: &kernel.Namespaces{UTS: k.NewUTSNamespace(user, "storm", "(none)"), IPC: k.NewIPCNamespace(user),
+			Net: k.NewNetNamespace(user, nil), Mount: files.NS, PIDForChildren: k.RootPIDNS},
+		Container: &kernel.Container{ID: "storm"}, FS: vfs.NewFSContext(top, top, 0o022), FDs: vfs.NewFDTable(), Limits: limits.NewSet(),
 	}, space)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := init.Exec(&kernel.ExecArgs{View: s.view, Path: "/prog", Flags: vfs.FollowFinal, Argv: []string{"prog"}}); err != nil {
+	if err := init.Exec(&kernel.ExecArgs{View: view, Path: "/prog", Flags: vfs.FollowFinal, Argv: []string{"prog"}}); err != nil {
 		t.Fatal(err)
 	}
+	return &world{k, view, init}
+}
+
+func runStorm(t *testing.T, p platform.Platform, seed uint64, calls int64) {
+	s := &storm{t: t, seed: seed}
+	s.left.Store(calls)
+	w := newWorld(t, p, s, clock.New(false), func(m *memfile.File, a *memfile.Account) (*vfs.Filesystem, error) {
+		return tmpfs.New(tmpfs.Options{Memory: m, Account: a, Mode: unix.S_IFDIR | 0o755})
+	})
+	s.k, s.view = w.k, w.view
+	init := w.init
+	s.k.RootPIDNS.SetLimit(60)
 	init.Start()
 	<-init.ThreadGroup().Done()
 	s.k.Wait()

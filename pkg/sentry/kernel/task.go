@@ -35,6 +35,7 @@ type Task struct {
 	state   *arch.State
 	syscall syscallState
 	answers answers
+	buffer  usermem.Buffer
 
 	// What may be shared with other tasks; each changed only by the task, under
 	// mu, so that others read it under mu and the task without.
@@ -191,9 +192,11 @@ func (t *Task) SharedMM() *mm.MemoryManager {
 	return t.mm
 }
 
-// FDs returns the task's descriptors. For others it may be nil, once the task
-// has ended.
-func (t *Task) FDs() *vfs.FDTable {
+// FDs returns the task's descriptors; for the task's own goroutine.
+func (t *Task) FDs() *vfs.FDTable { return t.fds }
+
+// SharedFDs is FDs for anybody: nil once the task has ended.
+func (t *Task) SharedFDs() *vfs.FDTable {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.fds
@@ -279,6 +282,11 @@ func (t *Task) ParentDeathSignal() signals.Signal {
 	defer t.k.tree.RUnlock()
 	return t.pdeathSignal
 }
+
+// Buffer returns room for the memory that the system call under way reads or writes.
+// There is one, so that a call need not allocate it. Only the task's own goroutine
+// uses it.
+func (t *Task) Buffer() *usermem.Buffer { return &t.buffer }
 
 // Personality is that of personality(2).
 func (t *Task) Personality() *atomic.Uint32 { return &t.personality }

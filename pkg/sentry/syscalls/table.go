@@ -68,8 +68,7 @@ func (t *Table) Call(task *kernel.Task, no uint64) (uint64, error) {
 		}
 		return 0, unix.ENOSYS
 	}
-	args := task.State().Regs.SyscallArgs()
-	return t.rows[no].Handle(task, &args)
+	return t.rows[no].Handle(task, &task.State().Regs)
 }
 
 // row helpers: the number of arguments is in the name, their types in the

@@ -24,7 +24,7 @@ func (s subject) file(fd int32) (*vfs.File, bool, error) {
 	if err != nil {
 		return nil, false, unix.ENOENT
 	}
-	fds := t.FDs()
+	fds := t.SharedFDs()
 	if fds == nil {
 		return nil, false, unix.ENOENT
 	}
@@ -111,7 +111,7 @@ func (d *fdDir) List(_ vfs.Context, cookie int64, emit func(vfs.DirEntry) bool) 
 	if err != nil {
 		return unix.ENOENT
 	}
-	fds := t.FDs()
+	fds := t.SharedFDs()
 	if fds == nil {
 		return nil
 	}
@@ -146,7 +146,7 @@ func fdInfo(s subject, fd int32) pseudo.Generator {
 		describe(b, f)
 		if t, err := s.task(); err == nil {
 			n := 0
-			for _, l := range f.HeldLocks(t.FDs()) {
+			for _, l := range f.HeldLocks(t.SharedFDs()) {
 				if pid, ok := s.p.lockOwner(l.PID); ok {
 					n++
 					b.WriteString("lock:\t")

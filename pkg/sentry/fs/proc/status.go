@@ -102,7 +102,7 @@ func status(s subject, t *kernel.Task, ctx vfs.Context, b *bytes.Buffer) error {
 		view.UID(c.RUID), view.UID(c.EUID), view.UID(c.SUID), view.UID(c.FSUID),
 		view.GID(c.RGID), view.GID(c.EGID), view.GID(c.SGID), view.GID(c.FSGID))
 	size := 0
-	if fds := t.FDs(); fds != nil {
+	if fds := t.SharedFDs(); fds != nil {
 		size = fds.Size()
 	}
 	fmt.Fprintf(b, "FDSize:\t%d\nGroups:\t", size)

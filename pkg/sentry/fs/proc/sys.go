@@ -189,7 +189,7 @@ func (p *procfs) putSetting(root *pseudo.Dir, s *setting) {
 func (p *procfs) openFiles() (n int) {
 	seen := map[*vfs.FDTable]bool{}
 	for _, t := range p.k.RootPIDNS.Tasks() {
-		if f := t.FDs(); f != nil && !seen[f] {
+		if f := t.SharedFDs(); f != nil && !seen[f] {
 			seen[f] = true
 			n += f.Len()
 		}

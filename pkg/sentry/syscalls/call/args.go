@@ -121,7 +121,7 @@ func (d DirFD) View(t *kernel.Task, path string) (vfs.FSView, error) {
 	if d == unix.AT_FDCWD || path != "" && path[0] == '/' {
 		return v, nil
 	}
-	f, err := t.FDs().Get(int32(d))
+	f, err := FD(d).Use(t)
 	if err != nil {
 		return v, err
 	}

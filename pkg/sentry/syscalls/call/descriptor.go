@@ -66,5 +66,19 @@ func (f FD) IOFile(t *kernel.Task) (*vfs.File, error) {
 	return file, err
 }
 
+// Use is File for the length of the call, which DecRef ends: see
+// vfs.FDTable.Use. UseIO is IOFile for the length of the call.
+func (f FD) Use(t *kernel.Task) (vfs.InUse, error) { return t.FDs().Use(int32(f)) }
+
+// UseIO: see Use.
+func (f FD) UseIO(t *kernel.Task) (vfs.InUse, error) {
+	file, err := t.FDs().Use(int32(f))
+	if err == nil && file.PathOnly() {
+		file.DecRef()
+		return vfs.InUse{}, unix.EBADF
+	}
+	return file, err
+}
+
 // FDLimit is the first descriptor that the task can't have (RLIMIT_NOFILE).
 func FDLimit(t *kernel.Task) uint64 { return t.ThreadGroup().Limits().Soft(limits.OpenFiles) }

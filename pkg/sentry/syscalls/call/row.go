@@ -51,8 +51,8 @@ type Row struct {
 	args   []argument
 }
 
-// Handler carries out a call whose arguments are in registers.
-type Handler func(t *kernel.Task, args *arch.SyscallArgs) (uint64, error)
+// Handler carries out a call whose arguments are in r, which are the task's own.
+type Handler func(t *kernel.Task, r *arch.Registers) (uint64, error)
 
 // integer is what an argument can be: something that fits a register.
 type integer interface {
@@ -71,7 +71,7 @@ func Partial(no uint64, name string, h Typed, note string) Row {
 
 // Refused is a call that always fails with e, for the reason in note.
 func Refused(no uint64, name string, e unix.Errno, note string) Row {
-	return Row{Number: no, Name: name, Level: LevelRefused, Note: note, Handle: func(*kernel.Task, *arch.SyscallArgs) (uint64, error) { return 0, e }}
+	return Row{Number: no, Name: name, Level: LevelRefused, Note: note, Handle: func(*kernel.Task, *arch.Registers) (uint64, error) { return 0, e }}
 }
 
 // Typed is a handler with the types of its arguments.
@@ -82,44 +82,48 @@ type Typed struct {
 
 // Args0 takes a handler without arguments.
 func Args0(f func(*kernel.Task) (uint64, error)) Typed {
-	return Typed{call: func(t *kernel.Task, _ *arch.SyscallArgs) (uint64, error) { return f(t) }}
+	return Typed{call: func(t *kernel.Task, _ *arch.Registers) (uint64, error) { return f(t) }}
 }
 
 // Args1 takes a handler of one argument.
 func Args1[A integer](f func(*kernel.Task, A) (uint64, error)) Typed {
-	return Typed{func(t *kernel.Task, a *arch.SyscallArgs) (uint64, error) { return f(t, A(a[0])) }, []argument{arg[A]()}}
+	return Typed{func(t *kernel.Task, r *arch.Registers) (uint64, error) { return f(t, A(r.SyscallArg(0))) }, []argument{arg[A]()}}
 }
 
 // Args2 takes a handler of two arguments.
 func Args2[A, B integer](f func(*kernel.Task, A, B) (uint64, error)) Typed {
-	return Typed{func(t *kernel.Task, a *arch.SyscallArgs) (uint64, error) { return f(t, A(a[0]), B(a[1])) },
+	return Typed{func(t *kernel.Task, r *arch.Registers) (uint64, error) {
+		return f(t, A(r.SyscallArg(0)), B(r.SyscallArg(1)))
+	},
 		[]argument{arg[A](), arg[B]()}}
 }
 
 // Args3 takes a handler of three arguments.
 func Args3[A, B, C integer](f func(*kernel.Task, A, B, C) (uint64, error)) Typed {
-	return Typed{func(t *kernel.Task, a *arch.SyscallArgs) (uint64, error) { return f(t, A(a[0]), B(a[1]), C(a[2])) },
+	return Typed{func(t *kernel.Task, r *arch.Registers) (uint64, error) {
+		return f(t, A(r.SyscallArg(0)), B(r.SyscallArg(1)), C(r.SyscallArg(2)))
+	},
 		[]argument{arg[A](), arg[B](), arg[C]()}}
 }
 
 // Args4 takes a handler of four arguments.
 func Args4[A, B, C, D integer](f func(*kernel.Task, A, B, C, D) (uint64, error)) Typed {
-	return Typed{func(t *kernel.Task, a *arch.SyscallArgs) (uint64, error) {
-		return f(t, A(a[0]), B(a[1]), C(a[2]), D(a[3]))
+	return Typed{func(t *kernel.Task, r *arch.Registers) (uint64, error) {
+		return f(t, A(r.SyscallArg(0)), B(r.SyscallArg(1)), C(r.SyscallArg(2)), D(r.SyscallArg(3)))
 	}, []argument{arg[A](), arg[B](), arg[C](), arg[D]()}}
 }
 
 // Args5 takes a handler of five arguments.
 func Args5[A, B, C, D, E integer](f func(*kernel.Task, A, B, C, D, E) (uint64, error)) Typed {
-	return Typed{func(t *kernel.Task, a *arch.SyscallArgs) (uint64, error) {
-		return f(t, A(a[0]), B(a[1]), C(a[2]), D(a[3]), E(a[4]))
+	return Typed{func(t *kernel.Task, r *arch.Registers) (uint64, error) {
+		return f(t, A(r.SyscallArg(0)), B(r.SyscallArg(1)), C(r.SyscallArg(2)), D(r.SyscallArg(3)), E(r.SyscallArg(4)))
 	}, []argument{arg[A](), arg[B](), arg[C](), arg[D](), arg[E]()}}
 }
 
 // Args6 takes a handler of six arguments.
 func Args6[A, B, C, D, E, F integer](f func(*kernel.Task, A, B, C, D, E, F) (uint64, error)) Typed {
-	return Typed{func(t *kernel.Task, a *arch.SyscallArgs) (uint64, error) {
-		return f(t, A(a[0]), B(a[1]), C(a[2]), D(a[3]), E(a[4]), F(a[5]))
+	return Typed{func(t *kernel.Task, r *arch.Registers) (uint64, error) {
+		return f(t, A(r.SyscallArg(0)), B(r.SyscallArg(1)), C(r.SyscallArg(2)), D(r.SyscallArg(3)), E(r.SyscallArg(4)), F(r.SyscallArg(5)))
 	}, []argument{arg[A](), arg[B](), arg[C](), arg[D](), arg[E](), arg[F]()}}
 }
 

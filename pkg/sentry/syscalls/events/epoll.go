@@ -47,12 +47,12 @@ func epollCtl(t *kernel.Task, epfd call.FD, op int32, fd call.FD, event usermem.
 		}
 		ev = epoll.Event{Events: call.U32(b[:]), Data: call.U64(b[4:])}
 	}
-	f, err := epfd.IOFile(t)
+	f, err := epfd.UseIO(t)
 	if err != nil {
 		return 0, err
 	}
 	defer f.DecRef()
-	target, err := fd.IOFile(t)
+	target, err := fd.UseIO(t)
 	if err != nil {
 		return 0, err
 	}
@@ -60,11 +60,11 @@ func epollCtl(t *kernel.Task, epfd call.FD, op int32, fd call.FD, event usermem.
 	if !target.Pollable() {
 		return 0, unix.EPERM
 	}
-	ep := epoll.Of(f)
+	ep := epoll.Of(f.File)
 	if ep == nil {
 		return 0, unix.EINVAL
 	}
-	return 0, ep.Control(int(op), int32(fd), target, ev)
+	return 0, ep.Control(int(op), int32(fd), target.File, ev)
 }
 
 func epollWait(t *kernel.Task, epfd call.FD, events usermem.Addr, most, timeout int32) (uint64, error) {
@@ -74,12 +74,12 @@ func epollWait(t *kernel.Task, epfd call.FD, events usermem.Addr, most, timeout 
 	if r, ok := events.Range(uint64(most) * epollEvent); !ok || r.End > t.MM().Bounds().End {
 		return 0, unix.EFAULT
 	}
-	f, err := epfd.IOFile(t)
+	f, err := epfd.UseIO(t)
 	if err != nil {
 		return 0, err
 	}
 	defer f.DecRef()
-	ep := epoll.Of(f)
+	ep := epoll.Of(f.File)
 	if ep == nil {
 		return 0, unix.EINVAL
 	}

@@ -71,12 +71,12 @@ func ioResult(t *kernel.Task, n int64, err error) (uint64, error) {
 	return 0, err
 }
 
-// withBuffer returns the file of a read or write call, with a reference, and the
-// memory it is about; withVector that of a call with an array of struct iovec.
-func withBuffer(t *kernel.Task, fd call.FD, a usermem.Addr, n call.Size) (*vfs.File, usermem.Buffer, error) {
-	f, err := fd.File(t)
+// withBuffer returns the file of a read or write call, in use, and
+// the memory it is about; withVector that of a call with an array of struct iovec.
+func withBuffer(t *kernel.Task, fd call.FD, a usermem.Addr, n call.Size) (vfs.InUse, *usermem.Buffer, error) {
+	f, err := fd.Use(t)
 	if err != nil {
-		return nil, usermem.Buffer{}, err
+		return f, nil, err
 	}
 	b, err := call.Buffer(t, a, n)
 	if err != nil {
@@ -85,10 +85,10 @@ func withBuffer(t *kernel.Task, fd call.FD, a usermem.Addr, n call.Size) (*vfs.F
 	return f, b, err
 }
 
-func withVector(t *kernel.Task, fd call.FD, a usermem.Addr, count int32) (*vfs.File, usermem.Buffer, error) {
-	f, err := fd.File(t)
+func withVector(t *kernel.Task, fd call.FD, a usermem.Addr, count int32) (vfs.InUse, *usermem.Buffer, error) {
+	f, err := fd.Use(t)
 	if err != nil {
-		return nil, usermem.Buffer{}, err
+		return f, nil, err
 	}
 	b, err := call.Vector(t, a, count)
 	if err != nil {
@@ -103,7 +103,7 @@ func read(t *kernel.Task, fd call.FD, a usermem.Addr, n call.Size) (uint64, erro
 		return 0, err
 	}
 	defer f.DecRef()
-	return readBuffer(t, f, b)
+	return readBuffer(t, f.File, b)
 }
 
 func write(t *kernel.Task, fd call.FD, a usermem.Addr, n call.Size) (uint64, error) {
@@ -112,7 +112,7 @@ func write(t *kernel.Task, fd call.FD, a usermem.Addr, n call.Size) (uint64, err
 		return 0, err
 	}
 	defer f.DecRef()
-	return writeBuffer(t, f, b)
+	return writeBuffer(t, f.File, b)
 }
 
 func pread(t *kernel.Task, fd call.FD, a usermem.Addr, n call.Size, off int64) (uint64, error) {
@@ -121,7 +121,7 @@ func pread(t *kernel.Task, fd call.FD, a usermem.Addr, n call.Size, off int64) (
 		return 0, err
 	}
 	defer f.DecRef()
-	return readAt(t, f, b, off)
+	return readAt(t, f.File, b, off)
 }
 
 func pwrite(t *kernel.Task, fd call.FD, a usermem.Addr, n call.Size, off int64) (uint64, error) {
@@ -130,7 +130,7 @@ func pwrite(t *kernel.Task, fd call.FD, a usermem.Addr, n call.Size, off int64) 
 		return 0, err
 	}
 	defer f.DecRef()
-	return writeAt(t, f, b, off)
+	return writeAt(t, f.File, b, off)
 }
 
 func readv(t *kernel.Task, fd call.FD, a usermem.Addr, count int32) (uint64, error) {
@@ -139,7 +139,7 @@ func readv(t *kernel.Task, fd call.FD, a usermem.Addr, count int32) (uint64, err
 		return 0, err
 	}
 	defer f.DecRef()
-	return readBuffer(t, f, b)
+	return readBuffer(t, f.File, b)
 }
 
 func writev(t *kernel.Task, fd call.FD, a usermem.Addr, count int32) (uint64, error) {
@@ -148,7 +148,7 @@ func writev(t *kernel.Task, fd call.FD, a usermem.Addr, count int32) (uint64, er
 		return 0, err
 	}
 	defer f.DecRef()
-	return writeBuffer(t, f, b)
+	return writeBuffer(t, f.File, b)
 }
 
 func preadv(t *kernel.Task, fd call.FD, a usermem.Addr, count int32, off int64) (uint64, error) {
@@ -157,7 +157,7 @@ func preadv(t *kernel.Task, fd call.FD, a usermem.Addr, count int32, off int64) 
 		return 0, err
 	}
 	defer f.DecRef()
-	return readAt(t, f, b, off)
+	return readAt(t, f.File, b, off)
 }
 
 func pwritev(t *kernel.Task, fd call.FD, a usermem.Addr, count int32, off int64) (uint64, error) {
@@ -166,18 +166,18 @@ func pwritev(t *kernel.Task, fd call.FD, a usermem.Addr, count int32, off int64)
 		return 0, err
 	}
 	defer f.DecRef()
-	return writeAt(t, f, b, off)
+	return writeAt(t, f.File, b, off)
 }
 
 // readBuffer reads into b, waiting for the first bytes where the file is in
 // blocking mode.
-func readBuffer(t *kernel.Task, f *vfs.File, b usermem.Buffer) (uint64, error) {
-	n, err := f.Read(t, &b)
+func readBuffer(t *kernel.Task, f *vfs.File, b *usermem.Buffer) (uint64, error) {
+	n, err := f.Read(t, b)
 	if err != unix.EAGAIN || n != 0 || f.NonBlocking() || !f.Pollable() {
 		return readResult(t, n, err)
 	}
 	err = call.WaitFor(t, f, call.ReadMask, call.IOTimeout(f, false), false, func() (e error) {
-		n, e = f.Read(t, &b)
+		n, e = f.Read(t, b)
 		return e
 	})
 	return readResult(t, n, err)
@@ -185,9 +185,9 @@ func readBuffer(t *kernel.Task, f *vfs.File, b usermem.Buffer) (uint64, error) {
 
 // writeBuffer writes all of b where the file is in blocking mode: a pipe takes
 // it in pieces.
-func writeBuffer(t *kernel.Task, f *vfs.File, b usermem.Buffer) (uint64, error) {
+func writeBuffer(t *kernel.Task, f *vfs.File, b *usermem.Buffer) (uint64, error) {
 	want := b.Len()
-	n, err := f.Write(t, &b)
+	n, err := f.Write(t, b)
 	if err == unix.EPIPE && quietPipe(f) {
 		t.CountWrite(0)
 		return 0, err
@@ -197,7 +197,7 @@ func writeBuffer(t *kernel.Task, f *vfs.File, b usermem.Buffer) (uint64, error) 
 	}
 	done := n
 	err = call.WaitFor(t, f, call.WriteMask, call.IOTimeout(f, true), false, func() error {
-		n, err := f.Write(t, &b)
+		n, err := f.Write(t, b)
 		done += n
 		if err == nil && b.Len() > 0 && n > 0 {
 			return unix.EAGAIN
@@ -207,18 +207,18 @@ func writeBuffer(t *kernel.Task, f *vfs.File, b usermem.Buffer) (uint64, error) 
 	return writeResult(t, done, err)
 }
 
-func readAt(t *kernel.Task, f *vfs.File, b usermem.Buffer, off int64) (uint64, error) {
-	n, err := f.ReadAt(t, &b, off)
+func readAt(t *kernel.Task, f *vfs.File, b *usermem.Buffer, off int64) (uint64, error) {
+	n, err := f.ReadAt(t, b, off)
 	return readResult(t, n, err)
 }
 
-func writeAt(t *kernel.Task, f *vfs.File, b usermem.Buffer, off int64) (uint64, error) {
-	n, err := f.WriteAt(t, &b, off)
+func writeAt(t *kernel.Task, f *vfs.File, b *usermem.Buffer, off int64) (uint64, error) {
+	n, err := f.WriteAt(t, b, off)
 	return writeResult(t, n, err)
 }
 
 func lseek(t *kernel.Task, fd call.FD, off int64, whence int32) (uint64, error) {
-	f, err := fd.File(t)
+	f, err := fd.Use(t)
 	if err != nil {
 		return 0, err
 	}
@@ -284,11 +284,12 @@ func dup3(t *kernel.Task, old, n call.FD, flags uint32) (uint64, error) {
 }
 
 func fcntl(t *kernel.Task, fd call.FD, cmd uint32, arg uint64) (uint64, error) {
-	f, err := fd.File(t)
+	used, err := fd.Use(t)
 	if err != nil {
 		return 0, err
 	}
-	defer f.DecRef()
+	defer used.DecRef()
+	f := used.File
 	if f.PathOnly() {
 		switch cmd {
 		case unix.F_DUPFD, unix.F_DUPFD_CLOEXEC, unix.F_GETFD, unix.F_SETFD, unix.F_GETFL:
@@ -345,7 +346,7 @@ func largeFile(f *vfs.File) uint64 {
 }
 
 func ioctl(t *kernel.Task, fd call.FD, cmd uint32, arg uint64) (uint64, error) {
-	f, err := fd.IOFile(t)
+	f, err := fd.UseIO(t)
 	if err != nil {
 		return 0, err
 	}
@@ -372,7 +373,7 @@ func ioctl(t *kernel.Task, fd call.FD, cmd uint32, arg uint64) (uint64, error) {
 			return 0, usermem.CopyOutUint32(t.MM(), usermem.Addr(arg), uint32(a.Size-f.Offset()))
 		}
 	}
-	if done, err := ownerIoctl(t, f, fd, cmd, usermem.Addr(arg)); done {
+	if done, err := ownerIoctl(t, f.File, fd, cmd, usermem.Addr(arg)); done {
 		return 0, err
 	}
 	return f.Ioctl(t, cmd, arg)
@@ -382,7 +383,7 @@ func fsync(t *kernel.Task, fd call.FD) (uint64, error)     { return syncFD(t, fd
 func fdatasync(t *kernel.Task, fd call.FD) (uint64, error) { return syncFD(t, fd, true) }
 
 func syncFD(t *kernel.Task, fd call.FD, data bool) (uint64, error) {
-	f, err := fd.IOFile(t)
+	f, err := fd.UseIO(t)
 	if err != nil {
 		return 0, err
 	}
@@ -394,16 +395,16 @@ func ftruncate(t *kernel.Task, fd call.FD, size int64) (uint64, error) {
 	if size < 0 {
 		return 0, unix.EINVAL
 	}
-	f, err := fd.IOFile(t)
+	f, err := fd.UseIO(t)
 	if err != nil {
 		return 0, err
 	}
 	defer f.DecRef()
-	return 0, vfs.Truncate(t, f.Path(), f, size)
+	return 0, vfs.Truncate(t, f.Path(), f.File, size)
 }
 
 func fallocate(t *kernel.Task, fd call.FD, mode uint32, off, length int64) (uint64, error) {
-	f, err := fd.IOFile(t)
+	f, err := fd.UseIO(t)
 	if err != nil {
 		return 0, err
 	}
@@ -492,7 +493,7 @@ func pad(w *call.Writer, record, lenAt int) {
 var listings = sync.Pool{New: func() any { return &call.Writer{Buf: make([]byte, 0, 4096)} }}
 
 func dirents(t *kernel.Task, fd call.FD, a usermem.Addr, n uint32, put func(w *call.Writer, e *vfs.DirEntry)) (uint64, error) {
-	f, err := fd.IOFile(t)
+	f, err := fd.UseIO(t)
 	if err != nil {
 		return 0, err
 	}

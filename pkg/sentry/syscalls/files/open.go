@@ -99,7 +99,7 @@ func openat2(t *kernel.Task, d call.DirFD, p call.PathPtr, how usermem.Addr, siz
 	if err != nil {
 		return 0, err
 	}
-	m := uint32(mode) &^ t.FS().Umask()
+	m := uint32(mode) &^ t.Umask()
 	f, err := t.Kernel().Opener.Open(t, view, path, uint32(flags), m, walk)
 	if err != nil {
 		return 0, err
@@ -162,12 +162,12 @@ func preadv2(t *kernel.Task, fd call.FD, a usermem.Addr, count int32, off int64,
 	defer f.DecRef()
 	switch {
 	case off != -1:
-		return readAt(t, f, b, off)
+		return readAt(t, f.File, b, off)
 	case flags&unix.RWF_NOWAIT != 0:
-		n, err := f.Read(t, &b)
+		n, err := f.Read(t, b)
 		return readResult(t, n, err)
 	}
-	return readBuffer(t, f, b)
+	return readBuffer(t, f.File, b)
 }
 
 func pwritev2(t *kernel.Task, fd call.FD, a usermem.Addr, count int32, off int64, _ uint64, flags uint32) (uint64, error) {
@@ -182,13 +182,13 @@ func pwritev2(t *kernel.Task, fd call.FD, a usermem.Addr, count int32, off int64
 	var n uint64
 	switch {
 	case off != -1:
-		n, err = writeAt(t, f, b, off)
+		n, err = writeAt(t, f.File, b, off)
 	case flags&unix.RWF_NOWAIT != 0:
 		var got int64
-		got, err = f.Write(t, &b)
+		got, err = f.Write(t, b)
 		n, err = writeResult(t, got, err)
 	default:
-		n, err = writeBuffer(t, f, b)
+		n, err = writeBuffer(t, f.File, b)
 	}
 	if n > 0 && flags&(unix.RWF_DSYNC|unix.RWF_SYNC) != 0 {
 		if e := f.Sync(t, flags&unix.RWF_SYNC == 0); e != nil && e != unix.EINVAL {

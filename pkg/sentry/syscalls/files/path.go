@@ -99,7 +99,7 @@ func lstat(t *kernel.Task, p call.PathPtr, buf usermem.Addr) (uint64, error) {
 }
 
 func fstat(t *kernel.Task, fd call.FD, buf usermem.Addr) (uint64, error) {
-	f, err := fd.File(t)
+	f, err := fd.Use(t)
 	if err != nil {
 		return 0, err
 	}
@@ -381,7 +381,7 @@ func mkdirat(t *kernel.Task, d call.DirFD, p call.PathPtr, mode call.Mode) (uint
 	if err != nil {
 		return 0, err
 	}
-	return 0, vfs.Mkdir(t, view, path, uint32(mode)&0o1777&^t.FS().Umask())
+	return 0, vfs.Mkdir(t, view, path, uint32(mode)&0o1777&^t.Umask())
 }
 
 func mknod(t *kernel.Task, p call.PathPtr, mode call.Mode, dev uint32) (uint64, error) {
@@ -395,7 +395,7 @@ func mknodat(t *kernel.Task, d call.DirFD, p call.PathPtr, mode call.Mode, dev u
 	}
 	// mknod(2)'s device number is the 32-bit encoding.
 	rdev := unix.Mkdev(dev>>8&0xfff, dev&0xff|dev>>12&0xfff00)
-	_, err = vfs.Mknod(t, view, path, uint32(mode)&(unix.S_IFMT|0o7777&^t.FS().Umask()), rdev)
+	_, err = vfs.Mknod(t, view, path, uint32(mode)&(unix.S_IFMT|0o7777&^t.Umask()), rdev)
 	return 0, err
 }
 

@@ -368,7 +368,7 @@ func vmsplice(t *kernel.Task, fd call.FD, iov usermem.Addr, count uint32, flags 
 		op, mask = f.Write, call.WriteMask
 	}
 	n, err := transfer(t, flags&unix.SPLICE_F_NONBLOCK != 0, func() (int64, *vfs.File, waiter.Mask, error) {
-		n, err := op(t, &b)
+		n, err := op(t, b)
 		return n, f, mask, err
 	})
 	return ioResult(t, n, err)

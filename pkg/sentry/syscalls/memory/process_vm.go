@@ -83,7 +83,7 @@ func processVM(t *kernel.Task, pid call.PID, local usermem.Addr, ln uint64, remo
 		return 0, unix.ESRCH
 	}
 	defer m.DecUsers()
-	done, err := copyBetween(m, theirs, &mine, write)
+	done, err := copyBetween(m, theirs, mine, write)
 	if done > 0 {
 		return done, nil
 	}

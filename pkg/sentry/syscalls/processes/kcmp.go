@@ -47,7 +47,7 @@ func kcmp(t *kernel.Task, pid1, pid2 call.PID, kind int32, i1, i2 uint64) (uint6
 	case kcmpVM:
 		return order(t, memoryIdentity(a), memoryIdentity(b)), nil
 	case kcmpFiles:
-		return order(t, pointer(a.FDs()), pointer(b.FDs())), nil
+		return order(t, pointer(a.SharedFDs()), pointer(b.SharedFDs())), nil
 	case kcmpFS:
 		return order(t, pointer(a.FS()), pointer(b.FS())), nil
 	case kcmpSighand:
@@ -72,7 +72,7 @@ func memoryIdentity(o *kernel.Task) uintptr {
 }
 
 func fileIdentity(o *kernel.Task, fd uint64) (uintptr, error) {
-	table := o.FDs()
+	table := o.SharedFDs()
 	if table == nil || fd > 1<<31-1 {
 		return 0, unix.EBADF
 	}

@@ -95,7 +95,7 @@ func sendto(t *kernel.Task, fd call.FD, a usermem.Addr, n call.Size, flags int32
 			return 0, err
 		}
 	}
-	return send(t, f, s, &b, &m)
+	return send(t, f.File, s, b, &m)
 }
 
 func recvfrom(t *kernel.Task, fd call.FD, a usermem.Addr, n call.Size, flags int32, from, lenAt usermem.Addr) (uint64, error) {
@@ -109,7 +109,7 @@ func recvfrom(t *kernel.Task, fd call.FD, a usermem.Addr, n call.Size, flags int
 	}
 	defer f.DecRef()
 	m := socket.Receive{Flags: flags}
-	got, err := receive(t, f, s, &b, &m)
+	got, err := receive(t, f.File, s, b, &m)
 	dropFiles(m.Files)
 	if err == nil && from != 0 {
 		err = putAddress(t, m.From, from, lenAt)
@@ -131,7 +131,7 @@ type message struct {
 	at         usermem.Addr
 	name       usermem.Addr
 	nameLen    int32
-	iov        usermem.Buffer
+	iov        *usermem.Buffer
 	control    usermem.Addr
 	controlLen uint64
 }
@@ -176,7 +176,7 @@ func sendmsg(t *kernel.Task, fd call.FD, msg usermem.Addr, flags int32) (uint64,
 		return 0, err
 	}
 	defer f.DecRef()
-	return sendMessage(t, f, s, msg, flags)
+	return sendMessage(t, f.File, s, msg, flags)
 }
 
 func sendMessage(t *kernel.Task, f *vfs.File, s socket.Socket, msg usermem.Addr, flags int32) (uint64, error) {
@@ -196,7 +196,7 @@ func sendMessage(t *kernel.Task, f *vfs.File, s socket.Socket, msg usermem.Addr,
 			return 0, err
 		}
 	}
-	return send(t, f, s, &h.iov, &m)
+	return send(t, f, s, h.iov, &m)
 }
 
 // readControl reads the control messages of h into m.
@@ -274,7 +274,7 @@ func recvmsg(t *kernel.Task, fd call.FD, msg usermem.Addr, flags int32) (uint64,
 		return 0, err
 	}
 	defer f.DecRef()
-	n, _, err := receiveMessage(t, f, s, msg, flags)
+	n, _, err := receiveMessage(t, f.File, s, msg, flags)
 	return n, err
 }
 
@@ -293,7 +293,7 @@ func receiveMessage(t *kernel.Task, f *vfs.File, s socket.Socket, msg usermem.Ad
 		files -= 32 // a control message with a struct ucred
 	}
 	m := socket.Receive{Flags: flags &^ unix.MSG_CMSG_CLOEXEC, FileRoom: socket.NewControlWriter(files).FileRoom()}
-	n, err := receive(t, f, s, &h.iov, &m)
+	n, err := receive(t, f, s, h.iov, &m)
 	if err != nil {
 		dropFiles(m.Files)
 		return 0, 0, err
@@ -359,7 +359,7 @@ func sendmmsg(t *kernel.Task, fd call.FD, vec usermem.Addr, n uint32, flags int3
 	n = min(n, 1024)
 	for i := range n {
 		at := vec + usermem.Addr(i)*mmsgSize
-		sent, err := sendMessage(t, f, s, at, flags)
+		sent, err := sendMessage(t, f.File, s, at, flags)
 		if err == nil {
 			err = usermem.CopyOutUint32(t.MM(), at+mmsgLen, uint32(sent))
 		}
@@ -391,7 +391,7 @@ func recvmmsg(t *kernel.Task, fd call.FD, vec usermem.Addr, n uint32, flags int3
 		at := vec + usermem.Addr(got)*mmsgSize
 		var size uint64
 		var out int32
-		size, out, err = receiveMessage(t, f, s, at, flags&^unix.MSG_WAITFORONE)
+		size, out, err = receiveMessage(t, f.File, s, at, flags&^unix.MSG_WAITFORONE)
 		if err == nil {
 			err = usermem.CopyOutUint32(t.MM(), at+mmsgLen, uint32(size))
 		}

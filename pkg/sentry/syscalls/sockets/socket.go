@@ -33,12 +33,12 @@ var socketRows = []call.Row{
 }
 
 // socketAt returns the socket at fd, with its file: EBADF, ENOTSOCK.
-func socketAt(t *kernel.Task, fd call.FD) (*vfs.File, socket.Socket, error) {
-	file, err := fd.IOFile(t)
+func socketAt(t *kernel.Task, fd call.FD) (vfs.InUse, socket.Socket, error) {
+	file, err := fd.UseIO(t)
 	if err != nil {
-		return nil, nil, err
+		return file, nil, err
 	}
-	s, err := socket.Of(file)
+	s, err := socket.Of(file.File)
 	if err != nil {
 		file.DecRef()
 	}
@@ -127,7 +127,7 @@ func accept4(t *kernel.Task, fd call.FD, a, lenAt usermem.Addr, flags uint32) (u
 	defer f.DecRef()
 	var n *vfs.File
 	timeout, _ := s.Options().Timeouts()
-	err = call.WaitFor(t, f, call.ReadMask, timeout, f.NonBlocking(), func() (err error) {
+	err = call.WaitFor(t, f.File, call.ReadMask, timeout, f.NonBlocking(), func() (err error) {
 		n, err = s.Accept(t, flags&unix.SOCK_NONBLOCK)
 		return err
 	})
@@ -167,7 +167,7 @@ func connect(t *kernel.Task, fd call.FD, a usermem.Addr, n int32) (uint64, error
 		return 0, err
 	}
 	_, timeout := s.Options().Timeouts()
-	err = call.WaitFor(t, f, call.WriteMask, timeout, f.NonBlocking(), func() error { return s.Connect(t, addr) })
+	err = call.WaitFor(t, f.File, call.WriteMask, timeout, f.NonBlocking(), func() error { return s.Connect(t, addr) })
 	if f.NonBlocking() || err != unix.EINPROGRESS && err != unix.EALREADY {
 		return 0, err
 	}
