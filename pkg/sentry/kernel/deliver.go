@@ -12,6 +12,8 @@ import (
 // It reports false when the task is to end.
 func (t *Task) handleWork() bool {
 	for {
+		// In this order: who interrupts does so after work is set.
+		t.ctx.Heed()
 		t.work.Store(false)
 		if t.leaving || !t.thaw() {
 			return false

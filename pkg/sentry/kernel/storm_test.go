@@ -60,6 +60,7 @@ func (c *callerContext) Switch(platform.AddressSpace, *arch.State) (platform.Eve
 }
 func (*callerContext) PullFP(*arch.State) {}
 func (*callerContext) DropFP()            {}
+func (*callerContext) Heed()              {}
 func (*callerContext) Park(*arch.State)   {}
 func (*callerContext) Release()           {}
 func (c *callerContext) Interrupt()       { c.interrupted.Store(true) }

@@ -253,6 +253,9 @@ type Context interface {
 	// that is returned and the Switch after it is interrupted. Several calls
 	// before a Switch returns for it count as one.
 	Interrupt()
+	// Heed says that what Interrupt was called for up to now is seen to: no Switch
+	// returns for that. The context's goroutine calls it, between two Switches.
+	Heed()
 	// Release gives the context up. It is not in Switch.
 	Release()
 }

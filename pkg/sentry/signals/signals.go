@@ -234,6 +234,8 @@ type Pending struct {
 	queue [Max]*queued
 	last  [Max]*queued
 	count int
+	// spare is an entry that was taken, for the next.
+	spare *queued
 }
 
 // Set returns which signals wait.
@@ -252,16 +254,21 @@ func (p *Pending) Add(info *Info, timer Timer, limit uint64) bool {
 	if !s.RealTime() && p.set.Has(s) {
 		return true
 	}
-	q := &queued{info: *info, timer: timer}
+	paid := false
 	if s.RealTime() {
-		q.paid = uint64(p.count) < limit && p.Tab.Charge(entryCost) == nil
-		if !q.paid && info.Code != CodeUser && info.Code != CodeKernel {
+		paid = uint64(p.count) < limit && p.Tab.Charge(entryCost) == nil
+		if !paid && info.Code != CodeUser && info.Code != CodeKernel {
 			return false
 		}
-		if !q.paid && p.set.Has(s) {
+		if !paid && p.set.Has(s) {
 			return true
 		}
 	}
+	q := p.spare
+	if p.spare = nil; q == nil {
+		q = new(queued)
+	}
+	*q = queued{info: *info, timer: timer, paid: paid}
 	if p.last[n] != nil {
 		p.last[n].next = q
 	} else {
@@ -301,7 +308,10 @@ func (p *Pending) Take(s Signal) (Info, bool) {
 			p.set &^= 1 << n
 		}
 		if q.timer == nil || q.timer.SignalTaken(&q.info) {
-			return q.info, true
+			info := q.info
+			*q = queued{}
+			p.spare = q
+			return info, true
 		}
 	}
 }

@@ -53,6 +53,7 @@ func (c *idleContext) Switch(platform.AddressSpace, *arch.State) (platform.Event
 }
 func (*idleContext) PullFP(*arch.State) {}
 func (*idleContext) DropFP()            {}
+func (*idleContext) Heed()              {}
 func (*idleContext) Park(*arch.State)   {}
 func (*idleContext) Release()           {}
 func (c *idleContext) Interrupt() {

@@ -13,6 +13,7 @@ import (
 
 var threadTests = []Test{
 	{"interrupt-before-switch", testInterruptBefore},
+	{"interrupt-that-is-heeded", testHeeded},
 	{"interrupt-of-running-code", testInterruptRunning},
 	{"interrupt-is-never-lost", testInterruptRaces},
 	{"interrupt-spares-others", testInterruptOthers},
@@ -59,6 +60,28 @@ func (e *env) running(i int) {
 	ended := e.ended.Load()
 	for was := p.Load(); p.Load() == was && e.ended.Load() == ended; {
 		runtime.Gosched()
+	}
+}
+
+// testHeeded: what was seen to ends no Switch, and what comes afterwards does.
+func testHeeded(t T, p platform.Platform) {
+	e := newEnv(t, p, codeCount)
+	defer e.close()
+	for range 20 {
+		e.ctx.Interrupt()
+		e.ctx.Heed()
+		done := e.start(&e.task, e.as, 0)
+		e.running(0)
+		select {
+		case ev := <-done:
+			t.Fatalf("got %s", show(ev))
+		default:
+		}
+		e.ctx.Interrupt()
+		if ev := <-done; ev.Kind != platform.EventInterrupted {
+			t.Fatalf("got %s", show(ev))
+		}
+		e.ctx.Heed()
 	}
 }
 

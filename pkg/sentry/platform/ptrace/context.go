@@ -492,6 +492,13 @@ func (c *context) Interrupt() {
 	}
 }
 
+// Heed implements platform.Context.
+func (c *context) Heed() {
+	if c.pending.Load() {
+		c.pending.Store(false)
+	}
+}
+
 // Release implements platform.Context.
 func (c *context) Release() {
 	if c.tracer != nil {

@@ -459,6 +459,13 @@ func (c *context) Interrupt() {
 	tgkill(th.proc.Leader, th.tid, interruptSignal)
 }
 
+// Heed implements platform.Context.
+func (c *context) Heed() {
+	if c.pending.Load() {
+		c.pending.Store(false)
+	}
+}
+
 // Release implements platform.Context.
 func (c *context) Release() {
 	if c.active {
