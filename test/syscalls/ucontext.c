@@ -254,3 +254,325 @@ TEST(fp_state_over_fork)
 	CHECK_EQ(out[0], in[0]);
 	CHECK_EQ(tap_reap(pid), 0);
 }
+
+/*
+ * Signals whose calls (tgkill, rt_sigreturn) are made often from the same place: a sandbox may have another way for
+ * those, and for the vector state in their frames.
+ */
+enum { OFTEN = 100 };
+
+static void send_itself(int sig)
+{
+	syscall(SYS_tgkill, getpid(), (pid_t)syscall(SYS_gettid), sig);
+}
+
+static char *fp_image(ucontext_t *u)
+{
+	return (char *)u->uc_mcontext.fpregs;
+}
+
+/* An image of XSAVE, with the marks that say so (asm/sigcontext.h); else that of FXSAVE. */
+static int extended(const char *fp)
+{
+	uint32_t magic, size;
+	memcpy(&magic, fp + 464, 4);
+	memcpy(&size, fp + 480, 4);
+	if (magic != 0x46505853)
+		return 0;
+	memcpy(&magic, fp + size, 4);
+	return magic == 0x46505845;
+}
+
+static int wide; /* the width of the vector registers in bytes */
+static volatile int depth, unmarked, handled;
+
+/* fill_vectors sets registers 1, 2 and, where there are so many, 17 and a mask; same_vectors compares. */
+static inline __attribute__((always_inline)) void fill_vectors(const uint64_t v[8])
+{
+	if (wide == 64)
+		__asm__ volatile("vmovdqu64 (%0), %%zmm1; vmovdqu64 (%0), %%zmm2; vmovdqu64 (%0), %%zmm17; kmovq 8(%0), %%k3" ::"r"(v)
+				 : "memory", "xmm1", "xmm2");
+	else if (wide == 32)
+		__asm__ volatile("vmovdqu (%0), %%ymm1; vmovdqu (%0), %%ymm2" ::"r"(v) : "memory", "xmm1", "xmm2");
+	else
+		__asm__ volatile("movdqu (%0), %%xmm1; movdqu (%0), %%xmm2" ::"r"(v) : "memory", "xmm1", "xmm2");
+}
+static inline __attribute__((always_inline)) int same_vectors(const uint64_t v[8])
+{
+	uint64_t out[3][8], mask = v[1];
+	memcpy(out[0], v, 64), memcpy(out[1], v, 64), memcpy(out[2], v, 64);
+	if (wide == 64)
+		__asm__ volatile("vmovdqu64 %%zmm1, (%0); vmovdqu64 %%zmm2, 64(%0); vmovdqu64 %%zmm17, 128(%0); kmovq %%k3, (%1)" ::"r"(out),
+				 "r"(&mask)
+				 : "memory");
+	else if (wide == 32)
+		__asm__ volatile("vmovdqu %%ymm1, (%0); vmovdqu %%ymm2, 64(%0)" ::"r"(out) : "memory");
+	else
+		__asm__ volatile("movdqu %%xmm1, (%0); movdqu %%xmm2, 64(%0)" ::"r"(out) : "memory");
+	return !memcmp(out[0], v, 64) && !memcmp(out[1], v, 64) && !memcmp(out[2], v, 64) && mask == v[1];
+}
+
+/* The call itself, with nothing in between that might use vector registers. */
+static inline __attribute__((always_inline)) int survives(pid_t pid, pid_t tid, int sig, const uint64_t v[8])
+{
+	long ret;
+	fill_vectors(v);
+	__asm__ volatile("syscall"
+			 : "=a"(ret)
+			 : "a"((long)SYS_tgkill), "D"((long)pid), "S"((long)tid), "d"((long)sig)
+			 : "rcx", "r11", "memory");
+	return same_vectors(v) && ret == 0;
+}
+
+static void vectors(uint64_t v[8], uint64_t seed)
+{
+	for (int i = 0; i < 8; i++)
+		v[i] = (seed + 1) * 0x9e3779b97f4a7c15 + (uint64_t)i * 0x0101010101010101;
+}
+
+static pid_t mypid, mytid;
+static volatile int broken;
+
+static void deeper(int sig, siginfo_t *i, void *context)
+{
+	uint64_t v[8], zero[8] = {0};
+	(void)i;
+	if (!same_vectors(zero)) /* a handler starts with nothing in them */
+		broken |= 1;
+	unmarked += !extended(fp_image(context));
+	handled++;
+	vectors(v, (uint64_t)(handled + 7));
+	if (depth++ < 2 && !survives(mypid, mytid, sig, v))
+		broken |= 2;
+	vectors(v, (uint64_t)(handled + 99));
+	fill_vectors(v);
+	depth--;
+}
+
+TEST(vectors_over_many_signals)
+{
+	struct sigaction a = {.sa_sigaction = deeper, .sa_flags = SA_SIGINFO | SA_NODEFER};
+	__builtin_cpu_init();
+	wide = __builtin_cpu_supports("avx512bw") ? 64 : __builtin_cpu_supports("avx2") ? 32 : 16;
+	mypid = getpid(), mytid = (pid_t)syscall(SYS_gettid);
+	sigaction(SIGUSR1, &a, NULL);
+	int lost = 0;
+	for (int i = 0; i < OFTEN; i++) {
+		uint64_t v[8];
+		vectors(v, (uint64_t)i);
+		lost += !survives(mypid, mytid, SIGUSR1, v);
+	}
+	CHECK_EQ(lost, 0);
+	CHECK_EQ(broken, 0);
+	CHECK_EQ(unmarked, 0);
+	CHECK_EQ(handled, 3 * OFTEN);
+}
+
+/* Two at once: the second handler's frame is written before the first has run. */
+TEST(vectors_over_signals_at_once)
+{
+	struct sigaction a = {.sa_sigaction = deeper, .sa_flags = SA_SIGINFO};
+	sigset_t both, old;
+	int lost = 0;
+	depth = 2, handled = 0, broken = 0; /* no further ones */
+	sigaction(SIGUSR1, &a, NULL);
+	sigaction(SIGUSR2, &a, NULL);
+	sigemptyset(&both);
+	sigaddset(&both, SIGUSR1);
+	sigaddset(&both, SIGUSR2);
+	for (int i = 0; i < OFTEN; i++) {
+		uint64_t v[8];
+		long ret, mask = 0;
+		sigprocmask(SIG_BLOCK, &both, &old);
+		send_itself(SIGUSR1);
+		send_itself(SIGUSR2);
+		vectors(v, (uint64_t)i);
+		fill_vectors(v);
+		__asm__ volatile("mov $8, %%r10\n\tsyscall" /* rt_sigprocmask: nothing is blocked */
+				 : "=a"(ret)
+				 : "a"(14L), "D"(2L), "S"(&mask), "d"(0L)
+				 : "rcx", "r10", "r11", "memory");
+		lost += !same_vectors(v) || ret != 0;
+	}
+	depth = 0;
+	CHECK_EQ(lost, 0);
+	CHECK_EQ(broken, 0);
+	CHECK_EQ(handled, 2 * OFTEN);
+}
+
+static volatile int forgery;
+static char *elsewhere;
+
+static void forge_vectors(int sig, siginfo_t *i, void *context)
+{
+	ucontext_t *u = context;
+	char *fp = fp_image(u);
+	uint32_t size;
+	(void)sig, (void)i;
+	memcpy(&size, fp + 480, 4);
+	switch (forgery) {
+	case 1: /* bits of MXCSR that there are not */
+		memset(fp + 24, 0xff, 4);
+		break;
+	case 2: /* parts of the state that there are not */
+		memset(fp + 512, 0xff, 8);
+		break;
+	case 3: /* the compacted form */
+		fp[520 + 7] = (char)0x80;
+		break;
+	case 4: /* nothing is there */
+		u->uc_mcontext.fpregs = (fpregset_t)elsewhere;
+		break;
+	case 5: /* nowhere */
+		u->uc_mcontext.fpregs = (fpregset_t)0x8000000000000000;
+		break;
+	case 6: /* in the kernel */
+		u->uc_mcontext.fpregs = (fpregset_t)0xffffffff81000000;
+		break;
+	case 10: /* no marks: the first 512 bytes count */
+		memset(fp + 464, 0, 4);
+		break;
+	case 11: /* a copy at another place */
+		memcpy(elsewhere, fp, size + 4);
+		u->uc_mcontext.fpregs = (fpregset_t)elsewhere;
+		break;
+	case 12: /* no state: all is reset */
+		u->uc_mcontext.fpregs = NULL;
+		break;
+	case 13: /* the SSE registers are as at first */
+		fp[512] &= ~2;
+		break;
+	}
+}
+
+TEST(forged_vectors)
+{
+	struct rlimit none = {0, 0};
+	setrlimit(RLIMIT_CORE, &none);
+	size_t page = 4096;
+	elsewhere = mmap(NULL, 4 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	mprotect(elsewhere + 2 * page, 2 * page, PROT_NONE);
+	for (int f = 1; f <= 6; f++) {
+		int status;
+		CHILD_STATUS(status)
+		{
+			forgery = 0;
+			install(SIGUSR1, forge_vectors);
+			for (int i = 0; i < OFTEN; i++)
+				send_itself(SIGUSR1);
+			elsewhere += 2 * page;
+			forgery = f;
+			send_itself(SIGUSR1);
+		}
+		CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV);
+	}
+	install(SIGUSR1, forge_vectors);
+	mypid = getpid(), mytid = (pid_t)syscall(SYS_gettid);
+	wide = 16;
+	for (int round = 0; round < OFTEN; round++) {
+		uint64_t v[8];
+		int ok = 1;
+		vectors(v, (uint64_t)round);
+		for (forgery = 10; forgery <= 11; forgery++)
+			ok &= survives(mypid, mytid, SIGUSR1, v);
+		for (forgery = 12; forgery <= 13; forgery++)
+			ok &= !survives(mypid, mytid, SIGUSR1, v);
+		if (!ok || round == OFTEN - 1)
+			CHECK(ok);
+	}
+	munmap(elsewhere, 4 * page);
+}
+
+/* A stack that has room for a frame, but not for its vector state. */
+static volatile unsigned long segv_rsp, segv_mask, usr_ran;
+static void segv_seen(int sig, siginfo_t *i, void *context)
+{
+	ucontext_t *u = context;
+	(void)sig, (void)i;
+	segv_rsp = (unsigned long)u->uc_mcontext.gregs[REG_RSP];
+	segv_mask = sigismember(&u->uc_sigmask, SIGUSR1);
+}
+static void usr_seen(int sig)
+{
+	(void)sig;
+	usr_ran++;
+}
+
+TEST(no_room_for_vectors)
+{
+	size_t page = 4096, n = 8;
+	char *stack = mmap(NULL, n * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	stack_t s = {.ss_sp = stack, .ss_size = n * page};
+	struct sigaction a = {.sa_handler = usr_seen, .sa_flags = SA_ONSTACK};
+	struct sigaction b = {.sa_sigaction = segv_seen, .sa_flags = SA_SIGINFO};
+	sigaction(SIGUSR1, &a, NULL);
+	sigaction(SIGSEGV, &b, NULL);
+	CHECK_OK(sigaltstack(&s, NULL));
+	for (int i = 0; i < OFTEN; i++)
+		send_itself(SIGUSR1);
+	CHECK_EQ(usr_ran, OFTEN);
+	/* Pages that went come back as they are needed. */
+	for (int i = 0; i < OFTEN; i++) {
+		madvise(stack, n * page, MADV_DONTNEED);
+		send_itself(SIGUSR1);
+	}
+	CHECK_EQ(usr_ran, 2 * OFTEN);
+	mprotect(stack + (n - 1) * page, page, PROT_READ);
+	segv_mask = 2;
+	send_itself(SIGUSR1);
+	CHECK_EQ(usr_ran, 2 * OFTEN);
+	CHECK_EQ(segv_mask, 0); /* what the first handler would have blocked isn't */
+	CHECK(segv_rsp > (unsigned long)&s - 65536 && segv_rsp < (unsigned long)&s + 65536);
+	s.ss_flags = SS_DISABLE;
+	sigaltstack(&s, NULL);
+	munmap(stack, n * page);
+	signal(SIGSEGV, SIG_DFL);
+}
+
+/* Threads that sleep for each other keep their registers. */
+enum { RING = 6, TURNS = 500 };
+static volatile uint32_t turn[RING];
+
+static inline __attribute__((always_inline)) int keeps(long op, volatile uint32_t *word, const uint64_t v[8])
+{
+	long ret;
+	fill_vectors(v);
+	__asm__ volatile("xor %%r10d, %%r10d\n\tsyscall"
+			 : "=a"(ret)
+			 : "a"((long)SYS_futex), "D"(word), "S"(op), "d"(op) /* the value, and how many */
+			 : "rcx", "r10", "r11", "memory");
+	return same_vectors(v);
+}
+static void *takes_turns(void *arg)
+{
+	long me = (long)arg;
+	intptr_t bad = 0;
+	for (int i = 0; i < TURNS; i++) {
+		uint64_t v[8];
+		vectors(v, (uint64_t)(me * TURNS + i));
+		while (turn[me] == 0)
+			bad += !keeps(0, &turn[me], v); /* FUTEX_WAIT, while it is zero */
+		turn[me] = 0;
+		turn[(me + 1) % RING] = 1;
+		bad += !keeps(1, &turn[(me + 1) % RING], v); /* FUTEX_WAKE, one */
+	}
+	return (void *)bad;
+}
+
+TEST(vectors_of_threads_that_take_turns)
+{
+	__builtin_cpu_init();
+	wide = __builtin_cpu_supports("avx512bw") ? 64 : __builtin_cpu_supports("avx2") ? 32 : 16;
+	pthread_t t[RING];
+	intptr_t bad = 0;
+	for (long i = 0; i < RING; i++)
+		pthread_create(&t[i], NULL, takes_turns, (void *)i);
+	turn[0] = 1;
+	syscall(SYS_futex, &turn[0], 1, 1, NULL, NULL, 0);
+	for (int i = 0; i < RING; i++) {
+		void *r;
+		pthread_join(t[i], &r);
+		bad += (intptr_t)r;
+	}
+	CHECK_EQ(bad, 0);
+}

@@ -59,10 +59,31 @@ type State struct {
 	// the size that FPSize gives. A platform may hold a newer one: see
 	// platform.Context.PullFP.
 	FP []byte
+	// Vectors is what is still to be done with the vector state of a signal frame,
+	// by the platform's Switch or by Settle.
+	Vectors FrameVectors
 
-	// frame is room for restoreFP.
+	// frame is room for a frame or its vector state.
 	frame []byte
 }
+
+// FrameVectors is vector state in a signal frame, at Addr in the application's
+// memory, and what is to be done with it. The zero value is nothing.
+type FrameVectors struct {
+	Do   FrameOp
+	Addr uint64
+}
+
+// FrameOp is one of the following.
+type FrameOp uint8
+
+const (
+	// FrameSave: the current state is to be written there, and what programs start
+	// with takes its place.
+	FrameSave FrameOp = 1 + iota
+	// FrameLoad: it is to become the current state, if it is one.
+	FrameLoad
+)
 
 // Selectors of Linux on amd64 (arch/x86/include/asm/segment.h).
 const (

@@ -81,11 +81,10 @@ const (
 const flagsSigreturn = FlagAC | FlagOF | FlagDF | FlagTF | FlagSF | FlagZF | FlagAF | FlagPF | FlagCF | FlagRF
 
 // PushSignalFrame makes the task run a signal handler: it writes the frame that
-// Linux's rt_sigreturn(2) takes back and sets the registers. s.FP must be
-// current, and is what programs start with afterwards: the caller has called
-// the platform's PullFP. It fails with EFAULT, and nothing is changed but
-// perhaps memory, when the frame can't be written: the task must then get a
-// SIGSEGV that it can't catch on this stack.
+// Linux's rt_sigreturn(2) takes back and sets the registers. The vector state is
+// still to be saved: see Vectors, which was empty. It fails with EFAULT, and nothing
+// is changed but perhaps memory, when the frame can't be written: the task must then
+// get a SIGSEGV that it can't catch on this stack.
 func (s *State) PushSignalFrame(m usermem.Memory, d *SignalDelivery) error {
 	if d.Flags&flagRestorer == 0 {
 		return unix.EFAULT
@@ -105,7 +104,8 @@ func (s *State) PushSignalFrame(m usermem.Memory, d *SignalDelivery) error {
 	}
 
 	le := binary.LittleEndian
-	var f [frameSize]byte
+	f := s.room()[:frameSize]
+	clear(f)
 	le.PutUint64(f[framePretcode:], d.Restorer)
 	le.PutUint64(f[frameUcontext:], ucFlags)
 	le.PutUint64(f[frameUcontext+16:], uint64(alt.Addr))
@@ -130,37 +130,70 @@ func (s *State) PushSignalFrame(m usermem.Memory, d *SignalDelivery) error {
 	if _, err := m.CopyOut(usermem.Addr(at), f[:size]); err != nil {
 		return unix.EFAULT
 	}
-	if err := s.saveFP(m, usermem.Addr(fpAt)); err != nil {
-		return err
-	}
 
 	r.Rdi, r.Rsi, r.Rdx = uint64(d.Signo), at+frameInfo, at+frameUcontext
 	r.Rax = 0
 	r.Rip, r.Rsp = d.Handler, at
 	r.Cs, r.Ss = UserCs, UserDs
 	r.Eflags &^= FlagDF | FlagRF | FlagTF
-	ResetFP(s.FP)
+	s.Vectors = FrameVectors{FrameSave, fpAt}
 	if alt.Flags&StackAutoDisarm != 0 {
 		*d.AltStack = NoAltStack
 	}
 	return nil
 }
 
+// room returns a buffer for a frame or its vector state.
+func (s *State) room() []byte {
+	if s.frame == nil {
+		s.frame = make([]byte, max(frameSize, len(s.FP)))
+	}
+	return s.frame
+}
+
+// Settle does what is left in Vectors, by copying. Before FrameSave the caller has
+// called the platform's PullFP, after FrameLoad it calls DropFP. It fails with EFAULT,
+// and s.FP isn't changed, where the frame can't be written or isn't valid.
+func (s *State) Settle(m usermem.Memory) error {
+	v := s.Vectors
+	s.Vectors = FrameVectors{}
+	switch v.Do {
+	case FrameSave:
+		if err := s.saveFP(m, usermem.Addr(v.Addr)); err != nil {
+			return err
+		}
+		ResetFP(s.FP)
+	case FrameLoad:
+		return s.restoreFP(m, usermem.Addr(v.Addr))
+	}
+	return nil
+}
+
+// FrameNotes returns what stands in the 48 bytes that software has in the image of
+// a frame that holds all of the state, and the word behind it (struct
+// _fpx_sw_bytes, FP_XSTATE_MAGIC2).
+func FrameNotes() (notes [legacyArea - fpReserved]byte, magic uint32) {
+	le := binary.LittleEndian
+	le.PutUint32(notes[0:], xstateMagic1)
+	le.PutUint32(notes[4:], uint32(FPSize()+xstateMagicSize))
+	le.PutUint64(notes[8:], FPFeatures())
+	le.PutUint32(notes[16:], uint32(FPSize()))
+	return notes, xstateMagic2
+}
+
 // saveFP writes the vector state of a frame. As with XSAVE, what isn't in use stays as
 // it is.
 func (s *State) saveFP(m usermem.Memory, at usermem.Addr) error {
 	le := binary.LittleEndian
+	notes, magic := FrameNotes()
 	sw := s.FP[fpReserved:legacyArea]
-	le.PutUint32(sw[0:], xstateMagic1)
-	le.PutUint32(sw[4:], uint32(len(s.FP)+xstateMagicSize))
-	le.PutUint64(sw[8:], FPFeatures())
-	le.PutUint32(sw[16:], uint32(len(s.FP)))
+	copy(sw, notes[:])
 	features := le.Uint64(s.FP[fpHeader:])
 	le.PutUint64(s.FP[fpHeader:], features|FeatureX87|FeatureSSE)
 	n, _ := FPInUse(s.FP)
 	_, err := m.CopyOut(at, s.FP[:n])
 	if err == nil {
-		err = usermem.CopyOutUint32(m, at+usermem.Addr(len(s.FP)), xstateMagic2)
+		err = usermem.CopyOutUint32(m, at+usermem.Addr(len(s.FP)), magic)
 	}
 	clear(sw)
 	le.PutUint64(s.FP[fpHeader:], features)
@@ -172,13 +205,12 @@ func (s *State) saveFP(m usermem.Memory, at usermem.Addr) error {
 
 // PopSignalFrame is rt_sigreturn(2): it restores what a frame at the stack
 // pointer says and returns the signal mask and the alternate stack to set. The
-// caller then calls the platform's DropFP. When it fails the task gets a
-// SIGSEGV; the registers may have been restored in part, as on Linux, but are
-// sane, and the vector state has not.
+// vector state is still to be loaded: see Vectors, which was empty. When it fails the
+// task gets a SIGSEGV.
 func (s *State) PopSignalFrame(m usermem.Memory) (mask uint64, alt AltStack, err error) {
 	r := &s.Regs
-	var f [frameInfo - frameUcontext]byte
-	if _, err := m.CopyIn(usermem.Addr(r.Rsp-8+frameUcontext), f[:]); err != nil {
+	f := s.room()[:frameInfo-frameUcontext]
+	if _, err := m.CopyIn(usermem.Addr(r.Rsp-8+frameUcontext), f); err != nil {
 		return 0, AltStack{}, unix.EFAULT
 	}
 	le := binary.LittleEndian
@@ -196,9 +228,7 @@ func (s *State) PopSignalFrame(m usermem.Memory) (mask uint64, alt AltStack, err
 	r.Cs, r.Ss = word(18)&0xffff|3, word(18)>>48|3
 	r.OrigRax = ^uint64(0)
 	r.Sanitize()
-	if err := s.restoreFP(m, usermem.Addr(word(23))); err != nil {
-		return 0, AltStack{}, err
-	}
+	s.Vectors = FrameVectors{FrameLoad, word(23)}
 	return mask, alt, nil
 }
 
@@ -210,10 +240,7 @@ func (s *State) restoreFP(m usermem.Memory, at usermem.Addr) error {
 		return nil
 	}
 	le := binary.LittleEndian
-	if s.frame == nil {
-		s.frame = make([]byte, len(s.FP))
-	}
-	fp := s.frame
+	fp := s.room()[:len(s.FP)]
 	if _, err := m.CopyIn(at, fp[:legacyArea]); err != nil {
 		return unix.EFAULT
 	}

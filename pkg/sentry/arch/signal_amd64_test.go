@@ -76,6 +76,22 @@ func delivery(alt *AltStack) *SignalDelivery {
 	return d
 }
 
+// push and pop do all that a frame needs.
+func push(s *State, m usermem.Memory, d *SignalDelivery) error {
+	if err := s.PushSignalFrame(m, d); err != nil {
+		return err
+	}
+	return s.Settle(m)
+}
+
+func pop(s *State, m usermem.Memory) (uint64, AltStack, error) {
+	mask, alt, err := s.PopSignalFrame(m)
+	if err == nil {
+		err = s.Settle(m)
+	}
+	return mask, alt, err
+}
+
 func TestSignalFrameComesBackAsItWas(t *testing.T) {
 	for _, test := range []struct {
 		name  string
@@ -96,7 +112,7 @@ func TestSignalFrameComesBackAsItWas(t *testing.T) {
 			alt := test.alt
 			d := delivery(&alt)
 			d.Flags |= test.flags
-			if err := s.PushSignalFrame(m, d); err != nil {
+			if err := push(s, m, d); err != nil {
 				t.Fatal(err)
 			}
 			r := &s.Regs
@@ -117,7 +133,7 @@ func TestSignalFrameComesBackAsItWas(t *testing.T) {
 				t.Errorf("the alternate stack is now %+v", alt)
 			}
 			r.Rsp += 8 // the handler returns to the restorer
-			mask, back, err := s.PopSignalFrame(m)
+			mask, back, err := pop(s, m)
 			if err != nil || mask != d.Mask || back != test.alt {
 				t.Fatalf("PopSignalFrame = %#x, %+v, %v", mask, back, err)
 			}
@@ -153,7 +169,7 @@ func TestSignalFrameThatDoesNotFit(t *testing.T) {
 		if err := s.PushSignalFrame(m, d); err != unix.EFAULT {
 			t.Errorf("%s: %v", test.name, err)
 		}
-		if s.Regs != want {
+		if s.Regs != want || s.Vectors != (FrameVectors{}) {
 			t.Errorf("%s: the registers have changed", test.name)
 		}
 	}
@@ -161,11 +177,11 @@ func TestSignalFrameThatDoesNotFit(t *testing.T) {
 
 func TestSigreturnOfForgedFrames(t *testing.T) {
 	le := binary.LittleEndian
-	push := func() (*flat, *State, usermem.Addr) {
+	pushed := func() (*flat, *State, usermem.Addr) {
 		m := &flat{0x10000, make([]byte, 0x10000)}
 		s := testState()
 		alt := NoAltStack
-		if err := s.PushSignalFrame(m, delivery(&alt)); err != nil {
+		if err := push(s, m, delivery(&alt)); err != nil {
 			t.Fatal(err)
 		}
 		at := usermem.Addr(s.Regs.Rsp)
@@ -175,10 +191,10 @@ func TestSigreturnOfForgedFrames(t *testing.T) {
 	word := func(m *flat, at usermem.Addr, i int) []byte { return m.b[at-m.base+frameMcontext+usermem.Addr(8*i):] }
 	fpOf := func(m *flat, at usermem.Addr) []byte { return m.b[usermem.Addr(le.Uint64(word(m, at, 23)))-m.base:] }
 
-	m, s, at := push()
+	m, s, at := pushed()
 	le.PutUint64(word(m, at, 17), ^uint64(0)) // flags: I/O privilege, virtual-8086, ...
 	le.PutUint64(word(m, at, 18), 0)          // kernel selectors
-	if _, _, err := s.PopSignalFrame(m); err != nil {
+	if _, _, err := pop(s, m); err != nil {
 		t.Fatal(err)
 	}
 	if r := s.Regs; r.Eflags&^(flagsUser|flagsSet) != 0 || r.Eflags&flagsSet != flagsSet || r.Cs != UserCs || r.Ss != UserDs {
@@ -195,9 +211,9 @@ func TestSigreturnOfForgedFrames(t *testing.T) {
 		{"compaction", func(fp []byte) { le.PutUint64(fp[fpHeader+8:], 1<<63) }},
 		{"reserved bytes", func(fp []byte) { fp[fpHeaderEnd-1] = 1 }},
 	} {
-		m, s, at := push()
+		m, s, at := pushed()
 		test.forge(fpOf(m, at))
-		if _, _, err := s.PopSignalFrame(m); err != unix.EFAULT {
+		if _, _, err := pop(s, m); err != unix.EFAULT {
 			t.Errorf("forged %s: %v", test.name, err)
 		}
 		if CheckFP(s.FP) != nil {
@@ -206,9 +222,9 @@ func TestSigreturnOfForgedFrames(t *testing.T) {
 	}
 
 	// Without its marks only the first 512 bytes of the image count.
-	m, s, at = push()
+	m, s, at = pushed()
 	le.PutUint32(fpOf(m, at)[fpReserved:], 0)
-	if _, _, err := s.PopSignalFrame(m); err != nil {
+	if _, _, err := pop(s, m); err != nil {
 		t.Fatal(err)
 	}
 	if s.FP[161] != 161 {
@@ -216,19 +232,19 @@ func TestSigreturnOfForgedFrames(t *testing.T) {
 	}
 
 	// No image at all.
-	m, s, at = push()
+	m, s, at = pushed()
 	le.PutUint64(word(m, at, 23), 0)
-	if _, _, err := s.PopSignalFrame(m); err != nil || !bytes.Equal(s.FP, NewFP()) {
+	if _, _, err := pop(s, m); err != nil || !bytes.Equal(s.FP, NewFP()) {
 		t.Error("a frame without vector state doesn't reset it:", err)
 	}
 
-	m, s, at = push()
+	m, s, at = pushed()
 	le.PutUint64(word(m, at, 23), ^uint64(0)-100)
-	if _, _, err := s.PopSignalFrame(m); err != unix.EFAULT {
+	if _, _, err := pop(s, m); err != unix.EFAULT {
 		t.Error("vector state at a bad address:", err)
 	}
 	s.Regs.Rsp = 0
-	if _, _, err := s.PopSignalFrame(m); err != unix.EFAULT {
+	if _, _, err := pop(s, m); err != unix.EFAULT {
 		t.Error("a frame at a bad address:", err)
 	}
 }

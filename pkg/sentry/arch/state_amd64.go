@@ -11,11 +11,12 @@ func NewState() *State {
 
 // Exec makes s what execve(2) leaves: everything is zero but for where the
 // program starts and where its stack is. The vector state is reset in place; the
-// platform's PullFP comes before it.
+// platform's DropFP comes after it.
 func (s *State) Exec(entry, stack uint64) {
 	s.Regs = Registers{Rip: entry, Rsp: stack, OrigRax: ^uint64(0)}
 	s.Regs.Sanitize()
 	ResetFP(s.FP)
+	s.Vectors = FrameVectors{}
 }
 
 // Clone returns a copy, for fork(2) and clone(2). The platform's PullFP comes

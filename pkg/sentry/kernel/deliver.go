@@ -33,6 +33,12 @@ func (t *Task) handleWork() bool {
 			t.trapStop()
 			continue
 		}
+		if t.state.Vectors.Do != 0 && (t.sig.pending.Set()|g.pending.Set())&^t.sig.mask != 0 {
+			// The next frame is for what the last one leaves.
+			g.unlock()
+			t.settleFrame()
+			continue
+		}
 		info, ok := t.takeLocked(^t.sig.mask | signals.SetOf(sigKill))
 		t.sig.mayStop = ok
 		g.unlock()
@@ -99,12 +105,7 @@ func (t *Task) deliver(info *signals.Info) bool {
 	}
 	t.finishCall(&a)
 	if err := t.pushFrame(&a, info); err != nil {
-		// The stack can't take the frame: SIGSEGV, and if that is what this
-		// is, the end.
-		if s == signals.Signal(unix.SIGSEGV) {
-			g.actions.Force(s, true)
-		}
-		t.ForceSignal(&signals.Info{Signo: int32(unix.SIGSEGV), Code: signals.CodeKernel})
+		t.frameFails(s)
 	} else if t.hooks.Load()&hookStep != 0 {
 		t.traceNotify(int32(unix.SIGTRAP), false) // the handler's first instruction
 	}
@@ -137,7 +138,7 @@ func (tg *ThreadGroup) isForced() bool {
 
 // pushFrame sets the handler up.
 func (t *Task) pushFrame(a *signals.Action, info *signals.Info) error {
-	t.ctx.PullFP(t.state)
+	before := unframed{t.state.Regs, t.sig.mask, t.sig.saved, t.sig.hasSaved, t.sig.stack, info.Signo}
 	mask := t.sig.mask
 	if t.sig.hasSaved {
 		mask = t.sig.saved
@@ -150,6 +151,7 @@ func (t *Task) pushFrame(a *signals.Action, info *signals.Info) error {
 	if err := t.state.PushSignalFrame(t.mm, &d); err != nil {
 		return err
 	}
+	t.unframed = before
 	t.sig.hasSaved = false
 	next := t.sig.mask | a.Mask
 	if a.Flags&signals.FlagNoDefer == 0 {
@@ -167,9 +169,55 @@ func (t *Task) SignalReturn() {
 		t.ForceSignal(&signals.Info{Signo: int32(unix.SIGSEGV), Code: signals.CodeKernel})
 		return
 	}
-	t.ctx.DropFP()
 	t.SetSignalStack(stack)
 	t.SetSignalMask(signals.Set(mask))
+}
+
+// unframed is what a task was before a frame was written for a handler.
+type unframed struct {
+	regs        arch.Registers
+	mask, saved signals.Set
+	hasSaved    bool
+	stack       arch.AltStack
+	signo       int32
+}
+
+// settleFrame does what is left to do with the vector state of a frame, where the
+// platform can't, or somebody is to see it before application code runs. Where that
+// fails the task gets a SIGSEGV, and it reports false.
+func (t *Task) settleFrame() bool {
+	do := t.state.Vectors.Do
+	if do == 0 {
+		return true
+	}
+	if do == arch.FrameSave {
+		t.ctx.PullFP(t.state)
+	}
+	err := t.state.Settle(t.mm)
+	if do == arch.FrameLoad {
+		t.ctx.DropFP()
+	}
+	if err == nil {
+		return true
+	}
+	if u := &t.unframed; do == arch.FrameSave {
+		// As if there had been no room for the frame from the first.
+		t.state.Regs, t.sig.saved, t.sig.hasSaved, t.sig.stack = u.regs, u.saved, u.hasSaved, u.stack
+		t.SetSignalMask(u.mask)
+		t.frameFails(signals.Signal(u.signo))
+	} else {
+		t.ForceSignal(&signals.Info{Signo: int32(unix.SIGSEGV), Code: signals.CodeKernel})
+	}
+	return false
+}
+
+// frameFails is for a stack that can't take the frame of s: SIGSEGV, and if that is
+// what s is, the end.
+func (t *Task) frameFails(s signals.Signal) {
+	if s == signals.Signal(unix.SIGSEGV) {
+		t.tg.signals.actions.Force(s, true)
+	}
+	t.ForceSignal(&signals.Info{Signo: int32(unix.SIGSEGV), Code: signals.CodeKernel})
 }
 
 // minSignalStack is MINSIGSTKSZ.

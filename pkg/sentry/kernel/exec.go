@@ -154,8 +154,8 @@ func (t *Task) becomes(memory *mm.MemoryManager, creds *auth.Credentials, img *l
 		}
 	}
 	closeAll(t, t.fds, t.fds.RemoveIf(func(_ int32, cloexec bool) bool { return cloexec }))
-	t.ctx.PullFP(t.state)
 	t.state.Exec(uint64(img.Entry), uint64(img.StackPointer))
+	t.ctx.DropFP()
 	t.NoReturn()
 	t.syscall.restart = 0
 }

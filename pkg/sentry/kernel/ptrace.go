@@ -420,6 +420,7 @@ func (t *Task) traceStop(code int32, info *signals.Info, leaving bool) (signals.
 	s := &t.trace
 	t.park()
 	defer t.unpark()
+	t.settleFrame()
 	t.ctx.PullFP(t.state)
 	k.tree.Lock()
 	tracer := s.tracer

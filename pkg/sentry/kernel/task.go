@@ -87,6 +87,8 @@ type Task struct {
 	// lastFault is what the processor said of the last exception, for the
 	// signal frame.
 	lastFault faultRecord
+	// unframed is how the task was before its last signal frame.
+	unframed unframed
 	// personality is that of personality(2).
 	personality atomic.Uint32
 
@@ -377,6 +379,8 @@ func (t *Task) run() {
 		case platform.EventFault:
 			t.state.Regs.OrigRax = noSyscall
 			t.fault(&ev)
+		case platform.EventFrame:
+			t.settleFrame()
 		default:
 			t.state.Regs.OrigRax = noSyscall
 			if ev.Access != 0 {

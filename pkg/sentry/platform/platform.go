@@ -89,7 +89,7 @@ type AddressSpace interface {
 	// context is in Switch with either, and old is only released afterwards.
 	Inherit(old AddressSpace)
 	// Release gives the address space up. No context is in Switch with it, and
-	// vector state that is to live on has been fetched with PullFP or Park.
+	// vector state that is to live on has been fetched with PullFP.
 	// What it maps is unmapped by the time Release returns.
 	Release()
 }
@@ -123,6 +123,9 @@ const (
 	// processor. Registers are between two instructions. Where Access isn't zero,
 	// the platform couldn't answer a call without the page of Addr.
 	EventInterrupted
+	// EventFrame: the platform can't do what state.Vectors says; the registers are
+	// as they were. The caller does it (arch.State.Settle).
+	EventFrame
 )
 
 // Event is what stopped application code.
@@ -226,10 +229,13 @@ type Answerer interface {
 type Context interface {
 	// Switch loads state, runs application code in as until an event, and
 	// stores the general registers back. Floating-point and vector state may
-	// stay behind in the host thread until PullFP or Park.
+	// stay behind, in the host thread or elsewhere, until PullFP.
 	//
 	// Switch may leave the calling goroutine locked to its thread, until Park
 	// or Release; one of them comes before the goroutine ends.
+	//
+	// Before application code runs, and only then, Switch does what state.Vectors
+	// says and empties that, or returns EventFrame.
 	//
 	// state.Regs and state.FP may hold anything: what the processor would
 	// refuse is changed as rt_sigreturn(2) does (arch.Registers.Sanitize,
@@ -245,8 +251,8 @@ type Context interface {
 	// DropFP says that state.FP is current, having been changed without PullFP.
 	DropFP()
 	// Park says that the goroutine is about to wait, or will run the context
-	// on another thread: state.FP is made current and the goroutine unlocked.
-	// It is cheap when there is nothing to do.
+	// on another thread: what is left behind doesn't need it, and the goroutine is
+	// unlocked. It is cheap when there is nothing to do.
 	Park(state *arch.State)
 	// Interrupt makes the Switch that is under way return EventInterrupted,
 	// and otherwise the next one, at once. When another event comes first,

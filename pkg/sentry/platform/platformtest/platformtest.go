@@ -222,6 +222,8 @@ func kindName(k platform.EventKind) string {
 		return "a fault"
 	case platform.EventInterrupted:
 		return "an interruption"
+	case platform.EventFrame:
+		return "a frame"
 	}
 	return fmt.Sprintf("kind %d", k)
 }

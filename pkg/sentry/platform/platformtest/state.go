@@ -1,6 +1,7 @@
 package platformtest
 
 import (
+	"encoding/binary"
 	"runtime"
 
 	"vitrine/pkg/sentry/arch"
@@ -20,6 +21,7 @@ var stateTests = []Test{
 	{"vector-state-of-two-contexts", testVectorsOfTwo},
 	{"vector-state-survives-a-fault", testVectorsFault},
 	{"vector-state-can-be-read-and-changed", testPullFP},
+	{"vector-state-of-signal-frames", testFrames},
 	{"vector-state-goes-to-another-address-space", testVectorsMove},
 }
 
@@ -312,5 +314,104 @@ func testVectorsMove(t T, p platform.Platform) {
 		if !equal(in, out) {
 			t.Fatalf("round %d: %x, want %x", i, out, in)
 		}
+	}
+}
+
+// testFrames has vector state saved to and loaded from the application's memory, as
+// the frames of signals are, where the platform does that.
+func testFrames(t T, p platform.Platform) {
+	e := newEnv(t, p, codeXMM)
+	defer e.close()
+	const size = 48
+	const at = uint64(dataAt) + 2*page
+	in, out := e.mem.b[dataOff:dataOff+size], e.mem.b[dataOff+page:dataOff+page+size]
+	image := e.mem.b[dataOff+2*page : dataOff+4*page]
+	e.state.Regs.Rdi, e.state.Regs.Rsi = uint64(dataAt), uint64(dataAt+page)
+	for i := range 4 {
+		pattern(in, i)
+		e.runTo(e.as, platform.EventSyscall)
+		want := append([]byte(nil), in...)
+		if i%2 == 1 {
+			e.ctx.Park(e.state)
+		}
+		e.state.Vectors = arch.FrameVectors{Do: arch.FrameSave, Addr: at}
+		for range 2 {
+			if pattern(image, 7); i == 3 {
+				e.ctx.Interrupt() // at any moment, or just before
+			}
+			if e.run(e.as).Kind != platform.EventInterrupted {
+				break
+			}
+		}
+		if e.state.Vectors.Do != 0 {
+			return // it leaves all that to its caller
+		}
+		notes, magic := arch.FrameNotes()
+		if !equal(image[xmm0:xmm0+16], want[:16]) || !equal(image[464:512], notes[:]) || binary.LittleEndian.Uint32(image[arch.FPSize():]) != magic {
+			t.Fatalf("round %d: the frame is %x, of %x", i, image[:512], want)
+		}
+		if err := arch.CheckFP(image[:arch.FPSize()]); err != nil || image[512]&3 != 3 {
+			t.Fatalf("round %d: the frame's header is %x: %v", i, image[512:576], err)
+		}
+		if !equal(out, make([]byte, size)) {
+			t.Fatalf("round %d: a handler would begin with %x", i, out)
+		}
+		e.ctx.Heed()
+
+		pattern(in, 50+i)
+		e.runTo(e.as, platform.EventSyscall)
+		e.state.Vectors = arch.FrameVectors{Do: arch.FrameLoad, Addr: at}
+		if i%2 == 1 {
+			e.ctx.Park(e.state)
+		}
+		e.runTo(e.as, platform.EventSyscall)
+		if !equal(out, want) {
+			t.Fatalf("round %d: %x comes back, want %x", i, out, want)
+		}
+	}
+
+	// What it can't do it leaves, and all as it was.
+	good := append([]byte(nil), image...)
+	for name, test := range map[string]struct {
+		do    arch.FrameOp
+		addr  uint64
+		forge func()
+	}{
+		"save to no memory":       {arch.FrameSave, 0x1000, nil},
+		"save to code":            {arch.FrameSave, uint64(codeAt), nil},
+		"save to the platform's":  {arch.FrameSave, uint64(p.UserRange().End) - 64, nil},
+		"save beyond addresses":   {arch.FrameSave, 1 << 63, nil},
+		"load from no memory":     {arch.FrameLoad, 0x1000, nil},
+		"load from the end":       {arch.FrameLoad, ^uint64(63), nil},
+		"load from an odd place":  {arch.FrameLoad, at + 8, nil},
+		"load without mark":       {arch.FrameLoad, at, func() { image[464] ^= 1 }},
+		"load without other mark": {arch.FrameLoad, at, func() { image[arch.FPSize()] ^= 1 }},
+		"load of another size":    {arch.FrameLoad, at, func() { image[480] ^= 64 }},
+		"load of other features":  {arch.FrameLoad, at, func() { image[472] ^= 1 }},
+		"load of unknown state":   {arch.FrameLoad, at, func() { image[519] = 0x80 }},
+		"load of bad MXCSR":       {arch.FrameLoad, at, func() { image[27] = 0x80 }},
+		"load, compacted":         {arch.FrameLoad, at, func() { image[527] = 0x80 }},
+	} {
+		copy(image, good)
+		if test.forge != nil {
+			test.forge()
+		}
+		pattern(in, 77)
+		e.runTo(e.as, platform.EventSyscall)
+		before := e.state.Regs
+		e.state.Vectors = arch.FrameVectors{Do: test.do, Addr: test.addr}
+		e.runTo(e.as, platform.EventFrame)
+		if e.state.Vectors != (arch.FrameVectors{Do: test.do, Addr: test.addr}) || e.state.Regs != before {
+			t.Fatalf("%s: now it is %+v at %+v", name, e.state.Vectors, e.state.Regs)
+		}
+		e.state.Vectors = arch.FrameVectors{}
+		if test.do == arch.FrameSave {
+			e.ctx.PullFP(e.state)
+			if got := e.state.FP[xmm0 : xmm0+16]; !equal(got, in[:16]) {
+				t.Errorf("%s: %x is left, want %x", name, got, in[:16])
+			}
+		}
+		e.ctx.DropFP()
+		e.runTo(e.as, platform.EventSyscall)
 	}
 }

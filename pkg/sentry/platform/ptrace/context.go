@@ -46,6 +46,9 @@ func (c *context) Switch(as platform.AddressSpace, state *arch.State) (platform.
 	if c.pending.Load() && c.pending.Swap(false) {
 		return platform.Event{Kind: platform.EventInterrupted}, nil
 	}
+	if state.Vectors.Do != 0 {
+		return platform.Event{Kind: platform.EventFrame}, nil
+	}
 	if c.tracer == nil {
 		runtime.LockOSThread()
 		c.tracer = c.platform.thisTracer()

@@ -200,6 +200,9 @@ func TestSignalFrameIsTheHosts(t *testing.T) {
 	if err := w.s.PushSignalFrame(m, d); err != nil {
 		t.Fatal(err)
 	}
+	if err := w.s.Settle(m); err != nil {
+		t.Fatal(err)
+	}
 	if len(m.buf) != 3 { // the vector state is followed by a mark
 		t.Fatalf("the frame has %d parts", len(m.buf))
 	}

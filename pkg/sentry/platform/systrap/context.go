@@ -9,6 +9,7 @@ import (
 
 	"vitrine/pkg/sentry/arch"
 	"vitrine/pkg/sentry/platform"
+	"vitrine/pkg/sentry/platform/stub"
 	"vitrine/pkg/usermem"
 )
 
@@ -32,11 +33,16 @@ type context struct {
 	// since when that and the stub's are bound, or zero: see looser.
 	server atomic.Pointer[server]
 	sleeps atomic.Int64
-	// fpAt is where the state is whose vector registers the thread loads or
-	// has, or nil if they must be loaded. fpPulled says that state.FP is as
-	// current.
+	// fpAt is where the state is whose vector registers are in the stub, or nil if
+	// they must be loaded. fpPulled says that state.FP is as current. fp is where
+	// in the stub they are, inArea that this is the area (see vectors.go), and kept
+	// that the context has that without a thread.
 	fpAt     *byte
 	fpPulled bool
+	fp       []byte
+	inArea   bool
+	area     *area
+	kept     bool
 
 	// call is the last system call if it came by way of a trampoline, tails where
 	// earlier ones went on, and calls counts those that came otherwise.
@@ -80,7 +86,21 @@ func (c *context) Switch(as platform.AddressSpace, state *arch.State) (platform.
 			return platform.Event{}, err
 		}
 	}
-	if c.fpAt != &state.FP[0] || th.fpOwner != c {
+	if v := &state.Vectors; v.Do != 0 && v.Addr > uint64(stub.UserEnd)-2*areaSize {
+		return platform.Event{Kind: platform.EventFrame}, nil
+	}
+	switch {
+	case state.Vectors.Do == arch.FrameLoad:
+		th.shared.fp = state.Vectors.Addr
+		th.fpOwner, c.fpAt = c, &state.FP[0]
+	case c.fpAt == &state.FP[0] && th.fpOwner == c:
+	case c.fpAt == &state.FP[0] && c.inArea:
+		if c.area.saver == th {
+			c.area.saver = nil // it looks for another command when it has saved them
+		}
+		c.area.await(c.platform.watchdog.limit)
+		c.pointAt(th)
+	default:
 		c.loadFP(th, state)
 	}
 	c.fpPulled = false
@@ -102,7 +122,7 @@ func (c *context) Switch(as platform.AddressSpace, state *arch.State) (platform.
 			return platform.Event{Kind: platform.EventInterrupted}, nil
 		}
 		c.giveAnswers(th)
-		c.setRegs(a, th, &state.Regs)
+		c.setRegs(a, th, state)
 		if err := c.handOver(th); err != nil {
 			return platform.Event{}, err
 		}
@@ -133,19 +153,28 @@ func (c *context) answered(th *thread) {
 // takeThread finds a thread for c in a.
 func (c *context) takeThread(a *addressSpace, state *arch.State) (*thread, error) {
 	if c.held() != nil {
-		// Vector state that is still in the other thread is lost unless it is
+		// Vector state that is still in the other stub is lost unless it is
 		// fetched now, for the one state that it belongs to.
 		c.pullFP(state)
 		c.drop()
+	}
+	if c.area != nil && c.area.proc != a.proc {
+		c.pullFP(state)
+		c.fpAt = nil
 	}
 	th, err := a.take(c.last)
 	if err != nil {
 		return nil, err
 	}
-	if th != c.last {
+	if th != c.last && !c.inArea {
 		c.fpAt = nil
 	}
 	c.thread, c.last = th, th
+	if err := c.takeArea(a); err != nil {
+		c.drop()
+		return nil, err
+	}
+	th.shared.area = c.area.addr
 	return th, nil
 }
 
@@ -154,6 +183,7 @@ func (c *context) takeThread(a *addressSpace, state *arch.State) (*thread, error
 func (c *context) held() *thread {
 	if c.thread != nil && c.thread.proc.released.Load() {
 		c.thread, c.last = nil, nil
+		c.area, c.inArea, c.kept = nil, false, false
 	}
 	return c.thread
 }
@@ -172,10 +202,12 @@ const (
 )
 
 // setRegs writes the registers to load. c is seen to be running.
-func (c *context) setRegs(a *addressSpace, th *thread, r *arch.Registers) {
+func (c *context) setRegs(a *addressSpace, th *thread, state *arch.State) {
+	r := &state.Regs
 	rip, same := c.returnTo(a, th, r)
+	live := th.live
 	th.live = false
-	if same {
+	if same && state.Vectors.Do == 0 {
 		th.result, th.load = r.Rax, loadResult
 		return
 	}
@@ -187,7 +219,18 @@ func (c *context) setRegs(a *addressSpace, th *thread, r *arch.Registers) {
 		r.R8, r.R9, r.R10, r.R11, r.R12, r.R13, r.R14, r.R15, r.Rdi, r.Rsi, r.Rbp, r.Rbx,
 		r.Rdx, r.Rax, r.Rcx, r.Rsp, rip, r.Eflags, r.Cs, r.Ss, r.FsBase, gs,
 	}
-	th.load = 0
+	switch {
+	case state.Vectors.Do == arch.FrameLoad:
+		th.load = loadFrame
+	case live:
+		th.load = 0
+	default:
+		th.load = loadVectors
+	}
+	if state.Vectors.Do == arch.FrameSave {
+		th.load |= saveFrame
+		th.shared.frameAt = state.Vectors.Addr
+	}
 	if r.FsBase != th.fsBase {
 		th.load |= loadFS
 		th.fsBase = r.FsBase
@@ -208,9 +251,10 @@ func (th *thread) forgetBases() {
 // event makes an event of what th has posted. It reports again where the thread
 // is to be resumed as it is.
 func (c *context) event(th *thread, state *arch.State) (ev platform.Event, again bool, err error) {
-	th.saving = false
+	c.area.saver = nil
 	switch th.shared.kind {
 	case kindSignal:
+		state.Vectors = arch.FrameVectors{}
 		return c.signal(th, state)
 	case kindInterrupted:
 		th.forgetBases()
@@ -220,11 +264,15 @@ func (c *context) event(th *thread, state *arch.State) (ev platform.Event, again
 		c.answered(th) // a late one
 		return ev, true, nil
 	case kindCall:
+		state.Vectors = arch.FrameVectors{}
 		c.answers.not = false
 		c.handedOver(th, state)
 		return platform.Event{Kind: platform.EventSyscall}, false, nil
 	case kindRefused:
 		th.forgetBases()
+		if state.Vectors.Do != 0 {
+			return platform.Event{Kind: platform.EventFrame}, false, nil
+		}
 		return generalProtection(), false, nil
 	}
 	return ev, false, errLost
@@ -305,7 +353,7 @@ func (c *context) signal(th *thread, state *arch.State) (ev platform.Event, agai
 	if r.GsBase == th.sharedAddr() {
 		r.GsBase = 0
 	}
-	th.fp = fp
+	c.fp, c.inArea = fp, false
 
 	signo, code, addr := int32(s.signo), int32(le.Uint32(info[8:])), le.Uint64(info[16:])
 	switch unix.Signal(signo) {
@@ -395,42 +443,6 @@ func faultEvent(r *arch.Registers, signo, code int32, addr, trap, errorCode uint
 	return ev
 }
 
-// loadFP has the thread load state.FP.
-func (c *context) loadFP(th *thread, state *arch.State) {
-	arch.SanitizeFP(state.FP)
-	th.awaitSaved(c.platform.watchdog.limit)
-	th.fp = th.fpArea(len(state.FP))
-	n, _ := arch.FPInUse(state.FP)
-	copy(th.fp, state.FP[:n])
-	th.shared.fp = th.sharedAddr() + ctxFPArea
-	th.fpOwner = c
-	th.live = false
-	c.fpAt = &state.FP[0]
-	c.fpPulled = true
-}
-
-// pullFP makes state.FP current.
-func (c *context) pullFP(state *arch.State) {
-	th := c.held()
-	if c.fpPulled || th == nil || c.fpAt == nil || c.fpAt != &state.FP[0] || th.fpOwner != c {
-		return
-	}
-	th.awaitSaved(c.platform.watchdog.limit)
-	arch.CopyFP(state.FP, th.fp)
-	clear(state.FP[464:512]) // the frame's own notes
-	arch.SanitizeFP(state.FP)
-	c.fpPulled = true
-}
-
-// PullFP implements platform.Context.
-func (c *context) PullFP(state *arch.State) {
-	c.pullFP(state)
-	c.fpAt = nil
-}
-
-// DropFP implements platform.Context.
-func (c *context) DropFP() { c.fpAt = nil }
-
 // Park implements platform.Context.
 func (c *context) Park(state *arch.State) {
 	if !c.active {
@@ -442,7 +454,14 @@ func (c *context) Park(state *arch.State) {
 		c.bind(-1)
 	}
 	if c.held() != nil {
-		c.pullFP(state)
+		if !c.inArea {
+			c.pullFP(state)
+		}
+		if !c.keep() {
+			c.pullFP(state)
+			c.thread.fpOwner = nil
+			c.giveArea()
+		}
 		c.drop()
 	}
 }
@@ -477,6 +496,9 @@ func (c *context) Release() {
 	}
 	if c.held() != nil {
 		c.drop()
+	}
+	if c.area != nil && !c.area.proc.released.Load() {
+		c.giveArea()
 	}
 	c.last = nil
 	c.platform.watchdog.drop(c)

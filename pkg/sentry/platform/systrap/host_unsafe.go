@@ -51,7 +51,9 @@ type shared struct {
 	fsBase, gsBase uint64
 	sp             uint64
 	saved          atomic.Uint32 // the command at whose end vector registers were saved last
-	_              [60]byte
+	area           uint64        // where they are saved; the Sentry says
+	frameAt        uint64        // with saveFrame
+	_              [40]byte
 	// regs are those to load, in the order of struct sigcontext
 	// (asm/sigcontext.h) up to eflags, then cs, ss and the segment bases.
 	regs [22]uint64

@@ -206,6 +206,7 @@ func TestStubThatLies(t *testing.T) {
 		t.Errorf("a call: %v", err)
 	}
 	w.c.Park(w.s)
+	w.c.PullFP(w.s)
 	if !w.as.proc.lost.Load() {
 		t.Error("vector registers that nobody has saved were taken")
 	}
@@ -279,7 +280,7 @@ func TestStubsThatEndInThePoolAreReplaced(t *testing.T) {
 func TestSharedPageIsAsTheAssemblyHasIt(t *testing.T) {
 	b := make([]byte, 4096)
 	le := binary.LittleEndian
-	for off, v := range map[int]uint64{ctxFrame: 1, ctxInfo: 2, ctxFP: 3, ctxFSBase: 4, ctxGSBase: 5, ctxSP: 6, ctxRegs: 7, ctxRegFS: 8, ctxRegGS: 9, ctxResult: 21, ctxCall: 22, ctxCall + callRIP*8: 23, ctxCall + callFS*8: 24} {
+	for off, v := range map[int]uint64{ctxFrame: 1, ctxInfo: 2, ctxFP: 3, ctxFSBase: 4, ctxGSBase: 5, ctxSP: 6, ctxRegs: 7, ctxRegFS: 8, ctxRegGS: 9, ctxResult: 21, ctxCall: 22, ctxCall + callRIP*8: 23, ctxCall + callFS*8: 24, ctxArea: 26, ctxFrameAt: 27} {
 		le.PutUint64(b[off:], v)
 	}
 	for off, v := range map[int]uint32{ctxGo: 10, ctxSpin: 11, ctxLoad: 12, ctxEvent: 13, ctxEvent + 4: 14, ctxSeen: 15, ctxSigno: 16, ctxStubSleeps: 17, ctxSentrySleeps: 18, ctxInterrupt: 19, ctxTID: 20, ctxSaved: 25} {
@@ -289,7 +290,7 @@ func TestSharedPageIsAsTheAssemblyHasIt(t *testing.T) {
 	got := []uint64{s.frame, s.info, s.fp, s.fsBase, s.gsBase, s.sp, s.regs[0], s.regs[20], s.regs[21],
 		s.command.Load(), uint64(s.spin), uint64(s.load), uint64(s.event.Load()), uint64(s.kind), uint64(s.seen), uint64(s.signo),
 		uint64(s.stubSleeps.Load()), uint64(s.sentrySleeps.Load()), uint64(s.interrupt), uint64(s.tid),
-		s.result, s.call[0], s.call[callRIP], s.call[callFS], uint64(s.saved.Load())}
+		s.result, s.call[0], s.call[callRIP], s.call[callFS], uint64(s.saved.Load()), s.area, s.frameAt}
 	for i, v := range got {
 		if v != uint64(i+1) {
 			t.Errorf("field %d is read as %d", i+1, v)

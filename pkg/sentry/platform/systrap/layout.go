@@ -39,8 +39,9 @@ const (
 )
 
 // A slot is the memory of one thread for application code: its signal stack,
-// and the page that it shares with the Sentry. The largest frame, with all of
-// AVX-512, takes 3.6 KiB; up to three are on the stack at a time.
+// and the page that it shares with the Sentry; or four areas for vector state. The
+// largest frame, with all of AVX-512, takes 3.6 KiB; up to three are on the stack at
+// a time.
 const (
 	slotSize  = 16384
 	stackSize = slotSize - 4096
@@ -67,6 +68,8 @@ const (
 	ctxGSBase       = 0x130
 	ctxSP           = 0x138
 	ctxSaved        = 0x140
+	ctxArea         = 0x148
+	ctxFrameAt      = 0x150
 	ctxRegs         = 0x180
 	ctxRegFS        = ctxRegs + 20*8
 	ctxRegGS        = ctxRegs + 21*8
@@ -83,6 +86,14 @@ const (
 	// loadResult: the thread still has all registers, but for rax and what it
 	// has saved in shared.call itself.
 	loadResult = 4
+	// loadVectors: the vector state at shared.fp.
+	loadVectors = 8
+	// loadFrame: the same, from a signal frame of the application's, if that is
+	// whole.
+	loadFrame = 16
+	// saveFrame: the vector state is to be saved to a signal frame at
+	// shared.frameAt, and is that of the start of a program from then on.
+	saveFrame = 32
 
 	// To see whether an address is of a slot.
 	slotsShift  = 25
@@ -135,22 +146,24 @@ const (
 	offStart       = 0x200
 	offPost        = 0x300
 	offResume      = 0x480
-	offInterrupted = 0x680
-	offHandler     = 0x6c0
-	offEntry       = 0x800
-	offPlainEntry  = 0xd00
-	offAnswer      = 0x1200
-	offPlainAnswer = 0x1240
-	offAnswerUndo  = 0x1280
-	offPlainUndo   = 0x12a0
-	offNoSignals   = 0x12e0
-	offFprog       = 0x12f0
-	offFeatures    = 0x1300
-	offFilter      = 0x1320
-	offLeftTable   = 0x18c0
-	offErrnoTable  = 0x21c0
-	offAnswerIndex = 0x29c0
-	offEnd         = 0x2ac0
+	offInterrupted = 0x800
+	offHandler     = 0x840
+	offEntry       = 0x980
+	offPlainEntry  = 0xe80
+	offAnswer      = 0x1380
+	offPlainAnswer = 0x13c0
+	offAnswerUndo  = 0x1400
+	offPlainUndo   = 0x1420
+	offNoSignals   = 0x1460
+	offFprog       = 0x1470
+	offFeatures    = 0x1480
+	offFilter      = 0x14a0
+	offLeftTable   = 0x1a40
+	offErrnoTable  = 0x2340
+	offAnswerIndex = 0x2b40
+	offNotes       = 0x2c40
+	offInit        = 0x2c80
+	offEnd         = 0x2ec0
 
 	childAddr       = stub.PlatformCode + offChild
 	startAddr       = stub.PlatformCode + offStart
@@ -167,6 +180,8 @@ const (
 	entryAddr       = stub.PlatformCode + offEntry
 	featuresAddr    = stub.PlatformCode + offFeatures
 	noSignalsAddr   = stub.PlatformCode + offNoSignals
+	notesAddr       = stub.PlatformCode + offNotes
+	initAddr        = stub.PlatformCode + offInit
 	fprogAddr       = stub.PlatformCode + offFprog
 	filterAddr      = stub.PlatformCode + offFilter
 	leftTableAddr   = stub.PlatformCode + offLeftTable
@@ -175,6 +190,10 @@ const (
 	// Threads for application code may make host calls from here on.
 	allowedAddr = postAddr
 	allowedSize = stub.CodeBase + stub.CodeSize - postAddr
+
+	// Behind the notes of a frame: the size of an image, and the word behind it.
+	notesSize  = 48
+	notesMagic = 52
 
 	resumeOff  = resumeAddr - stub.CodeBase
 	resumeSize = offInterrupted - offResume

@@ -19,9 +19,11 @@
 // nothing is killed with its stub when it doesn't answer an interruption for a
 // while (watchdog). The end of a stub is seen through a pidfd (watcher).
 //
-// A signal frame holds the vector state; it stays there, to be loaded again
+// Vector state stays in the stub (vectors.go): in the signal frame, to be loaded again
 // from the same place, unless the Sentry asks for it (PullFP) or another context
-// takes the thread. The stub goes to the application with iretq, not with
+// takes the thread; or after a call without a signal in memory of the context's own.
+// The frame of a signal that the application handles it is written to, and read from,
+// by the stub, too (stubResume). The stub goes to the application with iretq, not with
 // rt_sigreturn(2), which spares a system call.
 //
 // A system call from code that was rewritten (platform.CallRewriter) comes without

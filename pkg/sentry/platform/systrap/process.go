@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -28,16 +27,19 @@ type process struct {
 	pidfd int
 	// memoryCPU is the only CPU that the memory thread runs on, or -1.
 	memoryCPU int
-	slots     int  // how many threads were made
+	slots     int  // how many are used
 	clocks    bool // the clocks' page is mapped
 
 	lost atomic.Bool
 	// released: nobody uses it, and what the Sentry sees of it may go.
 	released atomic.Bool
 
+	kept atomic.Int32 // how many areas belong to contexts without a thread
+
 	mu      locks.Mutex[locks.StubThreads]
 	free    []*thread // those without a context
 	threads []*thread // all
+	areas   []*area   // those without a context
 	gone    bool      // the process has ended
 	done    func()    // is called then, or nil
 }
@@ -250,9 +252,7 @@ type thread struct {
 	tid    int
 
 	number uint32 // of the last command
-	// fp is where in slot the vector state is that the thread loads next;
-	// fpOwner the context that it belongs to.
-	fp      []byte
+	// fpOwner is the context whose vector state the thread loads next, or has.
 	fpOwner *context
 	// fsBase and gsBase are those that the thread has.
 	fsBase, gsBase uint64
@@ -263,9 +263,8 @@ type thread struct {
 	// index the slot's number.
 	answers *platform.Answers
 	index   int
-	// live says that its vector registers are still those of fp, and saving that
-	// they may yet be on their way there.
-	live, saving bool
+	// live says that its vector registers are still those of fpOwner.
+	live bool
 	// load and result are for shared.
 	load   uint32
 	result uint64
@@ -283,6 +282,9 @@ func (p *process) newThread() *thread {
 	th := &thread{proc: p, base: stub.SlotsAddr + uint64(i)*slotSize, number: 1, index: i, place: placement{mode: together, cpu: -1}}
 	th.slot = p.Slots()[i*slotSize : (i+1)*slotSize]
 	th.shared = sharedAt(th.slot[stackSize:])
+	p.mu.Lock()
+	p.areas = append(p.areas, p.newArea(i*slotSize+stackSize+ctxFPArea))
+	p.mu.Unlock()
 	th.shared.command.Store(uint64(th.number)) // the one that its start ends
 	// stack_t: the address, no flags, the size.
 	le := binary.LittleEndian
@@ -332,30 +334,6 @@ func (th *thread) resume(spin int) {
 		futexWake(lowHalf(&s.command))
 	}
 }
-
-// awaitSaved returns when the vector registers of a call are in fp. The thread saves
-// them as soon as it has posted the call; a stub in which it doesn't within limit is
-// ended.
-func (th *thread) awaitSaved(limit time.Duration) {
-	if !th.saving {
-		return
-	}
-	th.saving = false
-	saved := &th.shared.saved
-	if saved.Load() == th.number || spinOn(saved, th.number, looks) {
-		return
-	}
-	// The host has taken its CPU away.
-	for since := time.Now(); saved.Load() != th.number && !th.proc.lost.Load(); time.Sleep(unsaved) {
-		if time.Since(since) > limit {
-			th.proc.kill()
-			return
-		}
-	}
-}
-
-// unsaved is how often awaitSaved looks when the thread isn't running.
-const unsaved = 50 * time.Microsecond
 
 // rest has the thread sleep until its next command.
 func (th *thread) rest() { highHalf(&th.shared.command).Store(1) }

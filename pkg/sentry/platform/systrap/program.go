@@ -76,6 +76,12 @@ func program() (*stub.Program, error) {
 	le.PutUint16(code[offFprog:], uint16(len(filter)))
 	le.PutUint64(code[offFprog+8:], filterAddr)
 	le.PutUint64(code[offFeatures:], arch.FPFeatures())
+	notes, magic := arch.FrameNotes()
+	copy(code[offNotes:], notes[:])
+	le.PutUint32(code[offNotes+notesSize:], uint32(arch.FPSize()))
+	le.PutUint32(code[offNotes+notesMagic:], magic)
+	const mxcsr = 24
+	le.PutUint32(code[offInit+mxcsr:], 0x1f80) // else zero: nothing is in use
 	for i, nr := range answerCalls {
 		code[offAnswerIndex+nr] = byte(4 * (i + 1))
 	}

@@ -23,6 +23,12 @@
 	MOVL	$202, AX; \
 	SYSCALL
 
+// XSAVE64 (DI) and XRSTOR64 (DI); DX:AX says what.
+#define XSAVE64_DI \
+	BYTE	$0x48; BYTE $0x0f; BYTE $0xae; BYTE $0x27
+#define XRSTOR64_DI \
+	BYTE	$0x48; BYTE $0x0f; BYTE $0xae; BYTE $0x2f
+
 #define GOTO(addr) \
 	MOVQ	$addr, R11; \
 	JMP	R11
@@ -187,15 +193,13 @@ fail:
 // stubPost tells the Sentry of an event, of the kind in R13, and waits for what to do
 // next. All host calls of application threads but rt_sigreturn and sched_yield are in
 // here. The vector state of a call, which the Sentry needs seldom, is saved while it
-// looks at the call, unless there is but one CPU for both. The four bytes are XSAVE64
-// (DI).
+// looks at the call, unless there is but one CPU for both; at DI, for from the post
+// on the Sentry may say where another context's is to be.
 #define SAVE_VECTORS \
-	LEAQ	const_ctxFPArea(R15), DI; \
-	MOVQ	DI, const_ctxFP(R15); \
 	MOVQ	$const_featuresAddr, SI; \
 	MOVL	4(SI), DX; \
 	MOVL	0(SI), AX; \
-	BYTE	$0x48; BYTE $0x0f; BYTE $0xae; BYTE $0x27; \
+	XSAVE64_DI; \
 	MOVL	R14, const_ctxSaved(R15)
 // What it has written about a call the Sentry finds sooner in the cache that both
 // CPUs share: DEMOTE is CLDEMOTE off(R15), which does nothing on processors without. Once
@@ -210,6 +214,8 @@ TEXT ·stubPost(SB),NOSPLIT|NOFRAME,$0
 	ORQ	R14, BX
 	CMPL	R13, $const_kindCall
 	JNE	post
+	MOVQ	const_ctxArea(R15), DI
+	MOVQ	DI, const_ctxFP(R15)
 	CMPL	const_ctxSpin(R15), $0
 	JEQ	first
 	DEMOTE(const_ctxCall+0*64)
@@ -271,20 +277,26 @@ gone:
 	PIECE_END
 
 // stubResume goes to the application. Nothing of what it reads is changed, so it
-// can be given up at any instruction and begun anew.
+// can be given up at any instruction and begun anew, with all that is to be loaded.
 TEXT ·stubResume(SB),NOSPLIT|NOFRAME,$0
 	CMPL	const_ctxInterrupt(R15), $0
 	JNE	interrupted
 	MOVL	const_ctxLoad(R15), CX
 	TESTL	$const_loadResult, CX
 	JNE	result
+	MOVQ	$const_featuresAddr, SI
+	MOVL	4(SI), DX
+	MOVL	0(SI), AX
 	MOVQ	const_ctxFP(R15), DI
-	TESTQ	DI, DI
+	TESTL	$const_loadFrame, CX
+	JNE	load
+	TESTL	$const_loadVectors, CX
 	JEQ	haveFP
-	MOVL	$-1, AX
-	MOVL	$-1, DX
-	BYTE	$0x48; BYTE $0x0f; BYTE $0xae; BYTE $0x2f	// XRSTOR64 (DI)
+	XRSTOR64_DI
 haveFP:
+	TESTL	$const_saveFrame, CX
+	JNE	save
+haveVectors:
 	TESTL	$const_loadFS, CX
 	JEQ	haveFS
 	MOVQ	const_ctxRegFS(R15), AX
@@ -343,6 +355,60 @@ result:
 	MOVQ	(const_ctxCall+const_callR15*8)(R15), R15
 	BYTE	$0x65; BYTE $0xff; BYTE $0x24; BYTE $0x25	// JMP *GS:
 	LONG	$const_ctxCall+const_callTail*8
+load:
+	// What isn't as saveFrame leaves it the Sentry looks at.
+	MOVQ	$const_notesAddr, SI
+	MOVQ	0(SI), R8
+	CMPQ	R8, 464(DI)
+	JNE	refused
+	MOVQ	8(SI), R8
+	CMPQ	R8, 472(DI)
+	JNE	refused
+	MOVL	16(SI), R8
+	CMPL	R8, 480(DI)
+	JNE	refused
+	MOVL	const_notesMagic(SI), R9
+	CMPL	R9, (DI)(R8*1)
+	JNE	refused
+	MOVQ	8(SI), R8		// the features
+	NOTQ	R8
+	TESTQ	R8, 512(DI)
+	JNE	refused
+	XRSTOR64_DI
+	JMP	haveVectors
+save:
+	MOVQ	const_ctxFrameAt(R15), DI
+	MOVQ	$0, 512(DI)
+	XSAVE64_DI
+	ORQ	$3, 512(DI)
+	MOVQ	$const_notesAddr, SI
+#define NOTE(off) \
+	MOVQ	off(SI), R8; \
+	MOVQ	R8, (464+off)(DI)
+	NOTE(0)
+	NOTE(8)
+	NOTE(16)
+	NOTE(24)
+	NOTE(32)
+	NOTE(40)
+	XORL	R8, R8
+	MOVQ	R8, 520(DI)
+	MOVQ	R8, 528(DI)
+	MOVQ	R8, 536(DI)
+	MOVQ	R8, 544(DI)
+	MOVQ	R8, 552(DI)
+	MOVQ	R8, 560(DI)
+	MOVQ	R8, 568(DI)
+	MOVL	const_notesSize(SI), R8
+	MOVL	const_notesMagic(SI), R9
+	MOVL	R9, (DI)(R8*1)
+	MOVQ	$const_initAddr, DI
+	XRSTOR64_DI
+	JMP	haveVectors
+refused:
+	MOVL	$const_kindRefused, R13
+	MOVQ	const_ctxSP(R15), SP
+	GOTO(const_postAddr)
 interrupted:
 	GOTO(const_interruptedAddr)
 	PIECE_END

@@ -40,8 +40,9 @@ func (c *context) handedOver(th *thread, state *arch.State) {
 	r.FsBase, r.GsBase = w[callFS], 0
 	th.fsBase, th.gsBase = r.FsBase, th.sharedAddr()
 	r.Sanitize()
-	th.fp = th.fpArea(len(state.FP))
-	th.live, th.saving = true, true
+	c.fp, c.inArea = c.area.bytes, true
+	c.area.saver, c.area.number = th, th.number
+	th.live = true
 	c.call.as = nil
 	if w[callTail] < taskEnd {
 		c.call.as, c.call.age, c.call.tail, c.call.regs = th.as, th.age, w[callTail], *r
@@ -88,12 +89,6 @@ func (c *context) returnTo(a *addressSpace, th *thread, r *arch.Registers) (rip 
 
 // sharedAddr is the address of the thread's shared page in the stub.
 func (th *thread) sharedAddr() uint64 { return th.base + stackSize }
-
-// fpArea is the place of a vector state of n bytes in the thread's shared page.
-func (th *thread) fpArea(n int) []byte {
-	const at = stackSize + ctxFPArea
-	return th.slot[at : at+n : at+n]
-}
 
 // callCounts counts the system calls that came by a signal, by address, for the
 // few that a thread makes most.
