@@ -57,6 +57,7 @@ ROWS = [
         "pkg/sentry/socket/...",
         "pkg/sentry/throttle",
         "pkg/sentry/timers",
+        "pkg/sentry/tracing",
         "pkg/sentry/usage",
         "pkg/sentry/vfs/...",
     ]),

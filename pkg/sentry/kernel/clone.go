@@ -12,6 +12,7 @@ import (
 	"vitrine/pkg/sentry/pids"
 	"vitrine/pkg/sentry/platform"
 	"vitrine/pkg/sentry/signals"
+	"vitrine/pkg/sentry/tracing"
 	"vitrine/pkg/sentry/vfs"
 	"vitrine/pkg/usermem"
 	"vitrine/pkg/waiter"
@@ -198,7 +199,7 @@ func (t *Task) Clone(a *CloneArgs) (int32, error) {
 	child.Start()
 	t.traceClone(child, a)
 	if vfork != nil && t.blockKillable(vfork) {
-		t.traceEvent(TraceVforkDone, eventVforkDone, t.seenByTracer(child), false)
+		t.traceEvent(tracing.VforkDone, t.seenByTracer(child), false)
 	}
 	return tid, nil
 }

@@ -116,7 +116,7 @@ func (t *Task) thaw() bool {
 // StateLetter is the state as /proc/PID/stat shows it.
 func (t *Task) StateLetter() byte {
 	t.k.tree.RLock()
-	dead, traced := t.dead, t.trace.stopped
+	dead, traced := t.dead, t.trace.Stopped()
 	t.k.tree.RUnlock()
 	switch {
 	case dead:

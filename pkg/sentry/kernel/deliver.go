@@ -107,7 +107,7 @@ func (t *Task) deliver(info *signals.Info) bool {
 	if err := t.pushFrame(&a, info); err != nil {
 		t.frameFails(s)
 	} else if t.hooks.Load()&hookStep != 0 {
-		t.traceNotify(int32(unix.SIGTRAP), false) // the handler's first instruction
+		t.traceStepped() // the handler's first instruction
 	}
 	return true
 }

@@ -5,6 +5,7 @@ import (
 
 	"vitrine/pkg/sentry/futex"
 	"vitrine/pkg/sentry/signals"
+	"vitrine/pkg/sentry/tracing"
 	"vitrine/pkg/sentry/vfs"
 	"vitrine/pkg/usermem"
 	"vitrine/pkg/waiter"
@@ -35,7 +36,7 @@ func (t *Task) ExitGroup(code uint8) {
 func (t *Task) exit() {
 	k, tg := t.k, t.tg
 	if t.traced() && t.leaving {
-		t.traceEvent(TraceExit, eventExit, uint64(t.exitStatus().Wait()), true)
+		t.traceEvent(tracing.Exit, uint64(t.exitStatus().Wait()), true)
 	}
 	t.park()
 	t.exitMemory()

@@ -10,7 +10,7 @@ import (
 	"vitrine/pkg/sentry/arch"
 	"vitrine/pkg/sentry/limits"
 	"vitrine/pkg/sentry/signals"
-	"vitrine/pkg/usermem"
+	"vitrine/pkg/sentry/tracing"
 	"vitrine/pkg/waiter"
 )
 
@@ -32,48 +32,11 @@ const (
 
 const hooksSyscall = hookSyscall | hookSysemu | hookStep | hookSeccomp
 
-// Options of PTRACE_SETOPTIONS.
-const (
-	TraceSysGood   = 1 << 0
-	TraceFork      = 1 << 1
-	TraceVfork     = 1 << 2
-	TraceClone     = 1 << 3
-	TraceExec      = 1 << 4
-	TraceVforkDone = 1 << 5
-	TraceExit      = 1 << 6
-	TraceSeccomp   = 1 << 7
-	TraceExitKill  = 1 << 20
-	TraceOptions   = 0xff | TraceExitKill
-)
-
-// Events of ptrace(2), in the bits above the signal.
-const (
-	eventFork      = 1
-	eventVfork     = 2
-	eventClone     = 3
-	eventExec      = 4
-	eventVforkDone = 5
-	eventExit      = 6
-	eventSeccomp   = 7
-	eventStop      = 128
-)
-
-// tracing is a task's part in being traced. Guarded by Kernel.tree, but for
+// traceState is a task's part in being traced. Guarded by Kernel.tree, but for
 // what says otherwise.
-type tracing struct {
-	tracer  *Task
-	seized  bool
-	options uint64
-
-	// stopped: the task stands and its registers are the tracer's; code is
-	// what wait(2) shows above 0x7f, info what PTRACE_GETSIGINFO shows.
-	stopped, unreported, listening bool
-	code                           int32
-	info                           *signals.Info
-	message                        uint64
-	resume                         *waiter.Gate
-	signal                         signals.Signal // to go on with
-	detached                       bool           // went on by PTRACE_DETACH
+type traceState struct {
+	tracing.Tracee
+	tracer *Task
 
 	// zombie: a thread that has ended and that its tracer hasn't waited for.
 	zombie bool
@@ -97,7 +60,7 @@ func (t *Task) Tracer() *Task {
 func (t *Task) TraceStopped() bool {
 	t.k.tree.RLock()
 	defer t.k.tree.RUnlock()
-	return t.trace.stopped
+	return t.trace.Stopped()
 }
 
 func (t *Task) traced() bool { return t.hooks.Load()&hookTraced != 0 }
@@ -117,8 +80,8 @@ func (t *Task) setHooks(clear, set uint32) {
 
 // link makes tracer trace t. tree is held.
 func (t *Task) link(tracer *Task, seized bool, options uint64) {
-	t.trace.tracer, t.trace.seized, t.trace.options = tracer, seized, options
-	t.trace.message, t.trace.detached = 0, false
+	t.trace.tracer = tracer
+	t.trace.Begin(seized, options)
 	tracer.tracees = append(tracer.tracees, t)
 	t.setHooks(0, hookTraced)
 }
@@ -132,7 +95,8 @@ func (t *Task) unlink() {
 	if i := slices.Index(tracer.tracees, t); i >= 0 {
 		tracer.tracees = slices.Delete(tracer.tracees, i, i+1)
 	}
-	t.trace.tracer, t.trace.seized, t.trace.options = nil, false, 0
+	t.trace.tracer = nil
+	t.trace.End()
 	t.setHooks(hookTraced|hookSyscall|hookSysemu|hookStep, 0)
 }
 
@@ -191,11 +155,11 @@ func (t *Task) Interrupt(o *Task) error {
 		k.tree.Unlock()
 		return unix.ESRCH
 	}
-	if !o.trace.seized {
+	if !o.trace.Seized() {
 		k.tree.Unlock()
 		return unix.EIO
 	}
-	listening := o.trace.listening
+	listening := o.trace.Listening()
 	k.tree.Unlock()
 	if listening {
 		o.relisten()
@@ -206,84 +170,21 @@ func (t *Task) Interrupt(o *Task) error {
 	return nil
 }
 
-// TraceTarget calls f on a task that stands before t: its registers may be read
-// and changed. ESRCH if it doesn't.
-func (t *Task) TraceTarget(o *Task, f func(s *arch.State) error) error {
+// TraceTarget calls f on a task that stands before t: its part in being traced and
+// its registers may be read and changed. ESRCH if it doesn't.
+func (t *Task) TraceTarget(o *Task, f func(e *tracing.Tracee, s *arch.State) error) error {
 	k := t.k
 	k.tree.Lock()
 	defer k.tree.Unlock()
-	if o.trace.tracer != t || !o.trace.stopped || o.trace.listening {
+	if o.trace.tracer != t || !o.trace.Answers() {
 		return unix.ESRCH
 	}
-	return f(o.state)
-}
-
-// SetTraceOptions does PTRACE_SETOPTIONS.
-func (t *Task) SetTraceOptions(o *Task, options uint64) error {
-	return t.TraceTarget(o, func(*arch.State) error {
-		o.trace.options = options
-		return nil
-	})
-}
-
-// TraceMessage does PTRACE_GETEVENTMSG.
-func (t *Task) TraceMessage(o *Task) (m uint64, err error) {
-	err = t.TraceTarget(o, func(*arch.State) error {
-		m = o.trace.message
-		return nil
-	})
-	return m, err
-}
-
-// SyscallStop says at which sort of stop a task stands, for
-// PTRACE_GET_SYSCALL_INFO.
-type SyscallStop uint8
-
-// The values are those of struct ptrace_syscall_info.
-const (
-	SyscallStopNone SyscallStop = iota
-	SyscallStopEntry
-	SyscallStopExit
-	SyscallStopSeccomp
-)
-
-// SyscallStop calls f with the sort of stop at which o stands, its registers, and
-// what a filter said, at a stop for seccomp(2). Without PTRACE_O_TRACESYSGOOD stops
-// of system calls aren't told from others.
-func (t *Task) SyscallStop(o *Task, f func(stop SyscallStop, s *arch.State, message uint64)) error {
-	return t.TraceTarget(o, func(s *arch.State) error {
-		stop := SyscallStopNone
-		switch m := o.trace.message; {
-		case o.trace.code == int32(unix.SIGTRAP)|0x80 && m == messageEntry:
-			stop = SyscallStopEntry
-		case o.trace.code == int32(unix.SIGTRAP)|0x80 && m == messageExit:
-			stop = SyscallStopExit
-		case o.trace.code == int32(unix.SIGTRAP)|eventSeccomp<<8:
-			stop = SyscallStopSeccomp
-		}
-		f(stop, s, o.trace.message)
-		return nil
-	})
-}
-
-// TraceInfo does PTRACE_GETSIGINFO, and PTRACE_SETSIGINFO if n isn't nil.
-func (t *Task) TraceInfo(o *Task, n *signals.Info) (i signals.Info, err error) {
-	err = t.TraceTarget(o, func(*arch.State) error {
-		if o.trace.info == nil {
-			return unix.EINVAL
-		}
-		i = *o.trace.info
-		if n != nil {
-			*o.trace.info = *n
-		}
-		return nil
-	})
-	return i, err
+	return f(&o.trace.Tracee, o.state)
 }
 
 // TraceMask does PTRACE_GETSIGMASK, and PTRACE_SETSIGMASK if n isn't nil.
 func (t *Task) TraceMask(o *Task, n *signals.Set) (m signals.Set, err error) {
-	err = t.TraceTarget(o, func(*arch.State) error {
+	err = t.TraceTarget(o, func(e *tracing.Tracee, _ *arch.State) error {
 		g := &o.tg.signals
 		g.lock()
 		m = o.sig.mask
@@ -299,7 +200,7 @@ func (t *Task) TraceMask(o *Task, n *signals.Set) (m signals.Set, err error) {
 // TracePending does PTRACE_PEEKSIGINFO: up to n signals that wait for the task,
 // or for its process, from the one at offset on.
 func (t *Task) TracePending(o *Task, shared bool, offset uint64, n int) (all []signals.Info, err error) {
-	err = t.TraceTarget(o, func(*arch.State) error {
+	err = t.TraceTarget(o, func(e *tracing.Tracee, _ *arch.State) error {
 		g := &o.tg.signals
 		g.lock()
 		defer g.unlock()
@@ -336,7 +237,7 @@ const (
 
 // ResumeTrace lets a stopped task go on, with signal s where that makes sense.
 func (t *Task) ResumeTrace(o *Task, how Resumption, s signals.Signal) error {
-	return t.TraceTarget(o, func(*arch.State) error {
+	return t.TraceTarget(o, func(e *tracing.Tracee, _ *arch.State) error {
 		if s != 0 && !s.Valid() {
 			return unix.EIO
 		}
@@ -347,28 +248,19 @@ func (t *Task) ResumeTrace(o *Task, how Resumption, s signals.Signal) error {
 		if how == ResumeDetach {
 			o.unlink()
 		}
-		o.trace.detached = how == ResumeDetach
-		o.letGo(s)
+		e.Continue(s)
 		return nil
 	})
 }
 
-// letGo ends a stop. tree is held.
-func (t *Task) letGo(s signals.Signal) {
-	t.trace.signal = s
-	t.trace.stopped, t.trace.unreported, t.trace.listening = false, false, false
-	t.trace.resume.Open()
-}
-
 // ListenTrace does PTRACE_LISTEN.
 func (t *Task) ListenTrace(o *Task) error {
-	return t.TraceTarget(o, func(*arch.State) error {
-		if !o.trace.seized || o.trace.code>>8 != eventStop {
-			return unix.EIO
+	return t.TraceTarget(o, func(e *tracing.Tracee, _ *arch.State) error {
+		err := e.Listen()
+		if err == nil {
+			o.thread.Unpark() // look at what to wait for again
 		}
-		o.trace.listening, o.trace.unreported = true, false
-		o.thread.Unpark() // look at what to wait for again
-		return nil
+		return err
 	})
 }
 
@@ -390,7 +282,7 @@ func (t *Task) trapInfo(tracer *Task) signals.Info {
 	info := signals.Info{Signo: int32(sigChld), Code: signals.ChildTrapped}
 	info.SetPID(t.ids.In(tracer.ids.NS))
 	info.SetUID(tracer.creds.Load().UserNS.UID(t.creds.Load().RUID))
-	info.SetStatus(t.trace.code & 0x7f)
+	info.SetStatus(t.trace.Code().Signal())
 	return info
 }
 
@@ -415,7 +307,7 @@ func (t *Task) standing(leaving bool) bool {
 
 // traceStop stands before the tracer with code. It returns what the tracer wants
 // to go on with, and whether there was a tracer at all.
-func (t *Task) traceStop(code int32, info *signals.Info, leaving bool) (signals.Signal, bool) {
+func (t *Task) traceStop(code tracing.Code, info *signals.Info, leaving bool) (signals.Signal, bool) {
 	k := t.k
 	s := &t.trace
 	t.park()
@@ -428,10 +320,7 @@ func (t *Task) traceStop(code int32, info *signals.Info, leaving bool) (signals.
 		k.tree.Unlock()
 		return 0, false
 	}
-	s.stopped, s.unreported, s.listening, s.detached = true, true, false, false
-	s.code, s.info, s.signal = code, info, 0
-	resume := new(waiter.Gate)
-	s.resume = resume
+	resume := s.Stand(code, info)
 	after := t.tellTracer(tracer)
 	k.tree.Unlock()
 	for _, f := range after {
@@ -461,16 +350,16 @@ func (t *Task) traceStop(code int32, info *signals.Info, leaving bool) (signals.
 	}
 	k.tree.Lock()
 	defer k.tree.Unlock()
-	s.stopped, s.unreported, s.listening, s.info = false, false, false, nil
+	signal := s.Over()
 	t.syncRestart()
 	t.work.Store(true)
-	return s.signal, true
+	return signal, true
 }
 
 func (t *Task) listens() bool {
 	t.k.tree.RLock()
 	defer t.k.tree.RUnlock()
-	return t.trace.listening
+	return t.trace.Listening()
 }
 
 // relisten turns a listening task's stop into one that is told: SIGCONT has
@@ -479,12 +368,10 @@ func (t *Task) relisten() {
 	k := t.k
 	k.tree.Lock()
 	tracer := t.trace.tracer
-	if tracer == nil || !t.trace.listening {
+	if tracer == nil || !t.trace.Relisten() {
 		k.tree.Unlock()
 		return
 	}
-	t.trace.listening, t.trace.unreported = false, true
-	t.trace.code = int32(unix.SIGTRAP) | eventStop<<8
 	after := t.tellTracer(tracer)
 	k.tree.Unlock()
 	for _, f := range after {
@@ -509,8 +396,8 @@ func (t *Task) syncRestart() {
 }
 
 // notifyInfo is what PTRACE_GETSIGINFO shows for stops that aren't signals.
-func (t *Task) notifyInfo(code int32) *signals.Info {
-	info := &signals.Info{Signo: int32(unix.SIGTRAP), Code: code}
+func (t *Task) notifyInfo(code tracing.Code) *signals.Info {
+	info := &signals.Info{Signo: int32(unix.SIGTRAP), Code: int32(code)}
 	info.SetPID(t.ids.Own())
 	c := t.Credentials()
 	info.SetUID(c.UserNS.UID(c.RUID))
@@ -518,33 +405,29 @@ func (t *Task) notifyInfo(code int32) *signals.Info {
 }
 
 // traceNotify stops with SIGTRAP and more, which isn't a signal.
-func (t *Task) traceNotify(code int32, leaving bool) signals.Signal {
+func (t *Task) traceNotify(code tracing.Code, leaving bool) signals.Signal {
 	s, _ := t.traceStop(code, t.notifyInfo(code), leaving)
 	return s
 }
 
-// traceOptions returns the options, zero for a task without a tracer.
-func (t *Task) traceOptions() uint64 {
-	t.k.tree.RLock()
-	defer t.k.tree.RUnlock()
-	return t.trace.options
-}
+// traceStepped stops a task that runs one instruction.
+func (t *Task) traceStepped() { t.traceNotify(tracing.Code(unix.SIGTRAP), false) }
 
-// traceEvent stops for an event that the tracer asked for by option. It reports
-// false if it didn't.
-func (t *Task) traceEvent(option uint64, event int32, message uint64, leaving bool) bool {
+// traceEvent stops for an event that the tracer asked for. It reports false if it
+// didn't.
+func (t *Task) traceEvent(event tracing.Event, message uint64, leaving bool) bool {
 	if !t.traced() {
 		return false
 	}
 	k := t.k
 	k.tree.Lock()
-	asked := t.trace.tracer != nil && t.trace.options&option != 0
+	asked := t.trace.tracer != nil && t.trace.Asked(event)
 	if asked {
-		t.trace.message = message
+		t.trace.SetMessage(message)
 	}
 	k.tree.Unlock()
 	if asked {
-		t.traceNotify(int32(unix.SIGTRAP)|event<<8, leaving)
+		t.traceNotify(event.Code(), leaving)
 	}
 	return asked
 }
@@ -553,7 +436,7 @@ func (t *Task) traceEvent(option uint64, event int32, message uint64, leaving bo
 // still one; info is then the one that the tracer wants.
 func (t *Task) traceSignal(info *signals.Info) bool {
 	own := *info
-	s, traced := t.traceStop(info.Signo, &own, false)
+	s, traced := t.traceStop(tracing.Code(info.Signo), &own, false)
 	if !traced {
 		return true
 	}
@@ -597,15 +480,13 @@ func (t *Task) trapStop() {
 // none if that is zero. resume opens at the end of the group stop.
 func (t *Task) traceGroupStop(stop signals.Signal, resume *waiter.Gate) {
 	t.k.tree.RLock()
-	seized := t.trace.seized
+	seized, code := t.trace.Seized(), t.trace.GroupStop(stop)
 	t.k.tree.RUnlock()
 	switch {
-	case seized && stop != 0:
-		t.traceNotify(int32(stop)|eventStop<<8, false)
 	case seized:
-		t.traceNotify(int32(unix.SIGTRAP)|eventStop<<8, false)
-	case stop != 0:
-		t.traceStop(int32(stop), nil, false)
+		t.traceNotify(code, false)
+	case code != 0:
+		t.traceStop(code, nil, false)
 	}
 	if !t.traced() && resume != nil {
 		t.stoppedGroup(resume) // detached: the group stop still holds, or resume is open
@@ -618,7 +499,7 @@ func (t *Task) traceSyscallEntry(h uint32) (no uint64, run bool) {
 	r := &t.state.Regs
 	if h&(hookSyscall|hookSysemu) != 0 && h&hookTraced != 0 {
 		r.SetReturn(failure(unix.ENOSYS))
-		t.syscallStop(messageEntry)
+		t.syscallStop(tracing.AtEntry)
 		if t.dying() || h&hookSysemu != 0 {
 			return 0, false
 		}
@@ -629,21 +510,11 @@ func (t *Task) traceSyscallEntry(h uint32) (no uint64, run bool) {
 	return r.SyscallNo(), true
 }
 
-// What PTRACE_GETEVENTMSG tells at a stop of a system call (ptrace(2)).
-const (
-	messageEntry = 1
-	messageExit  = 2
-)
-
-// syscallStop is the stop at either end of a system call, as message says.
-func (t *Task) syscallStop(message uint64) {
+// syscallStop is the stop at one end of a system call.
+func (t *Task) syscallStop(end tracing.Place) {
 	t.k.tree.Lock()
-	t.trace.message = message
+	code := t.trace.AtSyscall(end)
 	t.k.tree.Unlock()
-	code := int32(unix.SIGTRAP)
-	if t.traceOptions()&TraceSysGood != 0 {
-		code |= 0x80
-	}
 	if s := t.traceNotify(code, false); s != 0 {
 		t.SendSignal(&signals.Info{Signo: int32(s), Code: signals.CodeKernel})
 	}
@@ -654,7 +525,7 @@ func (t *Task) traceSyscallExit(h uint32) {
 	switch {
 	case h&hookTraced == 0 || t.leaving:
 	case h&hookSyscall != 0:
-		t.syscallStop(messageExit)
+		t.syscallStop(tracing.AtExit)
 	case h&hookStep != 0:
 		info := signals.Info{Signo: int32(unix.SIGTRAP), Code: signals.TrapBrkpt}
 		info.SetAddr(t.state.Regs.Rip)
@@ -684,12 +555,11 @@ func (t *Task) inheritTracer(parent *Task, a *CloneArgs) {
 	if tracer == nil || a.Flags&unix.CLONE_UNTRACED != 0 {
 		return
 	}
-	option, _ := cloneEvent(a)
-	if parent.trace.options&option == 0 && a.Flags&unix.CLONE_PTRACE == 0 {
+	if !parent.trace.Asked(tracing.OfClone(a.Flags, a.ExitSignal)) && a.Flags&unix.CLONE_PTRACE == 0 {
 		return
 	}
-	t.link(tracer, parent.trace.seized, parent.trace.options)
-	if parent.trace.seized {
+	t.link(tracer, parent.trace.Seized(), parent.trace.Options())
+	if parent.trace.Seized() {
 		t.trace.trap.Store(true)
 	} else {
 		t.sig.pending.Add(&signals.Info{Signo: int32(sigStop), Code: signals.CodeUser}, nil, limits.Infinity)
@@ -697,24 +567,12 @@ func (t *Task) inheritTracer(parent *Task, a *CloneArgs) {
 	t.work.Store(true)
 }
 
-// cloneEvent says what a clone(2) is for a tracer.
-func cloneEvent(a *CloneArgs) (option uint64, event int32) {
-	switch {
-	case a.Flags&unix.CLONE_VFORK != 0:
-		return TraceVfork, eventVfork
-	case a.ExitSignal != sigChld:
-		return TraceClone, eventClone
-	}
-	return TraceFork, eventFork
-}
-
 // traceClone tells the tracer of a new task.
 func (t *Task) traceClone(child *Task, a *CloneArgs) {
 	if !t.traced() || a.Flags&unix.CLONE_UNTRACED != 0 {
 		return
 	}
-	option, event := cloneEvent(a)
-	t.traceEvent(option, event, t.seenByTracer(child), false)
+	t.traceEvent(tracing.OfClone(a.Flags, a.ExitSignal), t.seenByTracer(child), false)
 }
 
 // seenByTracer is o's number as t's tracer sees it.
@@ -727,11 +585,11 @@ func (t *Task) seenByTracer(o *Task) uint64 {
 
 // traceExec tells the tracer of an execve(2), by a task that was old before it.
 func (t *Task) traceExec(old uint64) {
-	if !t.traced() || t.traceEvent(TraceExec, eventExec, old, false) {
+	if !t.traced() || t.traceEvent(tracing.Exec, old, false) {
 		return
 	}
 	t.k.tree.RLock()
-	seized := t.trace.seized
+	seized := t.trace.Seized()
 	t.k.tree.RUnlock()
 	if !seized {
 		info := signals.Info{Signo: int32(unix.SIGTRAP), Code: signals.CodeUser}
@@ -745,7 +603,7 @@ func (t *Task) traceExec(old uint64) {
 func (t *Task) releaseTracees() (after []func()) {
 	for len(t.tracees) > 0 {
 		o := t.tracees[0]
-		kill := o.trace.options&TraceExitKill != 0
+		kill := o.trace.Kills()
 		o.unlink()
 		if o.trace.zombie {
 			o.trace.zombie = false
@@ -761,9 +619,8 @@ func (t *Task) releaseTracees() (after []func()) {
 		if kill {
 			after = append(after, func() { o.SendSignal(&signals.Info{Signo: int32(sigKill), Code: signals.CodeKernel}) })
 		}
-		if o.trace.stopped {
-			o.trace.detached = true
-			o.letGo(0)
+		if o.trace.Stopped() {
+			o.trace.Continue(0)
 		}
 	}
 	t.tracees = nil
@@ -816,19 +673,17 @@ func (t *Task) waitTracee(w *WaitTarget) (res WaitResult, found bool, after []fu
 				continue
 			}
 			found = true
-			s := &o.trace
 			keep := w.Options&unix.WNOWAIT != 0
-			switch {
-			case s.zombie || o == o.tg.leader && o.tg.zombie && !o.tg.reaped:
+			if o.trace.zombie || o == o.tg.leader && o.tg.zombie && !o.tg.reaped {
 				if w.Options&unix.WEXITED == 0 {
 					continue
 				}
 				return t.collectTracee(w, o, keep)
-			case s.stopped && s.unreported:
+			}
+			if code, ok := o.trace.Report(keep); ok {
 				res = t.traceeResult(o)
-				res.Code, res.Value = signals.ChildTrapped, s.code
-				res.Status = uint32(s.code)<<8 | 0x7f
-				s.unreported = keep
+				res.Code, res.Value = signals.ChildTrapped, int32(code)
+				res.Status = uint32(code)<<8 | 0x7f
 				return res, true, nil
 			}
 		}
@@ -863,36 +718,6 @@ func (t *Task) collectTracee(w *WaitTarget, o *Task, keep bool) (WaitResult, boo
 	}
 	o.unlink()
 	return res, true, c.tellParent() // now it is the parent's
-}
-
-// ReadTraced and WriteTraced access a stopped task's memory whatever its
-// protection (PTRACE_PEEKDATA, PTRACE_POKEDATA).
-func (t *Task) ReadTraced(o *Task, a usermem.Addr, b []byte) error {
-	return t.accessTraced(o, func(m tracedMemory) (int, error) { return m.CopyInForce(a, b) })
-}
-
-func (t *Task) WriteTraced(o *Task, a usermem.Addr, b []byte) error {
-	return t.accessTraced(o, func(m tracedMemory) (int, error) { return m.CopyOutForce(a, b) })
-}
-
-type tracedMemory interface {
-	CopyInForce(usermem.Addr, []byte) (int, error)
-	CopyOutForce(usermem.Addr, []byte) (int, error)
-}
-
-func (t *Task) accessTraced(o *Task, f func(m tracedMemory) (int, error)) error {
-	if err := t.TraceTarget(o, func(*arch.State) error { return nil }); err != nil {
-		return err
-	}
-	m := o.SharedMM()
-	if m == nil {
-		return unix.ESRCH
-	}
-	defer m.DecUsers()
-	if _, err := f(m); err != nil {
-		return unix.EIO
-	}
-	return nil
 }
 
 // killStopped ends the stops of tasks that are ending: SIGKILL has come.

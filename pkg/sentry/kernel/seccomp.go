@@ -5,6 +5,7 @@ import (
 
 	"vitrine/pkg/sentry/callfilter"
 	"vitrine/pkg/sentry/signals"
+	"vitrine/pkg/sentry/tracing"
 )
 
 // What the filters of package callfilter, and the strict mode of seccomp(2), do
@@ -103,7 +104,7 @@ func (t *Task) seccompAct(answer uint32) bool {
 		r.SetReturn(r.SyscallNo())
 		t.ForceSignal(&info)
 	case callfilter.Trace:
-		if !t.traceEvent(TraceSeccomp, eventSeccomp, uint64(data), false) {
+		if !t.traceEvent(tracing.Seccomp, uint64(data), false) {
 			r.SetReturn(failure(unix.ENOSYS))
 			return false
 		}

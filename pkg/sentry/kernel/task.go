@@ -56,7 +56,7 @@ type Task struct {
 	filters atomic.Pointer[callfilter.State]
 	// hooks says what is to be done besides: see ptrace.go.
 	hooks atomic.Uint32
-	trace tracing
+	trace traceState
 	// tracees are the tasks that this one traces. Guarded by Kernel.tree.
 	tracees []*Task
 

@@ -9,8 +9,10 @@ import (
 	"vitrine/pkg/sentry/arch"
 	"vitrine/pkg/sentry/callfilter"
 	"vitrine/pkg/sentry/kernel"
+	"vitrine/pkg/sentry/mm"
 	"vitrine/pkg/sentry/signals"
 	"vitrine/pkg/sentry/syscalls/call"
+	"vitrine/pkg/sentry/tracing"
 	"vitrine/pkg/usermem"
 )
 
@@ -49,7 +51,7 @@ func ptrace(t *kernel.Task, request int64, pid call.PID, addr, data uint64) (uin
 	case unix.PTRACE_ATTACH:
 		return 0, t.Attach(o, false, 0)
 	case unix.PTRACE_SEIZE:
-		if addr != 0 || data&^kernel.TraceOptions != 0 {
+		if addr != 0 || data&^tracing.AllOptions != 0 {
 			return 0, unix.EIO
 		}
 		return 0, t.Attach(o, true, data)
@@ -58,20 +60,20 @@ func ptrace(t *kernel.Task, request int64, pid call.PID, addr, data uint64) (uin
 	case unix.PTRACE_KILL:
 		return 0, t.KillTrace(o)
 	}
-	if err := t.TraceTarget(o, func(*arch.State) error { return nil }); err != nil {
+	if err := t.TraceTarget(o, func(*tracing.Tracee, *arch.State) error { return nil }); err != nil {
 		return 0, err
 	}
 	switch request {
 	case unix.PTRACE_PEEKTEXT, unix.PTRACE_PEEKDATA:
 		var b [8]byte
-		if err := t.ReadTraced(o, usermem.Addr(addr), b[:]); err != nil {
+		if err := accessTraced(o, func(m *mm.MemoryManager) (int, error) { return m.CopyInForce(usermem.Addr(addr), b[:]) }); err != nil {
 			return 0, err
 		}
 		return 0, usermem.CopyOutUint64(t.MM(), usermem.Addr(data), call.U64(b[:]))
 	case unix.PTRACE_POKETEXT, unix.PTRACE_POKEDATA:
 		var w call.Writer
 		w.U64(data)
-		return 0, t.WriteTraced(o, usermem.Addr(addr), w.Buf)
+		return 0, accessTraced(o, func(m *mm.MemoryManager) (int, error) { return m.CopyOutForce(usermem.Addr(addr), w.Buf) })
 	case unix.PTRACE_PEEKUSR:
 		return 0, peekUser(t, o, addr, usermem.Addr(data))
 	case unix.PTRACE_POKEUSR:
@@ -89,18 +91,25 @@ func ptrace(t *kernel.Task, request int64, pid call.PID, addr, data uint64) (uin
 	case unix.PTRACE_ARCH_PRCTL:
 		return 0, traceArchPrctl(t, o, int32(data), addr)
 	case unix.PTRACE_SETOPTIONS:
-		if data&^kernel.TraceOptions != 0 {
+		if data&^tracing.AllOptions != 0 {
 			return 0, unix.EINVAL
 		}
-		return 0, t.SetTraceOptions(o, data)
+		return 0, t.TraceTarget(o, func(e *tracing.Tracee, _ *arch.State) error {
+			e.SetOptions(data)
+			return nil
+		})
 	case unix.PTRACE_GETEVENTMSG:
-		m, err := t.TraceMessage(o)
+		var m uint64
+		err := t.TraceTarget(o, func(e *tracing.Tracee, _ *arch.State) error {
+			m = e.Message()
+			return nil
+		})
 		if err != nil {
 			return 0, err
 		}
 		return 0, usermem.CopyOutUint64(t.MM(), usermem.Addr(data), m)
 	case unix.PTRACE_GETSIGINFO:
-		i, err := t.TraceInfo(o, nil)
+		i, err := traceInfo(t, o, nil)
 		if err != nil {
 			return 0, err
 		}
@@ -114,7 +123,7 @@ func ptrace(t *kernel.Task, request int64, pid call.PID, addr, data uint64) (uin
 		}
 		var i signals.Info
 		i.FromBytes(&b)
-		_, err := t.TraceInfo(o, &i)
+		_, err := traceInfo(t, o, &i)
 		return 0, err
 	case unix.PTRACE_GETSIGMASK, unix.PTRACE_SETSIGMASK:
 		return 0, traceMask(t, o, addr, usermem.Addr(data), request == unix.PTRACE_SETSIGMASK)
@@ -134,6 +143,28 @@ func ptrace(t *kernel.Task, request int64, pid call.PID, addr, data uint64) (uin
 	return 0, unix.EIO
 }
 
+// accessTraced accesses a stopped task's memory whatever its protection.
+func accessTraced(o *kernel.Task, f func(m *mm.MemoryManager) (int, error)) error {
+	m := o.SharedMM()
+	if m == nil {
+		return unix.ESRCH
+	}
+	defer m.DecUsers()
+	if _, err := f(m); err != nil {
+		return unix.EIO
+	}
+	return nil
+}
+
+// traceInfo does PTRACE_GETSIGINFO, and PTRACE_SETSIGINFO if n isn't nil.
+func traceInfo(t, o *kernel.Task, n *signals.Info) (i signals.Info, err error) {
+	err = t.TraceTarget(o, func(e *tracing.Tracee, _ *arch.State) error {
+		i, err = e.Info(n)
+		return err
+	})
+	return i, err
+}
+
 // getSyscallInfo is PTRACE_GET_SYSCALL_INFO, of Linux 5.3.
 const getSyscallInfo = 0x420e
 
@@ -141,22 +172,22 @@ const getSyscallInfo = 0x420e
 // for, and returns how much there is of it.
 func syscallInfo(t, o *kernel.Task, size uint64, a usermem.Addr) (uint64, error) {
 	var w call.Writer
-	err := t.SyscallStop(o, func(stop kernel.SyscallStop, s *arch.State, message uint64) {
-		r := &s.Regs
-		w.U32(uint32(stop)) // op, and three bytes of padding
+	err := t.TraceTarget(o, func(e *tracing.Tracee, s *arch.State) error {
+		place, r := e.Place(), &s.Regs
+		w.U32(uint32(place)) // op, and three bytes of padding
 		w.U32(callfilter.AuditArch)
 		w.U64(r.Rip)
 		w.U64(r.Rsp)
-		switch stop {
-		case kernel.SyscallStopEntry, kernel.SyscallStopSeccomp:
+		switch place {
+		case tracing.AtEntry, tracing.AtSeccomp:
 			w.U64(r.SyscallNo())
 			for _, v := range r.SyscallArgs() {
 				w.U64(v)
 			}
-			if stop == kernel.SyscallStopSeccomp {
-				w.U32(uint32(message))
+			if place == tracing.AtSeccomp {
+				w.U32(uint32(e.Message()))
 			}
-		case kernel.SyscallStopExit:
+		case tracing.AtExit:
 			w.U64(r.Rax)
 			failed := byte(0)
 			if r.Rax > ^uint64(4095) {
@@ -164,6 +195,7 @@ func syscallInfo(t, o *kernel.Task, size uint64, a usermem.Addr) (uint64, error)
 			}
 			w.Buf = append(w.Buf, failed)
 		}
+		return nil
 	})
 	if err != nil {
 		return 0, err
@@ -213,7 +245,7 @@ func setRegistersOf(r *arch.Registers, b []byte) error {
 
 // readSetOf returns a register set of a task that stands.
 func readSetOf(t, o *kernel.Task, set uint64) (b []byte, err error) {
-	err = t.TraceTarget(o, func(s *arch.State) error {
+	err = t.TraceTarget(o, func(_ *tracing.Tracee, s *arch.State) error {
 		switch set {
 		case ntPRStatus:
 			b = registersOf(&s.Regs)
@@ -231,7 +263,7 @@ func readSetOf(t, o *kernel.Task, set uint64) (b []byte, err error) {
 }
 
 func writeSetOf(t, o *kernel.Task, set uint64, b []byte) error {
-	return t.TraceTarget(o, func(s *arch.State) error {
+	return t.TraceTarget(o, func(_ *tracing.Tracee, s *arch.State) error {
 		switch set {
 		case ntPRStatus:
 			all := registersOf(&s.Regs)
@@ -333,7 +365,7 @@ func pokeUser(t, o *kernel.Task, at, v uint64) error {
 		}
 		return unix.EIO
 	}
-	return t.TraceTarget(o, func(s *arch.State) error {
+	return t.TraceTarget(o, func(_ *tracing.Tracee, s *arch.State) error {
 		b := registersOf(&s.Regs)
 		binary.LittleEndian.PutUint64(b[at:], v)
 		return setRegistersOf(&s.Regs, b)
@@ -342,7 +374,7 @@ func pokeUser(t, o *kernel.Task, at, v uint64) error {
 
 func traceArchPrctl(t, o *kernel.Task, code int32, a uint64) error {
 	var v uint64
-	err := t.TraceTarget(o, func(s *arch.State) error {
+	err := t.TraceTarget(o, func(_ *tracing.Tracee, s *arch.State) error {
 		switch code {
 		case 0x1001:
 			return s.Regs.SetGSBase(a)
