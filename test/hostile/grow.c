@@ -931,6 +931,7 @@ int main(int argc, char **argv) {
 	}
 	while (keep && read(0, text, sizeof text) > 0)
 		;
-	kill(0, SIGKILL);
+	if (keep)
+		kill(0, SIGKILL);
 	return 0;
 }

@@ -66,6 +66,7 @@ type Sandbox struct {
 	host    *proc.Host
 	ns      *kernel.Namespaces // the sandbox's own, but for mounts
 	log     *log
+	heap    *heapWatch
 	calls   []seccomp.Row
 
 	mu         locks.Mutex[locks.Containers]

@@ -5,11 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -275,20 +273,6 @@ func (s *Sandbox) Exec(args *control.ExecArgs) (int32, error) {
 		c.forget(pid, tg)
 	}()
 	return pid, nil
-}
-
-// makeRoom collects garbage where a process may not find room otherwise: what has
-// ended in the container is charged until then.
-func (c *container) makeRoom() {
-	const enough = 1 << 20
-	for range 5 {
-		if c.account.Charge(enough) == nil {
-			c.account.Uncharge(enough)
-			return
-		}
-		runtime.GC()
-		time.Sleep(settling)
-	}
 }
 
 // maxUnclaimed is how many processes of Exec may end before the status of one that

@@ -10,8 +10,8 @@ import (
 	"vitrine/pkg/locks"
 	"vitrine/pkg/sentry/kernel"
 	"vitrine/pkg/sentry/memfile"
-	"vitrine/pkg/sentry/mm"
 	"vitrine/pkg/sentry/vfs"
+	"vitrine/pkg/waiter"
 )
 
 // Objects that applications can make many of are charged to their container. The
@@ -29,11 +29,10 @@ const (
 	// heapSlack is how much more than an application's limit the Go runtime may
 	// take before it collects garbage all the time.
 	heapSlack = 64 << 20
-	// killWait is how long the end of a process that was killed is waited for. It may
-	// have much to give up, on a machine that is busy.
-	killWait = 30 * time.Second
-	// settling is how long what a garbage collection has found takes to be given back.
-	settling = 20 * time.Millisecond
+	// pageRoom is how much memory, in bytes, there has to be for who wanted a page.
+	pageRoom = 256 << 10
+	// execRoom is how much a process that is started from outside is to find.
+	execRoom = 1 << 20
 )
 
 // heapWatch belongs to a Sandbox.
@@ -41,18 +40,26 @@ type heapWatch struct {
 	s       *Sandbox
 	file    *memfile.File
 	killing atomic.Bool
+	killer  killer
+	turn    chan struct{} // holds a token while nobody uses killer
 
+	mu locks.Mutex[locks.HeapWatch]
 	// What is charged, and to whom.
-	mu    locks.Mutex[locks.HeapWatch]
 	payer *memfile.Account
 	rest  int64
+	// starving opens when room has been made for the tasks that want pages now; nil if
+	// there are none.
+	starving *waiter.Gate
 }
 
 // sentinel is what the garbage collector finds each time.
 type sentinel struct{ self *sentinel }
 
 func watchHeap(s *Sandbox, f *memfile.File) {
-	w := &heapWatch{s: s, file: f}
+	w := &heapWatch{s: s, file: f, turn: make(chan struct{}, 1)}
+	w.killer = killer{candidates: s.candidates, collect: collectGarbage, drop: s.dropCaches, logf: s.k.Logf, describe: w.describe, wait: waitKilled}
+	w.turn <- struct{}{}
+	s.heap, s.k.Starving = w, w.feed
 	w.arm()
 }
 
@@ -63,9 +70,20 @@ func (w *heapWatch) arm() {
 	runtime.AddCleanup(o, func(w *heapWatch) {
 		w.arm()
 		if w.measure() && !w.killing.Swap(true) {
-			go w.killUntilItFits()
+			go func() {
+				defer w.killing.Store(false)
+				w.makeRoom(&want{why: "the heap holds more than the memory limit allows", fits: func() bool { return !w.measure() },
+					among: func(*candidate) bool { return true }, total: int64(w.s.account.Machine())})
+			}()
 		}
 	}, w)
+}
+
+// makeRoom is killer.makeRoom when it is the caller's turn.
+func (w *heapWatch) makeRoom(x *want) bool {
+	<-w.turn
+	defer func() { w.turn <- struct{}{} }()
+	return w.killer.makeRoom(x)
 }
 
 // measure charges what the heap holds that nobody pays for, and reports whether
@@ -73,10 +91,8 @@ func (w *heapWatch) arm() {
 func (w *heapWatch) measure() (over bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	samples := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/heap/stacks:bytes"}}
-	metrics.Read(samples)
-	held := int64(samples[0].Value.Uint64() + samples[1].Value.Uint64())
-	rest := max(held-ownHeap-int64(w.file.Heap())+w.rest, 0)
+	live, stacks := heapSizes()
+	rest := max(live+stacks-ownHeap-int64(w.file.Heap())+w.rest, 0)
 	payer := w.s.soleAccount()
 	if payer != w.payer {
 		w.payer.Uncharge(w.rest)
@@ -85,6 +101,40 @@ func (w *heapWatch) measure() (over bool) {
 	payer.ChargeAlways(rest - w.rest)
 	w.rest = rest
 	return payer.Over()
+}
+
+// heapSizes returns how much the last garbage collection left, and the stacks of
+// goroutines, in bytes.
+func heapSizes() (live, stacks int64) {
+	samples := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/heap/stacks:bytes"}}
+	metrics.Read(samples)
+	return int64(samples[0].Value.Uint64()), int64(samples[1].Value.Uint64())
+}
+
+// collectGarbage returns when what is garbage now has been given back, and what hung
+// together with that, too.
+func collectGarbage() {
+	const rounds = 4
+	samples := []metrics.Sample{{Name: "/gc/cleanups/executed:cleanups"}, {Name: "/gc/cleanups/queued:cleanups"}}
+	read := func() (executed, queued uint64) {
+		metrics.Read(samples)
+		return samples[0].Value.Uint64(), samples[1].Value.Uint64()
+	}
+	// The watch's own sentinel is one of each round.
+	const own = 1
+	for range rounds {
+		_, before := read()
+		runtime.GC()
+		executed, queued := read()
+		// Cleanups run in goroutines of the runtime, that have no way to be waited for.
+		for pause := time.Microsecond; executed < queued && pause < time.Second; pause *= 2 {
+			time.Sleep(pause)
+			executed, _ = read()
+		}
+		if queued-before <= own {
+			return
+		}
+	}
 }
 
 // soleAccount is that of the only container, or of the sandbox where it isn't known
@@ -102,32 +152,45 @@ func (s *Sandbox) soleAccount() *memfile.Account {
 	return s.account
 }
 
-// killUntilItFits drops caches, and then kills one process after the other.
-func (w *heapWatch) killUntilItFits() {
-	defer w.killing.Store(false)
-	w.s.dropCaches()
-	for {
-		// What hangs together with something that is given back later is found
-		// by a later collection.
-		for range 3 {
-			runtime.GC()
-			time.Sleep(settling)
-			if !w.measure() {
-				return
-			}
+// feed implements kernel.Kernel.Starving: it makes room for a page of t.
+func (w *heapWatch) feed(t *kernel.Task) *waiter.Gate {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.starving == nil {
+		gate, a, id := new(waiter.Gate), t.MM().Account(), t.Container()
+		w.starving = gate
+		go func() {
+			w.makeRoom(&want{why: "a page is wanted", fits: func() bool { return a.Headroom() >= pageRoom }, total: int64(a.Bound()),
+				among: func(c *candidate) bool { return c.container == id || !isFull(a) }})
+			w.mu.Lock()
+			w.starving = nil
+			w.mu.Unlock()
+			gate.Open()
+		}()
+	}
+	return w.starving
+}
+
+// isFull reports whether it is a's own limit that leaves no room.
+func isFull(a *memfile.Account) bool {
+	limit := a.Limit()
+	return limit != 0 && a.Usage()+pageRoom > limit
+}
+
+// makeRoom sees to it that a process that is about to be started finds some memory, at
+// the cost of others but init.
+func (c *container) makeRoom() {
+	a := c.account
+	fits := func() bool {
+		if a.Headroom() < execRoom || a.Charge(execRoom) != nil {
+			return false
 		}
-		tg := w.s.largest()
-		if tg == nil {
-			return
-		}
-		w.s.k.Logf("the heap holds more than the memory limit allows: process %d killed", tg.ID(w.s.k.RootPIDNS))
-		tg.Kill(kernel.ExitStatus{Signal: sigKill})
-		t := time.NewTimer(killWait)
-		select {
-		case <-tg.Done():
-		case <-t.C:
-		}
-		t.Stop()
+		a.Uncharge(execRoom)
+		return true
+	}
+	if !fits() {
+		c.s.heap.makeRoom(&want{why: "a process is to be started in " + c.id, fits: fits, total: int64(a.Bound()),
+			among: func(o *candidate) bool { return o.container == c.id && !o.init && o.adjust != unkillable }})
 	}
 }
 
@@ -149,46 +212,45 @@ func (s *Sandbox) dropCaches() {
 	}
 }
 
-// largest returns the process to be killed: the one with the most memory, the
-// Sentry's for its mappings and descriptors included, as oom_score_adj shifts it; of
-// several the youngest. Those that may not be killed (-1000) come last.
-func (s *Sandbox) largest() *kernel.ThreadGroup {
-	const unkillable = -1000
-	total := int64(s.account.Machine() / 1000)
-	var best *kernel.ThreadGroup
-	var most int64
+// candidates lists the processes that haven't ended.
+func (s *Sandbox) candidates() (all []candidate) {
+	inits := map[*kernel.ThreadGroup]bool{}
+	s.mu.Lock()
+	for _, c := range s.containers {
+		if c.init != nil {
+			inits[c.init.ThreadGroup()] = true
+		}
+	}
+	s.mu.Unlock()
+	seen := map[*kernel.ThreadGroup]bool{}
 	for _, t := range s.k.RootPIDNS.Tasks() {
 		tg := t.ThreadGroup()
-		select {
-		case <-tg.Done():
+		if seen[tg] || ended(tg) {
 			continue
-		default:
 		}
-		score := sizeOf(t)
-		switch adj := int64(tg.OOMScoreAdj().Load()); adj {
-		case unkillable:
-			score = -1 << 62
-		default:
-			score += adj * total
-		}
-		if best == nil || score > most || score == most && tg.StartTime() > best.StartTime() {
-			best, most = tg, score
-		}
+		seen[tg] = true
+		all = append(all, candidate{
+			process: tg, pid: tg.ID(s.k.RootPIDNS), name: t.Name(), container: t.Container(), bytes: tg.Charged(),
+			adjust: tg.OOMScoreAdj().Load(), start: tg.StartTime(), init: inits[tg], ending: tg.Ending(),
+		})
 	}
-	return best
+	return all
 }
 
-func sizeOf(t *kernel.Task) (bytes int64) {
-	const mapping, descriptor = 256, 1024
-	if m := t.SharedMM(); m != nil {
-		bytes += int64(m.Stats().RSS)
-		m.VMAs(func(mm.VMAInfo) bool { bytes += mapping; return true })
-		m.DecUsers()
+// describe writes to the debug log what memory is used for.
+func (w *heapWatch) describe() {
+	live, stacks := heapSizes()
+	w.mu.Lock()
+	rest := w.rest
+	w.mu.Unlock()
+	w.s.k.Logf("  the heap holds %d bytes and %d of stacks; %d bytes are charged, of them %d that nobody else pays", live, stacks, w.file.Heap(), rest)
+	w.s.mu.Lock()
+	defer w.s.mu.Unlock()
+	for _, c := range w.s.containers {
+		if a := c.account; a != nil {
+			w.s.k.Logf("  container %s: %d of %d bytes, %d of them pages", c.id, a.Usage(), a.Limit(), a.FileUsage())
+		}
 	}
-	if f := t.SharedFDs(); f != nil {
-		bytes += int64(f.Len()) * descriptor
-	}
-	return bytes
 }
 
 // boundHeap tells the Go runtime how far its heap may grow with garbage.

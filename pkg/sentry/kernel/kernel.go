@@ -20,6 +20,7 @@ import (
 	"vitrine/pkg/sentry/platform"
 	"vitrine/pkg/sentry/usage"
 	"vitrine/pkg/sentry/vfs"
+	"vitrine/pkg/waiter"
 )
 
 // Release is the kernel release that uname(2) reports: the newest whose calls
@@ -64,6 +65,10 @@ type Kernel struct {
 	// NewFilesystem makes what mount(2) mounts: kind is the type's name, data
 	// the options. ENODEV where the type is unknown.
 	NewFilesystem func(t *Task, kind, source, data string) (*vfs.Filesystem, error)
+
+	// Starving makes room where t wants a page and its container has none left: what it
+	// returns opens when t may try again, or has been killed. Where it is nil, t is.
+	Starving func(t *Task) *waiter.Gate
 
 	// Trace, if not nil, is told of each system call: strace-style logging.
 	Trace Tracer

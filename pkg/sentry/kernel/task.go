@@ -81,6 +81,8 @@ type Task struct {
 	dead bool
 	// cost is what its account has been charged for it. Guarded by Kernel.tree.
 	cost int64
+	// starved counts the pages in a row that couldn't be had.
+	starved int
 	// blocked tells ps whether the task sleeps.
 	blocked  atomic.Bool
 	blocking blocking
@@ -408,6 +410,9 @@ func (t *Task) doSyscall() {
 	t.call(no)
 	if t.mm.Starved() {
 		t.outOfMemory(mm.ErrOOM)
+		if !t.syscall.noReturn && t.state.Regs.Rax == failure(unix.EFAULT) {
+			t.syscall.restart = RestartNoIntr // there may be a page now
+		}
 	}
 	if h := t.hooks.Load(); h&hooksSyscall != 0 {
 		t.traceSyscallExit(h)
@@ -475,6 +480,7 @@ func (t *Task) fault(ev *platform.Event) {
 		t.usage.Fault()
 		err := t.mm.HandleFault(ev.Addr, ev.Access)
 		if err == nil {
+			t.starved = 0
 			return
 		}
 		if f, ok := err.(*mm.Fault); ok {
@@ -488,8 +494,18 @@ func (t *Task) fault(ev *platform.Event) {
 	t.ForceSignal(&info)
 }
 
-// outOfMemory ends the process: a page couldn't be had.
+// maxStarved is how often in a row room is made for a page that then isn't had all
+// the same.
+const maxStarved = 16
+
+// outOfMemory is what follows when a page couldn't be had: the task waits for some,
+// which may cost it its life, or another's.
 func (t *Task) outOfMemory(err error) {
+	if err == mm.ErrOOM && t.k.Starving != nil && t.starved < maxStarved {
+		t.starved++
+		t.blockKillable(t.k.Starving(t))
+		return
+	}
 	t.k.Logf("task %d (%s): %v: killed", t.ids.Root(), t.Name(), err)
 	t.tg.Kill(ExitStatus{Signal: signals.Signal(unix.SIGKILL)})
 }

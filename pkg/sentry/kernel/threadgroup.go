@@ -192,6 +192,33 @@ func (tg *ThreadGroup) Subreaper() bool {
 // OOMScoreAdj is /proc/PID/oom_score_adj.
 func (tg *ThreadGroup) OOMScoreAdj() *atomic.Int32 { return &tg.oomScoreAdj }
 
+// Charged returns about what its container is charged for the process, in bytes, and
+// would get back if it ended: private and shared pages, and what the Sentry keeps for
+// its mappings, descriptors, threads, signals and timers.
+func (tg *ThreadGroup) Charged() (bytes int64) {
+	tg.k.tree.RLock()
+	tasks := append([]*Task(nil), tg.tasks...)
+	for _, t := range tasks {
+		bytes += t.cost
+	}
+	tg.k.tree.RUnlock()
+	bytes += tg.tab.Bytes()
+	for _, t := range tasks {
+		m := t.SharedMM()
+		if m == nil {
+			continue // that thread is ending
+		}
+		s := m.Stats()
+		bytes += int64(s.RSSAnon+s.RSSShmem) + m.Overhead()
+		m.DecUsers()
+		if f := t.SharedFDs(); f != nil {
+			bytes += f.Cost()
+		}
+		break
+	}
+	return bytes
+}
+
 // StartTime is when the process began, on the monotonic clock.
 func (tg *ThreadGroup) StartTime() int64 { return tg.startTime }
 

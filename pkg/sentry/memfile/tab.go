@@ -73,3 +73,11 @@ func ChargeFor[T any](a *Account, owner *T, n int64) error {
 	_, err := NewTab(a, owner, n)
 	return err
 }
+
+// Bytes returns what is on the tab.
+func (t *Tab) Bytes() int64 {
+	if t == nil {
+		return 0
+	}
+	return t.bytes.Load()
+}

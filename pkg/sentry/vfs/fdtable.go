@@ -320,6 +320,11 @@ func (t *FDTable) FDs() []int32 {
 // number above all open descriptors.
 func (t *FDTable) Size() int { return len(t.all()) }
 
+// Cost returns what the table and the files in it are charged as, in bytes.
+func (t *FDTable) Cost() int64 {
+	return int64(t.Size())*slotCost + int64(t.Len())*fileCost
+}
+
 // Len returns how many descriptors are open.
 func (t *FDTable) Len() (n int) {
 	t.mu.Lock()
