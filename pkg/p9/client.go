@@ -370,7 +370,8 @@ func (c *Client) deliver(message []byte) error {
 func (cl *call) accept(kind uint8, body []byte, in *inbox) error {
 	cl.kind = kind
 	if announcesFile(kind, body) {
-		if cl.file = in.file(); cl.file < 0 {
+		var ok bool
+		if cl.file, ok = in.file(); !ok {
 			return unix.EPROTO
 		}
 	}
@@ -395,7 +396,7 @@ func announcesFile(kind uint8, body []byte) bool {
 	return false
 }
 
-// takeFile gives the caller the answer's descriptor, -1 if there is none.
+// takeFile gives the caller the answer's descriptor, -1 if there is none or there was no room for it.
 func (cl *call) takeFile() int {
 	f := cl.file
 	cl.file = -1

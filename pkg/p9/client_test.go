@@ -94,6 +94,57 @@ func TestADeadPeerIsEIOForAll(t *testing.T) {
 	c.Close()
 }
 
+// A descriptor that finds no room is an error of the call that asked for it; the next call gets its own.
+func TestADescriptorWithoutRoomIsEMFILE(t *testing.T) {
+	c, p := dialScript(t, "9P2000.L+openfd")
+	defer c.Close()
+	defer unix.Close(p.socket)
+	var files [2]int
+	if err := unix.Pipe2(files[:], unix.O_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(files[0])
+	defer unix.Close(files[1])
+	ask := func(file int) (got int, err error) {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			if m := p.next(); m != nil {
+				p.send(m[4]+1, binary.LittleEndian.Uint16(m[5:]), &Ropenfd{HasFD: true}, file)
+			}
+		}()
+		if got, _, err = (&Fid{c: c, id: 1}).OpenFile(unix.O_RDONLY); err != unix.EIO {
+			<-done // it was sent
+		}
+		return got, err
+	}
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 0, Max: limit.Max}); err != nil {
+		t.Fatal(err)
+	}
+	_, err := ask(files[0])
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if err != unix.EMFILE {
+		t.Errorf("got %v, want EMFILE", err)
+	}
+	got, err := ask(files[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(got)
+	var want, is unix.Stat_t
+	unix.Fstat(files[1], &want)
+	unix.Fstat(got, &is)
+	if flags, err := unix.FcntlInt(uintptr(got), unix.F_GETFL, 0); err != nil || is.Ino != want.Ino || flags&unix.O_ACCMODE != unix.O_WRONLY {
+		t.Errorf("got file %d with flags %#x, %v; want %d", is.Ino, flags, err, want.Ino)
+	}
+}
+
 func TestCloseIsEIOForAll(t *testing.T) {
 	c, p := dialScript(t, "9P2000.L")
 	defer unix.Close(p.socket)

@@ -79,7 +79,7 @@ type WalkResult struct {
 	// Fids holds a fid for each of Attrs if Each was asked for. Otherwise it holds one, for the end, or
 	// none if Err is set or with NoFid.
 	Fids []*Fid
-	// File is an open descriptor of the end, the caller's to close, or -1.
+	// File is an open descriptor of the end, the caller's to close, or -1: OpenFile then says why.
 	File int
 }
 
@@ -222,7 +222,10 @@ func (f *Fid) OpenFile(flags uint32) (file int, a Attr, err error) {
 	if !r.HasFD {
 		return -1, Attr{}, unix.EOPNOTSUPP
 	}
-	return cl.takeFile(), r.Attr, nil
+	if file = cl.takeFile(); file < 0 {
+		return -1, Attr{}, unix.EMFILE
+	}
+	return file, r.Attr, nil
 }
 
 // Open prepares f for Read, Write and Readdir through the server.

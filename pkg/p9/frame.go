@@ -56,7 +56,7 @@ type inbox struct {
 	wantRights bool // accept descriptors; without, the kernel drops them
 	buf        []byte
 	start, end int // unread part of buf
-	files      []int
+	files      []int // lostFile for one that came and found no room
 	control    []byte
 }
 
@@ -132,9 +132,14 @@ func (in *inbox) receive(b []byte) (int, error) {
 	if in.control == nil {
 		in.control = make([]byte, unix.CmsgSpace(4*maxRights))
 	}
-	n, controlLen, _, _, err := unix.Recvmsg(in.socket, b, in.control, unix.MSG_CMSG_CLOEXEC)
-	if err != nil || controlLen == 0 {
+	n, controlLen, flags, _, err := unix.Recvmsg(in.socket, b, in.control, unix.MSG_CMSG_CLOEXEC)
+	if err != nil {
 		return n, err
+	}
+	if flags&unix.MSG_CTRUNC != 0 && controlLen == 0 {
+		// This process has as many open files as it may. The place in the queue stays: the next descriptor is
+		// another message's.
+		in.files = append(in.files, lostFile)
 	}
 	messages, err := unix.ParseSocketControlMessage(in.control[:controlLen])
 	if err != nil {
@@ -151,21 +156,27 @@ func (in *inbox) receive(b []byte) (int, error) {
 	return n, nil
 }
 
-// file takes the descriptor that belongs to the message at hand, -1 if the peer sent none. Descriptors ride on
-// their message's first byte, so they stand in the queue in the order of the messages that announce them.
-func (in *inbox) file() int {
+// lostFile stands for a descriptor that there was no room for.
+const lostFile = -1
+
+// file takes the descriptor that belongs to the message at hand, or lostFile; ok is false if the peer sent none.
+// Descriptors ride on their message's first byte, so they stand in the queue in the order of the messages that
+// announce them.
+func (in *inbox) file() (f int, ok bool) {
 	if len(in.files) == 0 {
-		return -1
+		return lostFile, false
 	}
-	f := in.files[0]
+	f = in.files[0]
 	in.files = in.files[:copy(in.files, in.files[1:])]
-	return f
+	return f, true
 }
 
 // close closes the descriptors nobody took.
 func (in *inbox) close() {
 	for _, f := range in.files {
-		unix.Close(f)
+		if f != lostFile {
+			unix.Close(f)
+		}
 	}
 	in.files = nil
 }
