@@ -47,10 +47,11 @@ type Filesystem struct {
 	// renameMu is held for writing while a directory moves, so that a check for
 	// loops holds and paths can be printed whole.
 	renameMu locks.RWMutex[locks.Rename]
-	// cached counts dentries that can be dropped; reclaiming says that somebody
-	// does.
-	cached     atomic.Int64
-	reclaiming atomic.Bool
+	// cached counts the dentries in the cache, and those that went with their
+	// directory, until the next reclaim; kept are those that the last one left.
+	// reclaiming says that there is one.
+	cached, kept atomic.Int64
+	reclaiming   atomic.Bool
 }
 
 // Statfser tells statfs(2)'s numbers.
@@ -241,7 +242,8 @@ func (d *Dentry) insert(c *Dentry) {
 	if old := d.children.find(d, c.Name()); old != nil {
 		d.forget(old)
 	}
-	if d.fs.cached.Add(1) > maxCached && d.fs.reclaiming.CompareAndSwap(false, true) {
+	// What the last reclaim had to leave would be left again.
+	if d.fs.cached.Add(1) > max(maxCached, 2*d.fs.kept.Load()) && d.fs.reclaiming.CompareAndSwap(false, true) {
 		go func() {
 			d.fs.reclaim()
 			d.fs.reclaiming.Store(false)
@@ -269,7 +271,7 @@ func (fs *Filesystem) Reclaim() {
 // bound on memory, not a choice of the best. Directories stay: whoever is in one
 // would go on with a cache of its own.
 func (fs *Filesystem) reclaim() {
-	dirs := []*Dentry{fs.root}
+	dirs, kept := []*Dentry{fs.root}, int64(0)
 	for len(dirs) > 0 {
 		d := dirs[len(dirs)-1]
 		dirs = dirs[:len(dirs)-1]
@@ -278,13 +280,17 @@ func (fs *Filesystem) reclaim() {
 			switch {
 			case c.isDir:
 				dirs = append(dirs, c)
+				kept++
 			case c.inode != nil && (c.mounted.Load() != 0 || c.inode.Base().opens.Load() != 0):
+				kept++
 			default:
 				d.forget(c)
 			}
 		})
 		d.mu.Unlock()
 	}
+	fs.kept.Store(kept)
+	fs.cached.Store(kept)
 }
 
 // isAncestor reports whether d is c or above it. renameMu is held.

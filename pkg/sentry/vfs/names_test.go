@@ -3,6 +3,7 @@ package vfs
 import (
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -92,4 +93,53 @@ func TestNamesAreReadWhileTheyChange(t *testing.T) {
 	}
 	done.Store(true)
 	wg.Wait()
+}
+
+// What went with its directory isn't counted for ever: once that were as many as may
+// be cached, each new name would have the whole tree searched.
+func TestReclaimCountsAnew(t *testing.T) {
+	fs := &Filesystem{}
+	fs.root = newDentry(fs, nil, "", nil)
+	directory := func(name string) *Dentry {
+		d := newChild(fs.root, name, nil)
+		d.isDir = true
+		fs.root.insert(d)
+		d.insert(newChild(d, "missing", nil))
+		return d
+	}
+	for range 10 {
+		fs.root.forget(directory("goes"))
+	}
+	directory("stays")
+	fs.Reclaim()
+	if got := fs.cached.Load(); got != 1 {
+		t.Errorf("%d are counted, and one is there", got)
+	}
+}
+
+// A tree of more directories than may be cached isn't searched for each new name.
+func TestReclaimThatFreesNothingIsNotRepeated(t *testing.T) {
+	fs := &Filesystem{}
+	fs.root = newDentry(fs, nil, "", nil)
+	add := func(i int) {
+		d := newChild(fs.root, fmt.Sprint(i), nil)
+		d.isDir = true
+		fs.root.mu.Lock()
+		fs.root.insert(d)
+		fs.root.mu.Unlock()
+	}
+	for i := range maxCached {
+		add(i)
+	}
+	fs.Reclaim()
+	fs.kept.CompareAndSwap(maxCached, maxCached+1) // another reclaim would count anew
+	for i := range 100 {
+		add(maxCached + i)
+	}
+	for fs.reclaiming.Load() {
+		runtime.Gosched()
+	}
+	if got := fs.kept.Load(); got != maxCached+1 {
+		t.Errorf("it was searched again: %d directories", got)
+	}
 }
