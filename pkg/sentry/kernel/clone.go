@@ -92,7 +92,7 @@ func (t *Task) Clone(a *CloneArgs) (int32, error) {
 		if err != nil {
 			return 0, err
 		}
-		creds = enterUserNS(creds, user)
+		creds = creds.Enter(user)
 	}
 	if a.Flags&needSysAdmin != 0 && !creds.HasCap(unix.CAP_SYS_ADMIN) {
 		return 0, unix.EPERM
@@ -214,15 +214,6 @@ func (t *Task) touches(a *CloneArgs) []mm.Touch {
 	return l
 }
 
-// enterUserNS returns c as it is in the new namespace ns: all capabilities there.
-func enterUserNS(c *auth.Credentials, ns *auth.UserNamespace) *auth.Credentials {
-	n := c.Fork()
-	n.UserNS = ns
-	n.Permitted, n.Effective, n.Bounding = auth.AllCaps, auth.AllCaps, auth.AllCaps
-	n.Inheritable, n.Ambient, n.SecureBits = 0, 0, 0
-	return n
-}
-
 // cloneNamespaces returns old with the namespaces replaced that flags ask for,
 // and how places move into the new mount namespace. They are c's.
 func (k *Kernel) cloneNamespaces(old *Namespaces, flags uint64, c *auth.Credentials) (*Namespaces, func(vfs.Path) vfs.Path, error) {
@@ -282,7 +273,7 @@ func (t *Task) Unshare(flags uint64) error {
 		if err != nil {
 			return err
 		}
-		creds = enterUserNS(creds, user)
+		creds = creds.Enter(user)
 	}
 	if flags&needSysAdmin != 0 && !creds.HasCap(unix.CAP_SYS_ADMIN) {
 		return unix.EPERM

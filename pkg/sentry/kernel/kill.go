@@ -21,14 +21,7 @@ func (t *Task) mayKill(tg *ThreadGroup, s signals.Signal) bool {
 	if tg == t.tg {
 		return true
 	}
-	c, v := t.Credentials(), tg.leader.Credentials()
-	if c.UserNS == v.UserNS && (c.EUID == v.SUID || c.EUID == v.RUID || c.RUID == v.SUID || c.RUID == v.RUID) {
-		return true
-	}
-	if c.HasCapIn(unix.CAP_KILL, v.UserNS) {
-		return true
-	}
-	return s == sigCont && tg.group.Session() == t.tg.group.Session()
+	return t.Credentials().MaySignal(tg.leader.Credentials()) || s == sigCont && tg.group.Session() == t.tg.group.Session()
 }
 
 // KillInfo is the siginfo of a signal that t sends to a process, with si_code

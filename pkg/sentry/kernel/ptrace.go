@@ -8,6 +8,7 @@ import (
 
 	"vitrine/pkg/abi/linux"
 	"vitrine/pkg/sentry/arch"
+	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/sentry/limits"
 	"vitrine/pkg/sentry/signals"
 	"vitrine/pkg/sentry/tracing"
@@ -121,7 +122,7 @@ func (t *Task) TraceMe() error {
 
 // Attach does PTRACE_ATTACH and PTRACE_SEIZE.
 func (t *Task) Attach(o *Task, seize bool, options uint64) error {
-	if o.tg == t.tg || !o.AccessibleTo(t.tg, t.Credentials(), RealIDs) {
+	if o.tg == t.tg || !o.AccessibleTo(t.tg, t.Credentials(), auth.RealIDs) {
 		return unix.EPERM
 	}
 	k := t.k

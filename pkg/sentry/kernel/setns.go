@@ -92,7 +92,7 @@ func (t *Task) setUserNamespace(ns *auth.UserNamespace) error {
 	if !c.HasCapIn(unix.CAP_SYS_ADMIN, ns) {
 		return unix.EPERM
 	}
-	t.SetCredentials(enterUserNS(c, ns))
+	t.SetCredentials(c.Enter(ns))
 	return nil
 }
 

@@ -62,7 +62,7 @@ func (s subject) task() (*kernel.Task, error) {
 
 // mayInspect reports whether ctx's task may look into t.
 func (s subject) mayInspect(ctx vfs.Context, t *kernel.Task) bool {
-	return t.AccessibleTo(s.p.caller(ctx), ctx.Credentials(), kernel.FSIDs)
+	return t.AccessibleTo(s.p.caller(ctx), ctx.Credentials(), auth.FSIDs)
 }
 
 // inspect returns the task: EACCES unless ctx's task may look into it.

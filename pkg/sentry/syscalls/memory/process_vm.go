@@ -3,6 +3,7 @@ package memory
 import (
 	"golang.org/x/sys/unix"
 
+	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/sentry/kernel"
 	"vitrine/pkg/sentry/mm"
 	"vitrine/pkg/sentry/syscalls/call"
@@ -75,7 +76,7 @@ func processVM(t *kernel.Task, pid call.PID, local usermem.Addr, ln uint64, remo
 	if o == nil {
 		return 0, unix.ESRCH
 	}
-	if !o.AccessibleTo(t.ThreadGroup(), t.Credentials(), kernel.RealIDs) {
+	if !o.AccessibleTo(t.ThreadGroup(), t.Credentials(), auth.RealIDs) {
 		return 0, unix.EPERM
 	}
 	m := o.SharedMM()

@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/sentry/kernel"
 	"vitrine/pkg/sentry/syscalls/call"
 )
@@ -28,7 +29,7 @@ func kcmp(t *kernel.Task, pid1, pid2 call.PID, kind int32, i1, i2 uint64) (uint6
 		return 0, unix.ESRCH
 	}
 	mayCompare := func(o *kernel.Task) bool {
-		return o.AccessibleTo(t.ThreadGroup(), t.Credentials(), kernel.RealIDs)
+		return o.AccessibleTo(t.ThreadGroup(), t.Credentials(), auth.RealIDs)
 	}
 	if !mayCompare(a) || !mayCompare(b) {
 		return 0, unix.EPERM
