@@ -67,6 +67,7 @@ ROWS = [
         "pkg/sentry/fs/proc",
         "pkg/sentry/fs/sysfs",
         "pkg/sentry/kernel",
+        "pkg/sentry/kernel/kerneltest",
         "pkg/sentry/loader",
         "pkg/sentry/vdso/...",
     ]),

@@ -17,6 +17,8 @@ import (
 	"vitrine/pkg/sentry/fs/gofer"
 	"vitrine/pkg/sentry/fs/overlay"
 	"vitrine/pkg/sentry/fs/tmpfs"
+	"vitrine/pkg/sentry/kernel"
+	"vitrine/pkg/sentry/kernel/kerneltest"
 	"vitrine/pkg/sentry/memfile"
 	"vitrine/pkg/sentry/platform"
 	"vitrine/pkg/sentry/syscalls"
@@ -28,7 +30,7 @@ import (
 
 // scripted is a platform whose one application makes the calls that next says.
 type scripted struct {
-	caller
+	kerneltest.Platform
 	next func(r *arch.Registers) bool // false: it is at its end
 }
 
@@ -48,7 +50,7 @@ func (c *scriptedContext) Switch(_ platform.AddressSpace, st *arch.State) (platf
 
 // served has the directory dir of the host served by a gofer in this process, below an
 // overlay: what a container has as its root.
-func served(b *testing.B, dir string) func(*memfile.File, *memfile.Account) (*vfs.Filesystem, error) {
+func served(b *testing.B, dir string) kerneltest.Root {
 	fd, err := unix.Open(dir, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
 		b.Fatal(err)
@@ -120,7 +122,9 @@ func runCalls(b *testing.B, paths []string, before []call, round func(results []
 	var calls []call
 	made := 0 // of calls, in this round
 	s := &scripted{}
-	w := newWorld(b, s, syscalls.NewTable(), clock.New(clock.HostTSCReliable()), served(b, hostTree(b)))
+	k := &kernel.Kernel{Platform: s, CPUs: 2, Logf: func(string, ...any) {}, Syscalls: syscalls.NewTable(), Clock: clock.New(clock.HostTSCReliable())}
+	w := kerneltest.New(b, k, served(b, hostTree(b)), memfile.NewHeapAccount(0))
+	w.Run(b, "/prog", nil, nil)
 	begun := false
 	s.next = func(r *arch.Registers) bool {
 		if begun && int64(r.Rax) < 0 && int64(r.Rax) > -4096 {
@@ -133,7 +137,7 @@ func runCalls(b *testing.B, paths []string, before []call, round func(results []
 			}
 			begun = true
 			if len(results) == 1 {
-				w.init.MM().CopyOut(strings, pack(paths))
+				w.Init.MM().CopyOut(strings, pack(paths))
 			}
 			if n := len(results); n < len(before) {
 				set(r, &before[n])
@@ -150,11 +154,11 @@ func runCalls(b *testing.B, paths []string, before []call, round func(results []
 	}
 	registry := &dev.Registry{}
 	dev.RegisterMemory(registry, nil)
-	w.k.Opener.Special = devices{registry}
+	k.Opener.Special = devices{registry}
 	b.ReportAllocs()
-	w.init.Start()
-	<-w.init.ThreadGroup().Done()
-	w.k.Wait()
+	w.Init.Start()
+	<-w.Init.ThreadGroup().Done()
+	k.Wait()
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*max(len(calls), 1)), "ns/call")
 }
 

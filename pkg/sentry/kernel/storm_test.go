@@ -1,8 +1,6 @@
 package kernel_test
 
 import (
-	"crypto/rand"
-	"encoding/binary"
 	mathrand "math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -10,47 +8,26 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"vitrine/pkg/clock"
 	"vitrine/pkg/sentry/arch"
-	"vitrine/pkg/sentry/auth"
-	"vitrine/pkg/sentry/fs/fstest"
-	"vitrine/pkg/sentry/fs/tmpfs"
 	"vitrine/pkg/sentry/kernel"
-	"vitrine/pkg/sentry/limits"
+	"vitrine/pkg/sentry/kernel/kerneltest"
 	"vitrine/pkg/sentry/memfile"
-	"vitrine/pkg/sentry/mm"
 	"vitrine/pkg/sentry/platform"
 	"vitrine/pkg/sentry/signals"
 	"vitrine/pkg/sentry/vfs"
-	"vitrine/pkg/usermem"
 )
 
-// caller is a platform whose applications do nothing but call the kernel, which is the
-// test.
-type caller struct{ platform.AddressSpace }
-
-func (caller) Name() string { return "caller" }
-func (caller) UserRange() usermem.AddrRange {
-	return usermem.AddrRange{Start: 0x1000, End: 0x7ffffffff000}
-}
-func (caller) NewAddressSpace() (platform.AddressSpace, error) { return caller{}, nil }
-func (caller) NewContext() platform.Context                    { return &callerContext{} }
-func (caller) Forget(int)                                      {}
-func (caller) Unmap(usermem.AddrRange)                         {}
-func (caller) Protect(usermem.AddrRange, usermem.Access)       {}
-func (caller) Flush()                                          {}
-func (caller) Inherit(platform.AddressSpace)                   {}
-func (caller) Release()                                        {}
-func (caller) MapFile(usermem.Addr, platform.File, uint64, uint64, usermem.Access, bool) error {
-	return nil
-}
-
-// cooperative is caller whose contexts are coroutines.
-type cooperative struct{ caller }
+// cooperative is a platform whose contexts are coroutines.
+type cooperative struct{ kerneltest.Platform }
 
 func (cooperative) Cooperate(platform.Scheduler) {}
 
-type callerContext struct{ interrupted atomic.Bool }
+// callerContext is one whose application does nothing but call the kernel, which is the
+// test.
+type callerContext struct {
+	kerneltest.Context
+	interrupted atomic.Bool
+}
 
 func (c *callerContext) Switch(platform.AddressSpace, *arch.State) (platform.Event, error) {
 	if c.interrupted.Swap(false) {
@@ -58,34 +35,7 @@ func (c *callerContext) Switch(platform.AddressSpace, *arch.State) (platform.Eve
 	}
 	return platform.Event{Kind: platform.EventSyscall}, nil
 }
-func (*callerContext) PullFP(*arch.State) {}
-func (*callerContext) DropFP()            {}
-func (*callerContext) Heed()              {}
-func (*callerContext) Park(*arch.State)   {}
-func (*callerContext) Release()           {}
-func (c *callerContext) Interrupt()       { c.interrupted.Store(true) }
-
-// program is a static ELF file that maps one page.
-func program() []byte {
-	le := binary.LittleEndian
-	b := append([]byte("\x7fELF\x02\x01\x01"), make([]byte, 9)...)
-	b = le.AppendUint16(b, 2)
-	b = le.AppendUint16(b, 62)
-	b = le.AppendUint32(b, 1)
-	b = le.AppendUint64(b, 0x400078)
-	b = le.AppendUint64(b, 64)
-	b = le.AppendUint64(b, 0)
-	b = le.AppendUint32(b, 0)
-	for _, v := range []uint16{64, 56, 1, 0, 0, 0} {
-		b = le.AppendUint16(b, v)
-	}
-	b = le.AppendUint32(b, 1)
-	b = le.AppendUint32(b, 5)
-	for _, v := range []uint64{0, 0x400000, 0x400000, 128, 128, 4096} {
-		b = le.AppendUint64(b, v)
-	}
-	return append(b, make([]byte, 8)...)
-}
+func (c *callerContext) Interrupt() { c.interrupted.Store(true) }
 
 // storm is what all tasks do: anything, to each other.
 type storm struct {
@@ -106,7 +56,7 @@ func (s *storm) rng(t *kernel.Task) *mathrand.Rand {
 	return r
 }
 
-const word = 0x400010 // in the program's page
+const word = kerneltest.Page + 0x10 // in the program's page
 
 // Call implements kernel.SyscallHandler.
 func (s *storm) Call(t *kernel.Task, _ uint64) (uint64, error) {
@@ -223,7 +173,8 @@ func (s *storm) end(t *kernel.Task, init bool) error {
 // is left: no number, no charge.
 func TestStorm(t *testing.T) {
 	const calls = 5000
-	for name, p := range map[string]platform.Platform{"goroutines": caller{}, "coroutines": cooperative{}} {
+	caller := kerneltest.Platform{Contexts: func() platform.Context { return &callerContext{} }}
+	for name, p := range map[string]platform.Platform{"goroutines": caller, "coroutines": cooperative{caller}} {
 		t.Run(name, func(t *testing.T) {
 			for seed := range uint64(2) {
 				runStorm(t, p, seed, calls)
@@ -232,68 +183,15 @@ func TestStorm(t *testing.T) {
 	}
 }
 
-// world is a kernel and its first process, which has yet to be started.
-type world struct {
-	k    *kernel.Kernel
-	view vfs.FSView
-	init *kernel.Task
-}
-
-// newWorld makes a kernel whose root is what root returns, with program's in it.
-func newWorld(t testing.TB, p platform.Platform, calls kernel.SyscallHandler, keeper *clock.Keeper, root func(*memfile.File, *memfile.Account) (*vfs.Filesystem, error)) *world {
-	t.Helper()
-	memory, acct := fstest.Memory(t, 0)
-	k := &kernel.Kernel{
-		Platform: p, Memory: memory, Random: rand.Reader, Clock: keeper, Timers: clock.NewQueue(keeper.Monotonic),
-		CPUs: 2, Logf: func(string, ...any) {}, Syscalls: calls,
-	}
-	k.Init()
-	fs, err := root(memory, acct)
-	if err != nil {
-		t.Fatal(err)
-	}
-	files := fstest.New(fs)
-	space, err := mm.New(p, memory, acct, mm.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	f, err := files.OpenFile("/prog", unix.O_CREAT|unix.O_WRONLY, 0o755)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b := usermem.BytesBuffer(program())
-	if _, err := f.Write(files.Ctx, &b); err != nil {
-		t.Fatal(err)
-	}
-	f.DecRef()
-	top, user := files.NS.Root(), k.RootUserNS
-	view := vfs.FSView{Root: top, Start: top}
-	cred := auth.NewRoot(user)
-	cred.Account = memfile.NewHeapAccount(0)
-	init, err := k.NewProcess(&kernel.ProcessArgs{
-		Creds: cred,
-		Namespaces: &kernel.Namespaces{UTS: k.NewUTSNamespace(user, "storm", "(none)"), IPC: k.NewIPCNamespace(user),
-			Net: k.NewNetNamespace(user, nil), Mount: files.NS, PIDForChildren: k.RootPIDNS},
-		Container: &kernel.Container{ID: "storm"}, FS: vfs.NewFSContext(top, top, 0o022), FDs: vfs.NewFDTable(), Limits: limits.NewSet(),
-	}, space)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := init.Exec(&kernel.ExecArgs{View: view, Path: "/prog", Flags: vfs.FollowFinal, Argv: []string{"prog"}}); err != nil {
-		t.Fatal(err)
-	}
-	return &world{k, view, init}
-}
-
 func runStorm(t *testing.T, p platform.Platform, seed uint64, calls int64) {
 	s := &storm{t: t, seed: seed}
 	s.left.Store(calls)
-	w := newWorld(t, p, s, clock.New(false), func(m *memfile.File, a *memfile.Account) (*vfs.Filesystem, error) {
-		return tmpfs.New(tmpfs.Options{Memory: m, Account: a, Mode: unix.S_IFDIR | 0o755})
-	})
-	s.k, s.view = w.k, w.view
-	init := w.init
+	s.k = &kernel.Kernel{Platform: p, CPUs: 2, Logf: func(string, ...any) {}, Syscalls: s}
+	m := kerneltest.New(t, s.k, kerneltest.InMemory, memfile.NewHeapAccount(0))
 	s.k.RootPIDNS.SetLimit(60)
+	s.view = m.View
+	m.Run(t, "/prog", nil, nil)
+	init := m.Init
 	init.Start()
 	<-init.ThreadGroup().Done()
 	s.k.Wait()

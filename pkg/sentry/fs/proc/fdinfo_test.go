@@ -14,6 +14,7 @@ import (
 	"vitrine/pkg/sentry/fs/eventfd"
 	"vitrine/pkg/sentry/fs/signalfd"
 	"vitrine/pkg/sentry/fs/timerfd"
+	"vitrine/pkg/sentry/kernel/kerneltest"
 	"vitrine/pkg/sentry/signals"
 	"vitrine/pkg/sentry/vfs"
 )
@@ -113,7 +114,7 @@ func TestMountsOnFixedFilesHold(t *testing.T) {
 	sys := mount("/proc/sys", "/proc/sys")
 	sys.SetFlags(sys.Flags() | vfs.MountReadOnly)
 	for range 2 {
-		if got := m.read("/proc/kallsyms"); got != string(program()) {
+		if got := m.read("/proc/kallsyms"); got != string(kerneltest.Program()) {
 			t.Errorf("a covered file reads %q", got)
 		}
 		if err := m.write("/proc/sys/kernel/hostname", "x"); err != unix.EROFS {

@@ -1,8 +1,6 @@
 package proc
 
 import (
-	"crypto/rand"
-	"encoding/binary"
 	"io"
 	"strings"
 	"sync"
@@ -14,9 +12,8 @@ import (
 	"vitrine/pkg/sentry/arch"
 	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/sentry/fs/fstest"
-	"vitrine/pkg/sentry/fs/tmpfs"
 	"vitrine/pkg/sentry/kernel"
-	"vitrine/pkg/sentry/limits"
+	"vitrine/pkg/sentry/kernel/kerneltest"
 	"vitrine/pkg/sentry/memfile"
 	"vitrine/pkg/sentry/mm"
 	"vitrine/pkg/sentry/platform"
@@ -26,36 +23,16 @@ import (
 	"vitrine/pkg/waiter"
 )
 
-// idle is a platform whose applications never do anything.
-type idle struct{ platform.AddressSpace }
-
-func (idle) Name() string { return "idle" }
-func (idle) UserRange() usermem.AddrRange {
-	return usermem.AddrRange{Start: 0x1000, End: 0x7ffffffff000}
+// idleContext is one whose application never does anything.
+type idleContext struct {
+	kerneltest.Context
+	wake chan struct{}
 }
-func (idle) NewAddressSpace() (platform.AddressSpace, error) { return idle{}, nil }
-func (idle) NewContext() platform.Context                    { return &idleContext{wake: make(chan struct{}, 1)} }
-func (idle) Forget(int)                                      {}
-func (idle) Unmap(usermem.AddrRange)                         {}
-func (idle) Protect(usermem.AddrRange, usermem.Access)       {}
-func (idle) Flush()                                          {}
-func (idle) Inherit(platform.AddressSpace)                   {}
-func (idle) Release()                                        {}
-func (idle) MapFile(usermem.Addr, platform.File, uint64, uint64, usermem.Access, bool) error {
-	return nil
-}
-
-type idleContext struct{ wake chan struct{} }
 
 func (c *idleContext) Switch(platform.AddressSpace, *arch.State) (platform.Event, error) {
 	<-c.wake
 	return platform.Event{Kind: platform.EventInterrupted}, nil
 }
-func (*idleContext) PullFP(*arch.State) {}
-func (*idleContext) DropFP()            {}
-func (*idleContext) Heed()              {}
-func (*idleContext) Park(*arch.State)   {}
-func (*idleContext) Release()           {}
 func (c *idleContext) Interrupt() {
 	select {
 	case c.wake <- struct{}{}:
@@ -74,79 +51,21 @@ type machine struct {
 	view vfs.FSView
 }
 
-// program is a static ELF file that maps one page.
-func program() []byte {
-	le := binary.LittleEndian
-	b := append([]byte("\x7fELF\x02\x01\x01"), make([]byte, 9)...)
-	b = le.AppendUint16(b, 2)
-	b = le.AppendUint16(b, 62)
-	b = le.AppendUint32(b, 1)
-	b = le.AppendUint64(b, 0x400078)
-	b = le.AppendUint64(b, 64)
-	b = le.AppendUint64(b, 0)
-	b = le.AppendUint32(b, 0)
-	for _, v := range []uint16{64, 56, 1, 0, 0, 0} {
-		b = le.AppendUint16(b, v)
-	}
-	b = le.AppendUint32(b, 1)
-	b = le.AppendUint32(b, 5)
-	for _, v := range []uint64{0, 0x400000, 0x400000, 128, 128, 4096} {
-		b = le.AppendUint64(b, v)
-	}
-	return append(b, make([]byte, 8)...)
-}
-
 func newMachine(t *testing.T, opts Options) *machine {
 	t.Helper()
-	memory, acct := fstest.Memory(t, 0)
 	keeper := clock.New(false)
 	k := &kernel.Kernel{
-		Platform: idle{}, Memory: memory, Random: rand.Reader, Clock: keeper, Timers: clock.NewQueue(keeper.Monotonic),
-		CPUs: 3, BootTime: keeper.Realtime() - 100*second, BootMonotonic: keeper.Monotonic() - 100*second,
-		Logf: t.Logf, Opener: vfs.Opener{},
+		Platform: kerneltest.Platform{Contexts: func() platform.Context { return &idleContext{wake: make(chan struct{}, 1)} }},
+		CPUs:     3, Clock: keeper, BootTime: keeper.Realtime() - 100*second, BootMonotonic: keeper.Monotonic() - 100*second,
 	}
-	k.Init()
-	fs, err := tmpfs.New(tmpfs.Options{Memory: memory, Account: acct, Mode: unix.S_IFDIR | 0o755})
-	if err != nil {
-		t.Fatal(err)
-	}
-	m := &machine{VFS: fstest.New(fs), t: t, k: k, acct: acct}
-	m.NS.Inode = k.NewNamespaceInode()
-	space, err := mm.New(k.Platform, memory, acct, mm.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	root := m.NS.Root()
-	user := k.RootUserNS
-	m.task, err = k.NewProcess(&kernel.ProcessArgs{
-		Creds: auth.NewRoot(user),
-		Namespaces: &kernel.Namespaces{UTS: k.NewUTSNamespace(user, "glass", "(none)"), IPC: k.NewIPCNamespace(user),
-			Net: k.NewNetNamespace(user, nil), Mount: m.NS, PIDForChildren: k.RootPIDNS},
-		Container: &kernel.Container{ID: "test"}, FS: vfs.NewFSContext(root, root, 0o022), FDs: vfs.NewFDTable(), Limits: limits.NewSet(),
-	}, space)
-	if err != nil {
-		t.Fatal(err)
-	}
-	m.Ctx = m.task
-	m.view = vfs.FSView{Root: root, Start: root}
+	made := kerneltest.New(t, k, kerneltest.InMemory, nil)
+	m := &machine{VFS: made.VFS, t: t, k: k, task: made.Init, acct: made.Account, view: made.View}
 	for _, d := range []string{"proc", "bin", "sys"} {
 		if err := m.Mkdir("/"+d, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	f, err := m.OpenFile("/bin/prog", unix.O_CREAT|unix.O_WRONLY, 0o755)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b := usermem.BytesBuffer(program())
-	if _, err := f.Write(m.task, &b); err != nil {
-		t.Fatal(err)
-	}
-	f.DecRef()
-	if err := m.task.Exec(&kernel.ExecArgs{View: m.view, Path: "/bin/prog", Flags: vfs.FollowFinal,
-		Argv: []string{"prog", "one", "t w o"}, Envv: []string{"A=b", "C=d"}}); err != nil {
-		t.Fatal(err)
-	}
+	made.Run(t, "/bin/prog", []string{"one", "t w o"}, []string{"A=b", "C=d"})
 	m.mountProc(opts)
 	return m
 }

@@ -13,6 +13,7 @@ import (
 
 	"vitrine/pkg/sentry/auth"
 	"vitrine/pkg/sentry/fs/anon"
+	"vitrine/pkg/sentry/kernel/kerneltest"
 	"vitrine/pkg/sentry/vfs"
 	"vitrine/pkg/usermem"
 )
@@ -189,7 +190,7 @@ func TestTheProgramIsShown(t *testing.T) {
 			t.Errorf("%s leads to %q (%v), want %q", path, got, err, want)
 		}
 	}
-	if got, err := m.try("/proc/self/exe"); err != nil || got != string(program()) {
+	if got, err := m.try("/proc/self/exe"); err != nil || got != string(kerneltest.Program()) {
 		t.Errorf("reading exe: %d bytes, %v", len(got), err)
 	}
 	if n := len(m.read("/proc/self/auxv")); n == 0 || n%16 != 0 {
