@@ -119,17 +119,52 @@ func (a *tasks) sleepers(t *testing.T, n int, wait func(t *task) error) (list []
 	return list, func() uint32 { return <-went }
 }
 
+// wakes wakes up to n at k and expects that it is one, the task want.
+func (a *tasks) wakes(t *testing.T, k Key, n int, bitset uint32, next func() uint32, want uint32) {
+	t.Helper()
+	if n := a.m.Wake(k, n, bitset); n != 1 {
+		t.Fatalf("woke %d", n)
+	}
+	if got := next(); got != want {
+		t.Errorf("task %d goes on, want %d", got, want)
+	}
+}
+
+// contend has n tasks do their part at once, rounds times each, while helpers do
+// something else, the i-th round of each.
+func (a *tasks) contend(n, rounds int, part func(s *task), helpers int, help func(list []*task, i int)) {
+	list := make([]*task, n)
+	for i := range list {
+		list[i] = a.task(uint32(i + 1))
+	}
+	var tasks, others sync.WaitGroup
+	var over atomic.Bool
+	for _, s := range list {
+		tasks.Go(func() {
+			for range rounds {
+				part(s)
+			}
+		})
+	}
+	for first := range helpers {
+		others.Go(func() {
+			for i := first; !over.Load(); i++ {
+				runtime.Gosched()
+				help(list, i)
+			}
+		})
+	}
+	tasks.Wait()
+	over.Store(true)
+	others.Wait()
+}
+
 func TestWaitersWakeInTheOrderTheyCame(t *testing.T) {
 	a := newTasks()
 	_, next := a.sleepers(t, 5, func(s *task) error { return a.m.Wait(s, 0, true, 0, MatchAny, 0) })
 	k := Key{&a.mem, 0}
 	for i := range uint32(5) {
-		if n := a.m.Wake(k, 1, MatchAny); n != 1 {
-			t.Fatalf("woke %d", n)
-		}
-		if got := next(); got != i+1 {
-			t.Errorf("task %d goes on, want %d", got, i+1)
-		}
+		a.wakes(t, k, 1, MatchAny, next, i+1)
 	}
 	if n := a.m.Wake(k, 1, MatchAny); n != 0 {
 		t.Errorf("woke %d of nobody", n)
@@ -139,14 +174,8 @@ func TestWaitersWakeInTheOrderTheyCame(t *testing.T) {
 func TestBitsetsChooseWhoWakes(t *testing.T) {
 	a := newTasks()
 	_, next := a.sleepers(t, 4, func(s *task) error { return a.m.Wait(s, 0, true, 0, 1<<s.tid, 0) })
-	k := Key{&a.mem, 0}
 	for _, want := range []uint32{3, 1, 4, 2} {
-		if n := a.m.Wake(k, 9, 1<<want); n != 1 {
-			t.Fatalf("woke %d", n)
-		}
-		if got := next(); got != want {
-			t.Errorf("task %d goes on, want %d", got, want)
-		}
+		a.wakes(t, Key{&a.mem, 0}, 9, 1<<want, next, want)
 	}
 }
 
@@ -176,12 +205,7 @@ func TestRequeueWakesTheFirstAndMovesTheRest(t *testing.T) {
 		k    Key
 		want uint32
 	}{{to, 2}, {from, 4}, {to, 3}, {from, 5}} {
-		if n := a.m.Wake(c.k, 1, MatchAny); n != 1 {
-			t.Fatalf("woke %d", n)
-		}
-		if got := next(); got != c.want {
-			t.Errorf("task %d goes on, want %d", got, c.want)
-		}
+		a.wakes(t, c.k, 1, MatchAny, next, c.want)
 	}
 }
 
@@ -204,47 +228,27 @@ func TestInterruptedWaiterIsGone(t *testing.T) {
 // say is the same number, wherever they were moved meanwhile.
 func TestWakesAndInterruptionsAddUp(t *testing.T) {
 	a := newTasks()
-	const waiters, rounds = 8, 60
 	var said, counted atomic.Int64
-	var wg sync.WaitGroup
-	var over atomic.Bool
-	list := make([]*task, waiters)
-	for i := range list {
-		s := a.task(uint32(i + 1))
-		list[i] = s
-		wg.Go(func() {
-			for range rounds {
-				switch err := a.m.Wait(s, 0, true, 0, MatchAny, 0); err {
-				case nil:
-					said.Add(1)
-				case errInterrupted:
-				default:
-					t.Error(err)
-				}
-			}
-		})
-	}
-	var helpers sync.WaitGroup
-	for i := range 3 {
-		helpers.Go(func() {
-			k0, k1 := Key{&a.mem, 0}, Key{&a.mem, 4}
-			for n := i; !over.Load(); n++ {
-				runtime.Gosched()
-				switch n % 3 {
-				case 0:
-					counted.Add(int64(a.m.Wake(k1, 1, MatchAny)))
-				case 1:
-					woken, _, _ := a.m.Requeue(k0, k1, n%2, 2, false, &a.mem, 0, 0)
-					counted.Add(int64(woken))
-				case 2:
-					list[n%waiters].interrupt()
-				}
-			}
-		})
-	}
-	wg.Wait()
-	over.Store(true)
-	helpers.Wait()
+	k0, k1 := Key{&a.mem, 0}, Key{&a.mem, 4}
+	a.contend(8, 60, func(s *task) {
+		switch err := a.m.Wait(s, 0, true, 0, MatchAny, 0); err {
+		case nil:
+			said.Add(1)
+		case errInterrupted:
+		default:
+			t.Error(err)
+		}
+	}, 3, func(list []*task, i int) {
+		switch i % 3 {
+		case 0:
+			counted.Add(int64(a.m.Wake(k1, 1, MatchAny)))
+		case 1:
+			woken, _, _ := a.m.Requeue(k0, k1, i%2, 2, false, &a.mem, 0, 0)
+			counted.Add(int64(woken))
+		case 2:
+			list[i%len(list)].interrupt()
+		}
+	})
 	if said.Load() != counted.Load() {
 		t.Errorf("%d were woken, %d say so", counted.Load(), said.Load())
 	}
@@ -349,47 +353,25 @@ func TestRequeueToALock(t *testing.T) {
 // have it, and in the end nobody has.
 func TestLockIsExclusive(t *testing.T) {
 	a := newTasks()
-	const tasks, rounds = 6, 60
 	var inside, got atomic.Int32
-	var wg sync.WaitGroup
-	var over atomic.Bool
-	list := make([]*task, tasks)
-	for i := range list {
-		list[i] = a.task(uint32(i + 1))
-	}
-	for _, s := range list {
-		wg.Go(func() {
-			for range rounds {
-				err := a.m.Lock(s, 0, true, false, 0)
-				if err == errInterrupted {
-					continue
-				}
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				got.Add(1)
-				if inside.Add(1) != 1 {
-					t.Error("two have the lock")
-				}
-				inside.Add(-1)
-				if err := a.m.Unlock(s, 0, true); err != nil {
-					t.Errorf("unlock: %v", err)
-					return
-				}
-			}
-		})
-	}
-	var helper sync.WaitGroup
-	helper.Go(func() {
-		for n := 0; !over.Load(); n++ {
-			runtime.Gosched()
-			list[n%tasks].interrupt()
+	a.contend(6, 60, func(s *task) {
+		err := a.m.Lock(s, 0, true, false, 0)
+		if err == errInterrupted {
+			return
 		}
-	})
-	wg.Wait()
-	over.Store(true)
-	helper.Wait()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		got.Add(1)
+		if inside.Add(1) != 1 {
+			t.Error("two have the lock")
+		}
+		inside.Add(-1)
+		if err := a.m.Unlock(s, 0, true); err != nil {
+			t.Errorf("unlock: %v", err)
+		}
+	}, 1, func(list []*task, i int) { list[i%len(list)].interrupt() })
 	if v := a.mem.w[0].Load() & TIDMask; v != 0 || got.Load() == 0 {
 		t.Errorf("the word is %#x; the lock was had %d times", v, got.Load())
 	}
