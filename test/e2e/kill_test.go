@@ -298,26 +298,36 @@ func TestCommandsKilledInHooks(t *testing.T) {
 	}
 }
 
+// inPause makes a container one of the sandbox of "pause".
+func inPause(s, _, _ object) {
+	s["annotations"] = object{"io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.sandbox-id": "pause"}
+}
+
+// secondCreateHeld runs "pause" and begins to create a second container of its sandbox,
+// "c", whose gofer it stops.
+func secondCreateHeld(h *house, r *remains) *exec.Cmd {
+	h.t.Helper()
+	h.ociSpec("exec sleep 1000", nil)
+	h.must("run", "--detach", "pause")
+	h.ociSpec("exec sleep 1000", inPause)
+	_, r.files = r.now()
+	cmd := h.start("create", "c")
+	eventually(h.t, "its gofer has started, and stopped", func() bool {
+		for gofer := range childrenOf(cmd.Process.Pid, "gofer") {
+			return unix.Kill(gofer, unix.SIGSTOP) == nil
+		}
+		return false
+	})
+	eventually(h.t, "it is being created", func() bool { return h.status("c") == "creating" })
+	return cmd
+}
+
 // A second container whose create is killed while the sandbox waits for its files can
 // be deleted, and the first goes on.
 func TestSecondCreateKilledInTheMiddle(t *testing.T) {
 	h := realHouse(t)
 	r := newRemains(h)
-	h.ociSpec("exec sleep 1000", nil)
-	h.must("run", "--detach", "pause")
-	h.ociSpec("exec sleep 1000", func(s, _, _ object) {
-		s["annotations"] = object{"io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.sandbox-id": "pause"}
-	})
-	_, r.files = r.now()
-	cmd := h.start("create", "c")
-	var gofer int
-	eventually(t, "its gofer has started", func() bool {
-		for gofer = range childrenOf(cmd.Process.Pid, "gofer") {
-			return unix.Kill(gofer, unix.SIGSTOP) == nil
-		}
-		return false
-	})
-	eventually(t, "it is being created", func() bool { return h.status("c") == "creating" })
+	cmd := secondCreateHeld(h, r)
 	cmd.Process.Kill()
 	cmd.Wait()
 	h.must("delete", "--force", "c")
@@ -336,9 +346,7 @@ func TestSecondCreateKilled(t *testing.T) {
 	h.ociSpec("exec sleep 1000", nil)
 	pidFile := filepath.Join(t.TempDir(), "pid")
 	h.must("run", "--detach", "--pid-file", pidFile, "pause")
-	h.ociSpec("exec sleep 1000", r.inCgroup(func(s, _, _ object) {
-		s["annotations"] = object{"io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.sandbox-id": "pause"}
-	}))
+	h.ociSpec("exec sleep 1000", r.inCgroup(inPause))
 	_, r.files = r.now()
 	const times = 24
 	for i := range times {
@@ -366,20 +374,7 @@ func TestSecondCreateKilled(t *testing.T) {
 func TestSandboxEndsWhileAContainerIsCreated(t *testing.T) {
 	h := realHouse(t)
 	r := newRemains(h)
-	h.ociSpec("exec sleep 1000", nil)
-	h.must("run", "--detach", "pause")
-	h.ociSpec("exec sleep 1000", func(s, _, _ object) {
-		s["annotations"] = object{"io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.sandbox-id": "pause"}
-	})
-	_, r.files = r.now()
-	cmd := h.start("create", "c")
-	eventually(t, "its gofer has started, and stopped", func() bool {
-		for gofer := range childrenOf(cmd.Process.Pid, "gofer") {
-			return unix.Kill(gofer, unix.SIGSTOP) == nil
-		}
-		return false
-	})
-	eventually(t, "it is being created", func() bool { return h.status("c") == "creating" })
+	cmd := secondCreateHeld(h, r)
 	h.must("kill", "pause", "KILL")
 	eventually(t, "the sandbox has ended", func() bool { return h.status("pause") == "stopped" })
 	cmd.Wait()

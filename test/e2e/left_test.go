@@ -67,9 +67,7 @@ func TestDeleteOfWhatDoesNotEnd(t *testing.T) {
 		return h.families(t)
 	}
 	member := func(h *house) {
-		h.ociSpec("exec sleep 1000", func(s, _, _ object) {
-			s["annotations"] = object{"io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.sandbox-id": "pause"}
-		})
+		h.ociSpec("exec sleep 1000", inPause)
 	}
 	for _, test := range []struct {
 		name string
@@ -197,7 +195,7 @@ func TestPodMembersLeaveNoDescriptors(t *testing.T) {
 		{"it works", []string{"run"}, 0, func(_, p, _ object) { p["args"] = array{"cat", "/data/file"} }},
 	} {
 		h.ociSpec("true", func(s, p, l object) {
-			s["annotations"] = object{"io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.sandbox-id": "pause"}
+			inPause(s, p, l)
 			test.edit(s, p, l)
 		})
 		again := func() {

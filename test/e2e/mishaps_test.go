@@ -108,8 +108,8 @@ func TestSharesInAPod(t *testing.T) {
 	h := realHouse(t)
 	h.ociSpec("exec sleep 1000", nil)
 	h.must("run", "--detach", "pause")
-	h.ociSpec("exec sleep 1000", func(s, _, l object) {
-		s["annotations"] = object{"io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.sandbox-id": "pause"}
+	h.ociSpec("exec sleep 1000", func(s, p, l object) {
+		inPause(s, p, l)
 		l["resources"] = object{"cpu": object{"shares": 512}}
 	})
 	log := filepath.Join(h.bundle, "log")

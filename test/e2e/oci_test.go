@@ -405,8 +405,8 @@ func TestQuotaOfASecondContainer(t *testing.T) {
 	h.ociSpec("exec sleep 1000", nil)
 	h.must("run", "--detach", "pause")
 	second := func(id string, quota int) {
-		h.ociSpec("sleep 0.01; while :; do :; done", func(s, _, l object) {
-			s["annotations"] = object{"io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.sandbox-id": "pause"}
+		h.ociSpec("sleep 0.01; while :; do :; done", func(s, p, l object) {
+			inPause(s, p, l)
 			l["cgroupsPath"] = "/vitrine-test-quota/" + id
 			if quota > 0 {
 				l["resources"] = object{"cpu": object{"quota": quota, "period": 50000}}
@@ -605,9 +605,7 @@ func TestJoinedNamespaces(t *testing.T) {
 		t.Errorf("all joined: %+v", r)
 	}
 	h.ociSpec("cat /proc/1/comm; cat /proc/sys/kernel/msgmax", of("uts"))
-	h.edit(func(s object) {
-		s["annotations"] = object{"io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.sandbox-id": "pause"}
-	})
+	h.edit(func(s object) { inPause(s, nil, nil) })
 	if r := h.run("run", "third"); r.stdout != "cat\n8192\n" && r.stdout != "sh\n8192\n" || r.code != 0 {
 		t.Errorf("names joined: %+v", r)
 	}
