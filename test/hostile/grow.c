@@ -113,14 +113,19 @@ static char *name(long i, int n) {
 	return b;
 }
 
-static void files(void) {
-	in_new_dir();
+/* Empty files with names of length n. */
+static void named_files(int n) {
 	for (long i = 0;; i++) {
-		int fd = open(name(i, 16), O_CREAT | O_EXCL | O_WRONLY, 0600);
+		int fd = open(name(i, n), O_CREAT | O_EXCL | O_WRONLY, 0600);
 		if (!made(fd >= 0))
 			return;
 		close(fd);
 	}
+}
+
+static void files(void) {
+	in_new_dir();
+	named_files(16);
 }
 
 static void dirs(void) {
@@ -161,12 +166,7 @@ static void rootfiles(void) {
 	char dir[] = "/tmp/growXXXXXX";
 	if (!mkdtemp(dir) || chdir(dir))
 		exit(2);
-	for (long i = 0;; i++) {
-		int fd = open(name(i, 255), O_CREAT | O_EXCL | O_WRONLY, 0600);
-		if (!made(fd >= 0))
-			return;
-		close(fd);
-	}
+	named_files(255);
 }
 
 static void deep(void) {
@@ -203,31 +203,25 @@ static void holes(void) {
 		;
 }
 
-static void anonholes(void) {
+/* Every other page of memory, by a kind that touches one. */
+static void every_other(void (*touch)(volatile char *)) {
 	for (;;) {
 		char *p = mmap(NULL, 1 << 30, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 		if (!made(p != MAP_FAILED))
 			return;
 		for (long i = 0; i < 1 << 30; i += 8192) {
-			*(volatile char *)(p + i) = 1;
+			touch(p + i);
 			if (!made(1))
 				return;
 		}
 	}
 }
 
-static void zeros(void) { /* pages that are only read */
-	for (;;) {
-		char *p = mmap(NULL, 1 << 30, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-		if (!made(p != MAP_FAILED))
-			return;
-		for (long i = 0; i < 1 << 30; i += 8192) {
-			(void)*(volatile char *)(p + i);
-			if (!made(1))
-				return;
-		}
-	}
-}
+static void write_one(volatile char *p) { *p = 1; }
+static void read_one(volatile char *p) { (void)*p; }
+
+static void anonholes(void) { every_other(write_one); }
+static void zeros(void) { every_other(read_one); } /* pages that are only read */
 
 static void vmas(void) {
 	for (;;) {
@@ -407,16 +401,18 @@ static void packets(void) { /* pipes in packet mode, of bytes */
 	}
 }
 
-static void streams(void) {
+/* Pairs of sockets, each as full as it gets of messages of n bytes. */
+static void full_pairs(int type, size_t n) {
 	most_files();
 	for (;;) {
 		int p[2];
-		if (!made(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, p) == 0))
+		if (!made(socketpair(AF_UNIX, type | SOCK_NONBLOCK, 0, p) == 0))
 			return;
 		int big = 1 << 30;
 		setsockopt(p[0], SOL_SOCKET, SO_SNDBUFFORCE, &big, sizeof big);
-		setsockopt(p[0], SOL_SOCKET, SO_SNDBUF, &big, sizeof big);
-		while (write(p[0], text, 65536) > 0)
+		if (type == SOCK_STREAM)
+			setsockopt(p[0], SOL_SOCKET, SO_SNDBUF, &big, sizeof big);
+		while (send(p[0], text, n, 0) >= 0)
 			made(1);
 		if (errno != EAGAIN) {
 			made(0);
@@ -427,24 +423,8 @@ static void streams(void) {
 	}
 }
 
-static void datagrams(void) {
-	most_files();
-	for (;;) {
-		int p[2];
-		if (!made(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK, 0, p) == 0))
-			return;
-		int big = 1 << 30;
-		setsockopt(p[0], SOL_SOCKET, SO_SNDBUFFORCE, &big, sizeof big);
-		while (send(p[0], text, 0, 0) == 0)
-			made(1);
-		if (errno != EAGAIN) {
-			made(0);
-			return;
-		}
-		if (late())
-			return;
-	}
-}
+static void streams(void) { full_pairs(SOCK_STREAM, 65536); }
+static void datagrams(void) { full_pairs(SOCK_DGRAM, 0); }
 
 static void flight(int nest) {
 	most_files();
@@ -514,27 +494,20 @@ static void listeners(void) {
 	}
 }
 
-static void messages(void) { /* none longer than a byte */
+/* Queues that are full of messages of n bytes. */
+static void full_queues(size_t n) {
 	for (;;) {
 		int q = msgget(IPC_PRIVATE, 0600);
 		if (!made(q >= 0))
 			return;
 		struct { long type; char b[8192]; } m = {1, ""};
-		while (msgsnd(q, &m, 0, IPC_NOWAIT) == 0 && !late())
+		while (msgsnd(q, &m, n, IPC_NOWAIT) == 0 && !late())
 			made(1);
 	}
 }
 
-static void longmessages(void) {
-	for (;;) {
-		int q = msgget(IPC_PRIVATE, 0600);
-		if (!made(q >= 0))
-			return;
-		struct { long type; char b[8192]; } m = {1, ""};
-		while (msgsnd(q, &m, 8192, IPC_NOWAIT) == 0 && !late())
-			made(1);
-	}
-}
+static void messages(void) { full_queues(0); } /* none longer than a byte */
+static void longmessages(void) { full_queues(8192); }
 
 static void semaphores(void) {
 	for (int n = 32000; n > 0;) {
@@ -693,29 +666,27 @@ static void utsspaces(void) { spaces(CLONE_NEWUTS, "/proc/self/ns/uts"); }
 static void ipcspaces(void) { spaces(CLONE_NEWIPC, "/proc/self/ns/ipc"); }
 static void netspaces(void) { spaces(CLONE_NEWNET, "/proc/self/ns/net"); }
 
-static void filters(void) {
+/* A filter of 4096 instructions that allows all. */
+static struct sock_fprog long_filter(void) {
 	static struct sock_filter f[4096];
 	for (int i = 0; i < 4095; i++)
 		f[i] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_IMM, i);
 	f[4095] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
-	struct sock_fprog p = {4096, f};
 	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+	return (struct sock_fprog){4096, f};
+}
+
+static void filters(void) {
+	struct sock_fprog p = long_filter();
 	for (;;)
 		if (!made(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &p) == 0))
 			return;
 }
 
 static void filter_once(void) {
-	static struct sock_filter f[4096];
-	for (int i = 0; i < 4095; i++)
-		f[i] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_IMM, i);
-	f[4095] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
-	struct sock_fprog p = {4, f + 4092};
-	p.len = 4;
-	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-	p.len = 4096, p.filter = f;
-	/* behind a jump, for calls to stay quick */
-	f[0] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+	struct sock_fprog p = long_filter();
+	/* which answers at once, for calls to stay quick */
+	p.filter[0] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
 	for (int i = 0; i < 7; i++)
 		prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &p);
 }
