@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vitrine/pkg/locks"
+	"vitrine/pkg/rangemap"
 )
 
 // LockKind is what sort of lock a HeldLock is.
@@ -37,7 +38,7 @@ var lockedFiles struct {
 
 // list enters l into lockedFiles, or strikes it off. l.mu is held.
 func (l *fileLocks) list() {
-	locked := len(l.whole) > 0 || len(l.records) > 0
+	locked := len(l.whole) > 0 || len(l.owners) > 0
 	if locked == l.listed {
 		return
 	}
@@ -69,15 +70,18 @@ func (l *fileLocks) held(all []HeldLock, mine func(f *File, owner any) bool) []H
 			all = append(all, HeldLock{r, WholeFileLock, l.dev, l.ino})
 		}
 	}
-	for owner, rs := range l.records {
+	for owner, r := range l.owners {
 		kind := ProcessLock
 		if _, ok := owner.(*File); ok {
 			kind = DescriptionLock
 		}
-		for _, r := range rs {
-			if mine == nil || mine(r.f, owner) {
-				all = append(all, HeldLock{r.LockRange, kind, l.dev, l.ino})
-			}
+		for _, access := range []int16{unix.F_RDLCK, unix.F_WRLCK} {
+			r.of(access).Ascend(0, func(e rangemap.Entry[record]) bool {
+				if mine == nil || mine(e.Value.f, owner) {
+					all = append(all, HeldLock{lockRange(access, e), kind, l.dev, l.ino})
+				}
+				return true
+			})
 		}
 	}
 	return all

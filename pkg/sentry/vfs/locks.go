@@ -3,11 +3,12 @@ package vfs
 import (
 	"math"
 	"slices"
-	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
 	"vitrine/pkg/locks"
+	"vitrine/pkg/rangemap"
+	"vitrine/pkg/sentry/memfile"
 	"vitrine/pkg/waiter"
 )
 
@@ -23,11 +24,15 @@ type fileLocks struct {
 	queue    waiter.Queue
 	dev, ino uint64 // the file's
 
-	mu      locks.Mutex[locks.FileLocks]
-	whole   []wholeLock      // flock(2)
-	records map[any][]record // by owner: in order, not overlapping
-	waiting map[*lockWait]bool
-	listed  bool // in lockedFiles
+	mu    locks.Mutex[locks.FileLocks]
+	whole []wholeLock // flock(2)
+	// owners are those with record locks, readers those of them with a shared one.
+	// exclusive says who has which bytes to himself.
+	owners    map[any]*records
+	readers   map[any]*records
+	exclusive *rangemap.Map[any]
+	waiting   map[*lockWait]bool
+	listed    bool // in lockedFiles
 }
 
 type wholeLock struct {
@@ -36,10 +41,40 @@ type wholeLock struct {
 	pid       int32 // who locked, as LockRange.PID
 }
 
-type record struct {
-	LockRange
-	f *File // by which it was locked
+// records are the record locks of one owner on one file.
+type records struct {
+	shared, exclusive *rangemap.Map[record]
+	payer             *memfile.Account
 }
+
+// record is by whom and by which file bytes were locked.
+type record struct {
+	pid int32
+	f   *File
+}
+
+// recordCost is what a record lock is charged as, in bytes.
+const recordCost = 160
+
+// Neighbours become one whoever of the owner's threads has locked them.
+var (
+	recordFuncs = rangemap.Funcs[record]{Merge: func(a, _ rangemap.Entry[record]) (record, bool) { return a.Value, true }}
+	ownerFuncs  = rangemap.Funcs[any]{Merge: func(a, b rangemap.Entry[any]) (any, bool) { return a.Value, a.Value == b.Value }}
+)
+
+func newRecords(payer *memfile.Account) *records {
+	return &records{shared: rangemap.New(recordFuncs), exclusive: rangemap.New(recordFuncs), payer: payer}
+}
+
+// of returns those of a type.
+func (r *records) of(kind int16) *rangemap.Map[record] {
+	if kind == unix.F_WRLCK {
+		return r.exclusive
+	}
+	return r.shared
+}
+
+func (r *records) len() int { return r.shared.Len() + r.exclusive.Len() }
 
 // LockRange is what a record lock covers: the bytes from Start to End, which is
 // the last one. Type is F_RDLCK, F_WRLCK or F_UNLCK. PID is the owner's in the
@@ -50,12 +85,13 @@ type LockRange struct {
 	PID        int32
 }
 
-func (r LockRange) overlaps(o LockRange) bool { return r.Start <= o.End && o.Start <= r.End }
+// bounds returns the range as a rangemap has it.
+func (r LockRange) bounds() (start, end uint64) { return uint64(r.Start), uint64(r.End) + 1 }
 
-// maxRecords bounds the record locks of all files (ENOLCK).
-const maxRecords = 1 << 18
-
-var recordCount atomic.Int64
+// lockRange is an entry of records.
+func lockRange(kind int16, e rangemap.Entry[record]) LockRange {
+	return LockRange{Type: kind, Start: int64(e.Start), End: int64(e.End - 1), PID: e.Value.pid}
+}
 
 type locksKey struct{}
 
@@ -68,7 +104,8 @@ func (f *File) locks(create bool) *fileLocks {
 	}
 	a := f.attrNoError()
 	return base.Attachment(locksKey{}, func() any {
-		return &fileLocks{dev: a.Dev, ino: a.Ino, records: map[any][]record{}, waiting: map[*lockWait]bool{}}
+		return &fileLocks{dev: a.Dev, ino: a.Ino, owners: map[any]*records{}, readers: map[any]*records{},
+			exclusive: rangemap.New(ownerFuncs), waiting: map[*lockWait]bool{}}
 	}).(*fileLocks)
 }
 
@@ -207,23 +244,33 @@ func (f *File) LockRange(ctx Context, fl *unix.Flock_t) (LockRange, error) {
 	return r, nil
 }
 
-// conflict returns a lock of another owner that is in the way of want. mu is
-// held.
-func (l *fileLocks) conflict(owner any, want LockRange) (any, LockRange, bool) {
-	var found LockRange
-	var who any
-	for o, rs := range l.records {
-		if o == owner {
-			continue
+// conflict returns a lock of another owner that is in the way of want: the first. mu
+// is held.
+func (l *fileLocks) conflict(owner any, want LockRange) (who any, found LockRange, ok bool) {
+	start, end := want.bounds()
+	try := func(o any, kind int16, m *rangemap.Map[record]) {
+		m.Overlap(start, end, func(e rangemap.Entry[record]) bool {
+			if !ok || int64(e.Start) < found.Start {
+				who, found, ok = o, lockRange(kind, e), true
+			}
+			return false
+		})
+	}
+	l.exclusive.Overlap(start, end, func(e rangemap.Entry[any]) bool {
+		if e.Value == owner {
+			return true
 		}
-		for _, r := range rs {
-			if r.overlaps(want) && (want.Type == unix.F_WRLCK || r.Type == unix.F_WRLCK) &&
-				(who == nil || r.Start < found.Start) {
-				who, found = o, r.LockRange
+		try(e.Value, unix.F_WRLCK, l.owners[e.Value].exclusive)
+		return false
+	})
+	if want.Type == unix.F_WRLCK {
+		for o, r := range l.readers {
+			if o != owner {
+				try(o, unix.F_RDLCK, r.shared)
 			}
 		}
 	}
-	return who, found, who != nil
+	return who, found, ok
 }
 
 // GetLock does fcntl(F_GETLK): it returns the first lock that is in the way of
@@ -243,7 +290,7 @@ func (f *File) GetLock(owner any, want LockRange) (LockRange, bool) {
 // FDTable, or nil for a lock of the open file description itself. EAGAIN if
 // somebody else's lock is in the way; EDEADLK if waiting would go round in a
 // circle of processes; EBADF if the file isn't open in the way that the lock
-// needs; ENOLCK when there are too many.
+// needs; ENOLCK when the opener's account has no room for one more.
 func (f *File) SetLock(ctx Context, owner any, want LockRange, wait bool) error {
 	if f.PathOnly() || want.Type == unix.F_RDLCK && !f.Readable() || want.Type == unix.F_WRLCK && !f.Writable() {
 		return unix.EBADF
@@ -277,7 +324,7 @@ func (f *File) SetLock(ctx Context, owner any, want LockRange, wait bool) error 
 				return unix.EAGAIN
 			}
 		}
-		return l.set(owner, record{want, f})
+		return l.set(owner, want, f)
 	}
 	if !wait {
 		return try()
@@ -296,59 +343,63 @@ func (f *File) SetLock(ctx Context, owner any, want LockRange, wait bool) error 
 
 // set puts want in the place of what owner had there, and joins neighbours of
 // one type. mu is held.
-func (l *fileLocks) set(owner any, want record) error {
-	old := l.records[owner]
-	fresh := make([]record, 0, len(old)+2)
-	freed, placed := false, want.Type == unix.F_UNLCK
-	add := func(r record) {
-		if k := len(fresh) - 1; k >= 0 && fresh[k].Type == r.Type && fresh[k].End+1 == r.Start {
-			fresh[k].End = r.End
-			return
+func (l *fileLocks) set(owner any, want LockRange, f *File) error {
+	r := l.owners[owner]
+	if r == nil {
+		if want.Type == unix.F_UNLCK {
+			return nil
 		}
-		fresh = append(fresh, r)
+		r = newRecords(f.cred.Account)
 	}
-	for _, r := range old {
-		if !placed && r.Start > want.Start {
-			// What of older locks reaches into want has been cut off.
-			add(want)
-			placed = true
-		}
-		if !r.overlaps(want.LockRange) {
-			add(r)
-			continue
-		}
-		freed = freed || r.Type != want.Type && want.Type != unix.F_WRLCK
-		left, right := r, r
-		left.End, right.Start = want.Start-1, want.End+1
-		if r.Start < want.Start {
-			add(left)
-		}
-		if !placed {
-			add(want)
-			placed = true
-		}
-		if r.End > want.End {
-			add(right)
-		}
+	start, end := want.bounds()
+	before := r.len()
+	// What is there may be cut in two, and what is new comes to it.
+	most := 2
+	if want.Type == unix.F_UNLCK {
+		most = r.cuts(start, end)
 	}
-	if !placed {
-		add(want)
-	}
-	grown := int64(len(fresh) - len(old))
-	if recordCount.Add(grown) > maxRecords && grown > 0 {
-		recordCount.Add(-grown)
+	if most > 0 && r.payer.Charge(int64(most)*recordCost) != nil {
 		return unix.ENOLCK
 	}
-	if len(fresh) == 0 {
-		delete(l.records, owner)
-	} else {
-		l.records[owner] = fresh
+	freed := false
+	r.exclusive.Remove(start, end, func(e rangemap.Entry[record]) {
+		l.exclusive.Remove(e.Start, e.End, nil)
+		freed = freed || want.Type != unix.F_WRLCK
+	})
+	r.shared.Remove(start, end, func(rangemap.Entry[record]) { freed = freed || want.Type == unix.F_UNLCK })
+	if want.Type != unix.F_UNLCK {
+		r.of(want.Type).Insert(start, end, record{want.PID, f})
 	}
+	if want.Type == unix.F_WRLCK {
+		l.exclusive.Insert(start, end, owner)
+	}
+	after := r.len()
+	r.payer.Uncharge(int64(most+before-after) * recordCost)
+	setOrDelete(l.owners, owner, r, after > 0)
+	setOrDelete(l.readers, owner, r, r.shared.Len() > 0)
 	l.list()
 	if freed {
 		l.changed()
 	}
 	return nil
+}
+
+// cuts returns how many locks there are more when those from start to end have gone.
+func (r *records) cuts(start, end uint64) int {
+	for _, m := range []*rangemap.Map[record]{r.shared, r.exclusive} {
+		if e, ok := m.Below(start); ok && e.End > end {
+			return 1
+		}
+	}
+	return 0
+}
+
+func setOrDelete(m map[any]*records, owner any, r *records, in bool) {
+	if in {
+		m[owner] = r
+	} else {
+		delete(m, owner)
+	}
 }
 
 // ReleaseLocks gives up the record locks that owner has on f's file. It is
@@ -361,9 +412,14 @@ func (f *File) ReleaseLocks(owner any) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if rs, ok := l.records[owner]; ok {
-		recordCount.Add(-int64(len(rs)))
-		delete(l.records, owner)
+	if r := l.owners[owner]; r != nil {
+		r.exclusive.Ascend(0, func(e rangemap.Entry[record]) bool {
+			l.exclusive.Remove(e.Start, e.End, nil)
+			return true
+		})
+		r.payer.Uncharge(int64(r.len()) * recordCost)
+		delete(l.owners, owner)
+		delete(l.readers, owner)
 		l.list()
 		l.changed()
 	}

@@ -1,6 +1,7 @@
 package vfs_test
 
 import (
+	"fmt"
 	"math/rand"
 	"os"
 	"path/filepath"
@@ -9,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"vitrine/pkg/sentry/fs/anon"
+	"vitrine/pkg/sentry/memfile"
 	"vitrine/pkg/sentry/vfs"
 	"vitrine/pkg/sentry/vfs/vfstest"
 )
@@ -79,6 +81,96 @@ func TestRecordLocksDoWhatLinuxDoes(t *testing.T) {
 			t.Fatal("locks outlived their files")
 		}
 		probe.DecRef()
+		if n := ctx.Cred.Account.Heap(); n != 0 {
+			t.Fatalf("%d bytes are charged for locks that have gone", n)
+		}
+	}
+}
+
+// Record locks are charged to who opened the file, exactly; where there is no room, what
+// would take more of it is refused, and has done nothing.
+func TestRecordLocksAreCharged(t *testing.T) {
+	ctx := vfstest.NewContext()
+	acct := memfile.NewHeapAccount(64 << 10)
+	ctx.Cred.Account = acct
+	path := anon.PipePath(ctx.Cred)
+	f := vfs.NewFile(path, nil, unix.O_RDWR, ctx.Cred)
+	other := vfs.NewFile(path, nil, unix.O_RDWR, ctx.Cred)
+	set := func(f *vfs.File, kind int16, start, end int64) error {
+		return f.SetLock(ctx, nil, vfs.LockRange{Type: kind, Start: start, End: end}, false)
+	}
+	if err := set(f, unix.F_RDLCK, 1<<40, 1<<41); err != nil {
+		t.Fatal(err)
+	}
+	one, n := acct.Heap(), int64(0)
+	for ; ; n++ {
+		if err := set(f, unix.F_WRLCK, 2*n, 2*n); err == unix.ENOLCK {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if one == 0 || n < 100 || acct.Heap() != uint64(n+1)*one {
+		t.Fatalf("%d bytes for %d locks, %d for one", acct.Heap(), n+1, one)
+	}
+	if err := set(f, unix.F_UNLCK, 1<<40+1, 1<<40+1); err == nil {
+		err = set(f, unix.F_UNLCK, 1<<40+3, 1<<40+3)
+		if err != unix.ENOLCK {
+			t.Errorf("cutting one in two: %v", err)
+		}
+	} else if err != unix.ENOLCK {
+		t.Errorf("cutting one in two: %v", err)
+	}
+	for _, c := range []struct {
+		kind       int16
+		start, end int64
+		is         int16
+	}{{unix.F_RDLCK, 0, 0, unix.F_WRLCK}, {unix.F_WRLCK, 2 * n, 2 * n, unix.F_UNLCK}, {unix.F_WRLCK, 1<<40 + 3, 1<<40 + 3, unix.F_RDLCK}} {
+		got, ok := other.GetLock(other, vfs.LockRange{Type: c.kind, Start: c.start, End: c.end})
+		if ok != (c.is != unix.F_UNLCK) || ok && got.Type != c.is {
+			t.Errorf("at %d: %+v, %v", c.start, got, ok)
+		}
+	}
+	// Giving up takes no room.
+	if err := set(f, unix.F_UNLCK, 0, 2); err != nil {
+		t.Error(err)
+	}
+	if err := set(f, unix.F_WRLCK, 0, 0); err != nil {
+		t.Error(err)
+	}
+	if err := set(f, unix.F_UNLCK, 0, 1<<62); err != nil {
+		t.Error(err)
+	}
+	if acct.Heap() != 0 {
+		t.Errorf("%d bytes are left", acct.Heap())
+	}
+	if _, ok := other.GetLock(other, vfs.LockRange{Type: unix.F_WRLCK, End: 1 << 62}); ok {
+		t.Error("a lock is left")
+	}
+	f.DecRef()
+	other.DecRef()
+}
+
+// BenchmarkRecordLock adds locks that don't touch, to as many as there are already.
+func BenchmarkRecordLock(b *testing.B) {
+	for _, many := range []int64{1000, 100000} {
+		b.Run(fmt.Sprint(many), func(b *testing.B) {
+			ctx := vfstest.NewContext()
+			f := vfs.NewFile(anon.PipePath(ctx.Cred), nil, unix.O_RDWR, ctx.Cred)
+			defer f.DecRef()
+			lock := func(i int64) {
+				if err := f.SetLock(ctx, nil, vfs.LockRange{Type: unix.F_WRLCK, Start: 2 * i, End: 2 * i}, false); err != nil {
+					b.Fatal(err)
+				}
+			}
+			for i := range many {
+				lock(i)
+			}
+			b.ResetTimer()
+			for i := range b.N {
+				lock(int64(i) * 7919 % many)
+			}
+		})
 	}
 }
 
