@@ -55,7 +55,7 @@ type inbox struct {
 	socket     int
 	wantRights bool // accept descriptors; without, the kernel drops them
 	buf        []byte
-	start, end int // unread part of buf
+	start, end int   // unread part of buf
 	files      []int // lostFile for one that came and found no room
 	control    []byte
 }
