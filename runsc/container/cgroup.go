@@ -30,8 +30,20 @@ func cgroupMounts() (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	return cgroupMountsOf(string(b)), nil
+}
+
+// cgroupMountsOf finds them in a mountinfo (proc_pid_mountinfo(5)). Of several mounts
+// of one hierarchy the first is the host's; the others are in somebody's root
+// directory, and may go before a container does.
+func cgroupMountsOf(mountinfo string) map[string]string {
 	mounts := map[string]string{}
-	for _, line := range strings.Split(string(b), "\n") {
+	found := func(controller, dir string) {
+		if _, earlier := mounts[controller]; !earlier {
+			mounts[controller] = dir
+		}
+	}
+	for _, line := range strings.Split(mountinfo, "\n") {
 		before, after, ok := strings.Cut(line, " - ")
 		f, g := strings.Fields(before), strings.Fields(after)
 		if !ok || len(f) < 5 || len(g) < 3 {
@@ -39,17 +51,17 @@ func cgroupMounts() (map[string]string, error) {
 		}
 		switch g[0] {
 		case "cgroup2":
-			mounts[""] = f[4]
+			found("", f[4])
 		case "cgroup":
 			for _, o := range strings.Split(g[2], ",") {
 				switch o {
 				case "memory", "cpu", "cpuacct", "cpuset", "pids", "blkio", "freezer", "devices":
-					mounts[o] = f[4]
+					found(o, f[4])
 				}
 			}
 		}
 	}
-	return mounts, nil
+	return mounts
 }
 
 // planCgroup finds the directories for a path of the spec's cgroupsPath, in version 2

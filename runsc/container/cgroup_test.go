@@ -1,6 +1,7 @@
 package container
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -47,6 +48,20 @@ func TestSwap(t *testing.T) {
 		if b, _ := os.ReadFile(file); err != nil || string(b) != test.want {
 			t.Errorf("%s: %q, %v, want %q", test.name, b, err, test.want)
 		}
+	}
+}
+
+// A container's cgroup is made where the host has its hierarchies, and not in a view of
+// them that may be unmounted before it is removed.
+func TestFirstMountOfACgroupHierarchyCounts(t *testing.T) {
+	got := cgroupMountsOf(`30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw
+32 23 0:27 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct
+40 23 0:26 / /srv/chroot/sys/fs/cgroup rw - cgroup2 cgroup2 rw
+42 23 0:27 / /srv/chroot/sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct
+`)
+	want := map[string]string{"": "/sys/fs/cgroup", "cpu": "/sys/fs/cgroup/cpu,cpuacct", "cpuacct": "/sys/fs/cgroup/cpu,cpuacct"}
+	if !maps.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
 }
 
