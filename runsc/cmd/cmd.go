@@ -204,6 +204,7 @@ func writePIDFile(path string, pid int) error {
 		return fmt.Errorf("--pid-file: %w", err)
 	}
 	if err := os.Rename(temporary, path); err != nil {
+		os.Remove(temporary)
 		return fmt.Errorf("--pid-file: %w", err)
 	}
 	return nil

@@ -237,3 +237,23 @@ func TestDeleteOfSeveral(t *testing.T) {
 		t.Errorf("left is %q", left)
 	}
 }
+
+// A pid file that can't be put in place leaves nothing beside it.
+func TestCreateThatCannotWriteItsPID(t *testing.T) {
+	h := newHouse(t)
+	h.spec(nil, "sleep")
+	place := t.TempDir()
+	if err := os.Mkdir(filepath.Join(place, "pid"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	r := h.run("create", "--pid-file", filepath.Join(place, "pid"), "c")
+	if r.code != 1 || !strings.HasPrefix(r.stderr, "runsc: --pid-file: ") || !oneSentence(r.stderr) {
+		t.Errorf("%+v", r)
+	}
+	if all, _ := os.ReadDir(place); len(all) != 1 {
+		t.Errorf("beside it there is %v", all)
+	}
+	if s := h.status("c"); !strings.Contains(s, "does not exist") {
+		t.Errorf("the container is %q", s)
+	}
+}
