@@ -53,8 +53,24 @@ func (m *Map[V]) Len() int { return m.set.len() }
 
 // Find returns the entry that contains x.
 func (m *Map[V]) Find(x uint64) (Entry[V], bool) {
-	e, ok := m.Floor(x)
-	return e, ok && x < e.End
+	if m.set.tree != nil {
+		e, ok := m.Floor(x)
+		return e, ok && x < e.End
+	}
+	// It is on the way of each system call: no more calls, and no copies.
+	low, high := 0, len(m.set.few)
+	for low < high {
+		mid := int(uint(low+high) / 2)
+		if m.set.few[mid].End <= x {
+			low = mid + 1
+		} else {
+			high = mid
+		}
+	}
+	if low == len(m.set.few) || m.set.few[low].Start > x {
+		return Entry[V]{}, false
+	}
+	return m.set.few[low], true
 }
 
 // Floor returns the last entry that starts at or before x.

@@ -73,6 +73,19 @@ func (b *Buffer) Limit(n uint64) {
 	}
 }
 
+// Narrow is Limit for a while: Widen with what it returns takes it back.
+func (b *Buffer) Narrow(n uint64) (hidden uint64) {
+	if n >= b.len {
+		return 0
+	}
+	hidden = b.len - n
+	b.len = n
+	return hidden
+}
+
+// Widen: see Narrow.
+func (b *Buffer) Widen(hidden uint64) { b.len += hidden }
+
 // head returns the front range cut to the Buffer's length, skipping empty ones.
 func (b *Buffer) head() AddrRange {
 	for b.first.Empty() && len(b.rest) > 0 {

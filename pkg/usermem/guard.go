@@ -28,12 +28,3 @@ func Guard(f func() error) (err error) {
 	}()
 	return f()
 }
-
-// Copy copies as much of src as dst holds, where either is backed by a host file.
-// Of a fault it says EFAULT, and that nothing was copied.
-func Copy(dst, src []byte) (n int, err error) {
-	if err := Guard(func() error { n = Move(dst, src); return nil }); err != nil {
-		return 0, err
-	}
-	return n, nil
-}

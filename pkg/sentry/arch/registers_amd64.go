@@ -26,22 +26,13 @@ func (r *Registers) SyscallArgs() SyscallArgs {
 	return SyscallArgs{r.Rdi, r.Rsi, r.Rdx, r.R10, r.R8, r.R9}
 }
 
-// SyscallArg returns argument n, from zero on.
-func (r *Registers) SyscallArg(n int) uint64 {
-	switch n {
-	case 0:
-		return r.Rdi
-	case 1:
-		return r.Rsi
-	case 2:
-		return r.Rdx
-	case 3:
-		return r.R10
-	case 4:
-		return r.R8
-	}
-	return r.R9
-}
+// Arg0 to Arg5 are the arguments of the system call.
+func (r *Registers) Arg0() uint64 { return r.Rdi }
+func (r *Registers) Arg1() uint64 { return r.Rsi }
+func (r *Registers) Arg2() uint64 { return r.Rdx }
+func (r *Registers) Arg3() uint64 { return r.R10 }
+func (r *Registers) Arg4() uint64 { return r.R8 }
+func (r *Registers) Arg5() uint64 { return r.R9 }
 
 // SetReturn sets what the system call returns.
 func (r *Registers) SetReturn(v uint64) { r.Rax = v }

@@ -55,6 +55,8 @@ type File struct {
 	mu       locks.Mutex[locks.Mappables]
 	mappings memmap.Mappings
 
+	// first is views[0], which is looked up without a lock: most files have no other.
+	first  atomic.Pointer[[]byte]
 	viewMu locks.RWMutex[locks.Leaf]
 	views  map[uint64][]byte // by offset / chunkSize
 }
@@ -82,6 +84,7 @@ func (f *File) drop(n int64) {
 		chunks.Add(-1)
 	}
 	f.views = nil
+	f.first.Store(nil)
 	if f.opts.Closing != nil {
 		f.opts.Closing(f.fd)
 	}
@@ -100,6 +103,10 @@ func (f *File) DecRef(offset, length uint64) { f.drop(int64(length / usermem.Pag
 // Slice implements memmap.File. It fails with ENOMEM when the Sentry maps too
 // much.
 func (f *File) Slice(offset, length uint64) ([]byte, error) {
+	if v := f.first.Load(); v != nil && offset < chunkSize {
+		b := (*v)[offset:]
+		return b[:min(length, uint64(len(b)))], nil
+	}
 	n := offset / chunkSize
 	f.viewMu.RLock()
 	v := f.views[n]
@@ -137,6 +144,9 @@ func (f *File) view(n uint64) ([]byte, error) {
 		f.views = make(map[uint64][]byte)
 	}
 	f.views[n] = v
+	if n == 0 {
+		f.first.Store(&v)
+	}
 	return v, nil
 }
 

@@ -129,9 +129,7 @@ func (m *MemoryManager) transfer(addr usermem.Addr, n uint64, buf []byte, d dire
 		if !ok {
 			return done, unix.EFAULT
 		}
-		m.pageMu.RLock()
-		got, err := m.transferResident(uint64(at), n-done, buf, done, d, force)
-		m.pageMu.RUnlock()
+		got, err := m.transferLocked(uint64(at), n-done, buf, done, d, force)
 		if got > 0 {
 			tries = 0
 		}
@@ -150,6 +148,14 @@ func (m *MemoryManager) transfer(addr usermem.Addr, n uint64, buf []byte, d dire
 		}
 	}
 	return done, nil
+}
+
+// transferLocked is transferResident with pageMu taken. buf may be a view of a host file
+// that somebody cuts: the lock is given up when a fault panics (usermem.Guard).
+func (m *MemoryManager) transferLocked(at, n uint64, buf []byte, skip uint64, d direction, force bool) (uint64, error) {
+	m.pageMu.RLock()
+	defer m.pageMu.RUnlock()
+	return m.transferResident(at, n, buf, skip, d, force)
 }
 
 // transferResident is transfer as far as pages exist that can be touched as

@@ -15,6 +15,7 @@ package pagestore
 
 import (
 	"math"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -47,7 +48,7 @@ type Store struct {
 	acct *memfile.Account
 
 	mu   locks.RWMutex[locks.Mappables]
-	size uint64
+	size atomic.Uint64 // changed with mu held
 	// pages maps offsets to the memory file: its offset is that in the Store
 	// plus the value, modulo 2^64.
 	pages     *rangemap.Map[uint64]
@@ -72,11 +73,7 @@ func New(f *memfile.File, acct *memfile.Account) *Store {
 func roundUp(n uint64) uint64 { return (n + usermem.PageMask) &^ usermem.PageMask }
 
 // Size returns the size in bytes.
-func (s *Store) Size() uint64 {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return s.size
-}
+func (s *Store) Size() uint64 { return s.size.Load() }
 
 // Pages returns how many pages are allocated.
 func (s *Store) Pages() uint64 {
@@ -90,11 +87,11 @@ func (s *Store) ReadAt(dst *usermem.Buffer, off uint64) (uint64, error) {
 	var done uint64
 	for dst.Len() > 0 {
 		s.mu.RLock()
-		if off >= s.size {
+		if off >= s.size.Load() {
 			s.mu.RUnlock()
 			break
 		}
-		n := min(dst.Len(), s.size-off)
+		n := min(dst.Len(), s.size.Load()-off)
 		e, ok := s.pages.Find(off)
 		if !ok {
 			if next, more := s.pages.Ceil(off); more {
@@ -192,9 +189,11 @@ func (s *Store) WriteAt(src *usermem.Buffer, off uint64) (uint64, error) {
 		s.mu.Unlock()
 
 		got, err := h.each(func(b []byte) (int, error) { return src.Read(b) })
-		s.mu.Lock()
-		s.size = max(s.size, off+got)
-		s.mu.Unlock()
+		if off+got > s.size.Load() {
+			s.mu.Lock()
+			s.size.Store(max(s.size.Load(), off+got))
+			s.mu.Unlock()
+		}
 		done, off = done+got, off+got
 		if err != nil {
 			return done, err
@@ -261,7 +260,7 @@ func (s *Store) writeHole(src *usermem.Buffer, off, n, hint uint64) (uint64, err
 		// Somebody has touched the hole through a mapping.
 		got, err = 0, e
 	}
-	s.size = max(s.size, off+got)
+	s.size.Store(max(s.size.Load(), off+got))
 	return got, err
 }
 
@@ -289,7 +288,7 @@ func (s *Store) copyFrom(from, off, n uint64) error {
 
 // maySet checks the seals for a write. mu is held.
 func (s *Store) maySet(off, n uint64) error {
-	if s.seals&(unix.F_SEAL_WRITE|unix.F_SEAL_FUTURE_WRITE) != 0 || s.seals&unix.F_SEAL_GROW != 0 && off+n > s.size {
+	if s.seals&(unix.F_SEAL_WRITE|unix.F_SEAL_FUTURE_WRITE) != 0 || s.seals&unix.F_SEAL_GROW != 0 && off+n > s.size.Load() {
 		return unix.EPERM
 	}
 	return nil
@@ -326,10 +325,10 @@ func (s *Store) hintFor(start uint64) uint64 {
 // clearTail clears what mappings may have written behind the end, before the
 // end moves up to or beyond limit. mu is held.
 func (s *Store) clearTail(limit uint64) {
-	if limit <= s.size || s.size%pageSize == 0 {
+	if limit <= s.size.Load() || s.size.Load()%pageSize == 0 {
 		return
 	}
-	s.zero(s.size, min(limit, roundUp(s.size)))
+	s.zero(s.size.Load(), min(limit, roundUp(s.size.Load())))
 }
 
 // zero clears the bytes of [start, end) that exist. mu is held.
@@ -356,14 +355,14 @@ func (s *Store) Truncate(size uint64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case size < s.size && s.seals&unix.F_SEAL_SHRINK != 0, size > s.size && s.seals&unix.F_SEAL_GROW != 0:
+	case size < s.size.Load() && s.seals&unix.F_SEAL_SHRINK != 0, size > s.size.Load() && s.seals&unix.F_SEAL_GROW != 0:
 		return unix.EPERM
-	case size > s.size:
+	case size > s.size.Load():
 		s.clearTail(size)
-		s.size = size
+		s.size.Store(size)
 		return nil
 	}
-	s.size = size
+	s.size.Store(size)
 	s.drop(roundUp(size), math.MaxUint64&^usermem.PageMask, true)
 	s.zero(size, roundUp(size))
 	return nil
@@ -418,7 +417,7 @@ func (s *Store) Allocate(off, length uint64, keepSize bool) error {
 	}
 	for at := off &^ usermem.PageMask; at < end; {
 		s.mu.Lock()
-		if s.seals&unix.F_SEAL_GROW != 0 && end > s.size && !keepSize {
+		if s.seals&unix.F_SEAL_GROW != 0 && end > s.size.Load() && !keepSize {
 			s.mu.Unlock()
 			return unix.EPERM
 		}
@@ -432,7 +431,7 @@ func (s *Store) Allocate(off, length uint64, keepSize bool) error {
 	if !keepSize {
 		s.mu.Lock()
 		s.clearTail(end)
-		s.size = max(s.size, end)
+		s.size.Store(max(s.size.Load(), end))
 		s.mu.Unlock()
 	}
 	return nil
@@ -444,7 +443,7 @@ func (s *Store) NextData(off uint64) (uint64, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	e, ok := s.pages.Next(off)
-	if off >= s.size || !ok || e.Start >= s.size {
+	if off >= s.size.Load() || !ok || e.Start >= s.size.Load() {
 		return 0, unix.ENXIO
 	}
 	return max(off, e.Start), nil
@@ -455,13 +454,13 @@ func (s *Store) NextData(off uint64) (uint64, error) {
 func (s *Store) NextHole(off uint64) (uint64, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	if off >= s.size {
+	if off >= s.size.Load() {
 		return 0, unix.ENXIO
 	}
 	for at := off; ; {
 		e, ok := s.pages.Find(at)
 		if !ok {
-			return min(at, s.size), nil
+			return min(at, s.size.Load()), nil
 		}
 		at = e.End // a neighbour in the Store may lie elsewhere in the file
 	}
@@ -472,7 +471,7 @@ func (s *Store) NextHole(off uint64) (uint64, error) {
 func (s *Store) Release() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.size = 0
+	s.size.Store(0)
 	s.drop(0, math.MaxUint64&^usermem.PageMask, true)
 }
 
@@ -480,7 +479,7 @@ func (s *Store) Release() {
 func (s *Store) Translate(required, optional memmap.Range, access usermem.Access) ([]memmap.Translation, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	end := roundUp(s.size)
+	end := roundUp(s.size.Load())
 	if required.End > end {
 		return nil, memmap.BusError{Err: unix.ENXIO}
 	}

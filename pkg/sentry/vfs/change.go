@@ -18,11 +18,11 @@ func (parent Parent) make(ctx Context, mode uint32, rdev uint64, isDir bool, op 
 	d := parent.Dir.Dentry
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	c, err := d.lookupLocked(ctx, parent.Name)
+	c, err := d.lookupToMake(ctx, parent.Name)
 	if err != nil {
 		return Path{}, err
 	}
-	if c.inode != nil {
+	if c != nil && c.inode != nil {
 		return Path{}, unix.EEXIST
 	}
 	if parent.Slash && !isDir || d.fs.Fixed {
@@ -39,7 +39,6 @@ func (parent Parent) make(ctx Context, mode uint32, rdev uint64, isDir bool, op 
 	if err != nil {
 		return Path{}, err
 	}
-	d.forget(c)
 	n := newChild(d, parent.Name, inode)
 	d.insert(n)
 	notifyEntry(d, EventCreate, parent.Name, inode, 0)

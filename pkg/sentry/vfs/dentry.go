@@ -191,6 +191,19 @@ func (d *Dentry) lookupSlow(ctx Context, name string) (*Dentry, error) {
 // lookupLocked is lookup with d.mu held; a missing name gives a dentry without
 // an inode.
 func (d *Dentry) lookupLocked(ctx Context, name string) (*Dentry, error) {
+	c, err := d.lookupToMake(ctx, name)
+	if c == nil && err == nil {
+		c = newChild(d, name, nil)
+		if d.fs.Policy != CacheDynamic && !d.deleted.Load() {
+			d.insert(c)
+		}
+	}
+	return c, err
+}
+
+// lookupToMake is lookupLocked for who is about to make name: that it is missing isn't
+// remembered, and may give nil.
+func (d *Dentry) lookupToMake(ctx Context, name string) (*Dentry, error) {
 	dir, err := d.dir()
 	if err != nil {
 		return nil, err
@@ -209,7 +222,7 @@ func (d *Dentry) lookupLocked(ctx Context, name string) (*Dentry, error) {
 		}
 	}
 	if d.deleted.Load() {
-		return newChild(d, name, nil), nil
+		return nil, nil
 	}
 	inode, err := dir.Lookup(ctx, name)
 	if err != nil {
@@ -224,15 +237,13 @@ func (d *Dentry) lookupLocked(ctx Context, name string) (*Dentry, error) {
 		}
 		d.forget(c)
 	}
-	c = newChild(d, name, inode)
 	if inode == nil {
-		if d.fs.Policy == CacheDynamic {
-			return c, nil
-		}
-	} else if _, ok := inode.(Ephemeral); ok {
-		return c, nil
+		return nil, nil
 	}
-	d.insert(c)
+	c = newChild(d, name, inode)
+	if _, ok := inode.(Ephemeral); !ok {
+		d.insert(c)
+	}
 	return c, nil
 }
 

@@ -296,12 +296,12 @@ func (o *Opener) createAt(ctx Context, parent Parent, flags, mode uint32) (*File
 		}
 	}
 	d.mu.Lock()
-	c, err := d.lookupLocked(ctx, parent.Name)
+	c, err := d.lookupToMake(ctx, parent.Name)
 	if err != nil {
 		d.mu.Unlock()
 		return nil, nil, err
 	}
-	if c.inode != nil {
+	if c != nil && c.inode != nil {
 		d.mu.Unlock()
 		if flags&unix.O_EXCL != 0 {
 			return nil, nil, unix.EEXIST

@@ -37,6 +37,9 @@ type content struct {
 	own      *rangemap.Map[struct{}]
 	lowerEnd uint64
 	mappings memmap.Mappings
+	// plain is lowerEnd until the first of these changes, then zero: files that
+	// are only read are read without mu.
+	plain atomic.Uint64
 	// direct: pages of the lower file aren't mapped any more, since there is, or
 	// was, a mapping that writes to the store's.
 	direct bool
@@ -46,9 +49,11 @@ func newContent(lower *source, store tmpfs.Content, size uint64) (*content, erro
 	if err := store.Truncate(size); err != nil {
 		return nil, err
 	}
-	return &content{lower: lower, store: store, lowerEnd: roundUp(size), own: rangemap.New(rangemap.Funcs[struct{}]{
+	c := &content{lower: lower, store: store, lowerEnd: roundUp(size), own: rangemap.New(rangemap.Funcs[struct{}]{
 		Merge: func(a, b rangemap.Entry[struct{}]) (struct{}, bool) { return struct{}{}, true },
-	})}, nil
+	})}
+	c.plain.Store(c.lowerEnd)
+	return c, nil
 }
 
 func roundUp(n uint64) uint64 { return (n + pageMask) &^ pageMask }
@@ -67,6 +72,9 @@ func (c *content) segment(off uint64) (start, end uint64, stored bool) {
 }
 
 func (c *content) find(off uint64) (end uint64, stored bool) {
+	if end := c.plain.Load(); off < end {
+		return end, false
+	}
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	_, end, stored = c.segment(off)
@@ -82,16 +90,15 @@ func (c *content) ReadAt(dst *usermem.Buffer, off uint64) (uint64, error) {
 	for size := c.store.Size(); dst.Len() > 0 && off < size; {
 		end, stored := c.find(off)
 		n := min(dst.Len(), min(end, size)-off)
-		part := *dst
-		part.Limit(n)
+		hidden := dst.Narrow(n)
 		var got uint64
 		var err error
 		if stored {
-			got, err = c.store.ReadAt(&part, off)
+			got, err = c.store.ReadAt(dst, off)
 		} else {
-			got, err = c.lower.read(&part, off)
+			got, err = c.lower.read(dst, off)
 		}
-		dst.Drop(got)
+		dst.Widen(hidden)
 		if err == nil && got == 0 {
 			// Behind the end of the lower file.
 			got, err = dst.Zero(n)
@@ -130,6 +137,7 @@ func (c *content) copyUp(start, end uint64) error {
 		if _, err := c.store.WriteAt(&src, at); err != nil {
 			return err
 		}
+		c.plain.Store(0)
 		c.own.Insert(at, to, struct{}{})
 		at = to
 	}
@@ -149,6 +157,7 @@ func (c *content) claim(start, end uint64) (claimed []memmap.Range) {
 		at = to
 	}
 	for _, r := range claimed {
+		c.plain.Store(0)
 		c.own.Insert(r.Start, r.End, struct{}{})
 	}
 	return claimed
@@ -245,6 +254,7 @@ func (c *content) Truncate(size uint64) error {
 		c.invalidate(size&^pageMask, size, false)
 	}
 	if end := roundUp(size); end < c.lowerEnd {
+		c.plain.Store(0)
 		c.own.Remove(end, c.lowerEnd, nil)
 		c.lowerEnd = end
 		c.invalidate(end, math.MaxUint64, true)

@@ -45,12 +45,12 @@ func (d *dir) SetAttributes(ctx vfs.Context, s *vfs.SetAttr) error {
 }
 
 // AddLink implements tmpfs.Child.
-func (d *dir) AddLink(n int32) error { return d.addLink(n, d.Dir.AddLink) }
+func (d *dir) AddLink(n int32, now int64) error { return d.addLink(n, now, d.Dir.AddLink) }
 
 // Changed implements tmpfs.Child.
-func (d *dir) Changed() {
+func (d *dir) Changed(now int64) {
 	if d.copy(d.fs.ctx) == nil {
-		d.Dir.Changed()
+		d.Dir.Changed(now)
 	}
 }
 

@@ -159,12 +159,12 @@ func (f *file) drop() {
 }
 
 // AddLink implements tmpfs.Child.
-func (f *file) AddLink(n int32) error { return f.addLink(n, f.Regular.AddLink) }
+func (f *file) AddLink(n int32, now int64) error { return f.addLink(n, now, f.Regular.AddLink) }
 
 // Changed implements tmpfs.Child.
-func (f *file) Changed() {
+func (f *file) Changed(now int64) {
 	if f.copy(f.fs.ctx) == nil {
-		f.Regular.Changed()
+		f.Regular.Changed(now)
 	}
 }
 
@@ -209,12 +209,12 @@ func (s *special) SetAttributes(ctx vfs.Context, c *vfs.SetAttr) error {
 }
 
 // AddLink implements tmpfs.Child.
-func (s *special) AddLink(n int32) error { return s.addLink(n, s.Special.AddLink) }
+func (s *special) AddLink(n int32, now int64) error { return s.addLink(n, now, s.Special.AddLink) }
 
 // Changed implements tmpfs.Child.
-func (s *special) Changed() {
+func (s *special) Changed(now int64) {
 	if s.copy(s.fs.ctx) == nil {
-		s.Special.Changed()
+		s.Special.Changed(now)
 	}
 }
 

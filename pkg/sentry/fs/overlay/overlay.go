@@ -290,7 +290,7 @@ func copyXattrs(ctx vfs.Context, from vfs.Inode) (map[string][]byte, error) {
 }
 
 // addLink changes the number of names. apply does it for the tmpfs half.
-func (n *node) addLink(by int32, apply func(int32) error) error {
+func (n *node) addLink(by int32, now int64, apply func(int32, int64) error) error {
 	if !n.copied.Load() && by < 0 {
 		var a vfs.Attr
 		if err := n.lower.Attributes(n.fs.ctx, &a); err != nil {
@@ -312,7 +312,7 @@ func (n *node) addLink(by int32, apply func(int32) error) error {
 	if err := n.self.(copier).copy(n.fs.ctx); err != nil {
 		return err
 	}
-	if err := apply(by); err != nil {
+	if err := apply(by, now); err != nil {
 		return err
 	}
 	var a vfs.Attr

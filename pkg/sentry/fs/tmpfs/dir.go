@@ -14,14 +14,14 @@ import (
 type Child interface {
 	vfs.Inode
 	// AddLink counts n more names, or less; ENOENT for a name more of
-	// something that has had its last. It sets ctime.
-	AddLink(n int32) error
+	// something that has had its last. It sets ctime to now, as Changed does.
+	AddLink(n int32, now int64) error
 	// Mode and Ino are constant as far as a directory wants them: the type and
 	// the number.
 	Mode() uint32
 	Ino() uint64
-	// Changed sets ctime, after a rename.
-	Changed()
+	// Changed is for a rename.
+	Changed(now int64)
 }
 
 // Names is a directory as Rename sees it.
@@ -40,7 +40,8 @@ type Names interface {
 	NewWhiteout() (Child, error)
 	// AddSubdirs counts directories in it, for st_nlink.
 	AddSubdirs(n int32)
-	Modified()
+	// Modified sets mtime and ctime.
+	Modified(now int64)
 }
 
 // Dir is a directory.
@@ -101,15 +102,15 @@ func (d *Dir) SetAttributes(ctx vfs.Context, s *vfs.SetAttr) error {
 }
 
 // AddLink implements Child: a directory has its name, and then none.
-func (d *Dir) AddLink(n int32) error {
+func (d *Dir) AddLink(n int32, now int64) error {
 	if n > 0 {
-		d.Changed()
+		d.Changed(now)
 		return nil
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.nlink = 0
-	d.ctime = Now()
+	d.ctime = now
 	d.goneLocked()
 	return nil
 }
@@ -236,21 +237,18 @@ func (d *Dir) Lookup(_ vfs.Context, name string) (vfs.Inode, error) {
 	return nil, unix.ENOENT
 }
 
-// add enters a new inode.
-func (d *Dir) add(name string, c Child, err error) (vfs.Inode, error) {
-	if err != nil {
-		return nil, err
-	}
+// add enters an inode, at the time now.
+func (d *Dir) add(name string, c Child, now int64) (vfs.Inode, error) {
 	if d.storage.tab.Charge(costOf(name)) != nil {
-		c.AddLink(0)
+		c.AddLink(0, now)
 		return nil, unix.ENOSPC
 	}
-	if err := c.AddLink(1); err != nil {
+	if err := c.AddLink(1, now); err != nil {
 		d.storage.tab.Uncharge(costOf(name))
 		return nil, err
 	}
 	d.put(name, c)
-	d.Modified()
+	d.Modified(now)
 	return c, nil
 }
 
@@ -258,16 +256,25 @@ func (d *Dir) add(name string, c Child, err error) (vfs.Inode, error) {
 func (d *Dir) Make(_ vfs.Context, name string, a *vfs.NewAttr) (vfs.Inode, error) {
 	if a.Mode&unix.S_IFMT == unix.S_IFREG {
 		c, err := d.storage.NewRegular(a)
-		return d.add(name, c, err)
+		if err != nil {
+			return nil, err
+		}
+		return d.add(name, c, c.btime)
 	}
 	c, err := d.storage.NewSpecial(a)
-	return d.add(name, c, err)
+	if err != nil {
+		return nil, err
+	}
+	return d.add(name, c, c.btime)
 }
 
 // Mkdir implements vfs.Directory.
 func (d *Dir) Mkdir(_ vfs.Context, name string, a *vfs.NewAttr) (vfs.Inode, error) {
 	c, err := d.storage.NewDir(a)
-	i, err := d.add(name, c, err)
+	if err != nil {
+		return nil, err
+	}
+	i, err := d.add(name, c, c.btime)
 	if err == nil {
 		d.AddSubdirs(1)
 	}
@@ -277,7 +284,10 @@ func (d *Dir) Mkdir(_ vfs.Context, name string, a *vfs.NewAttr) (vfs.Inode, erro
 // Symlink implements vfs.Directory.
 func (d *Dir) Symlink(_ vfs.Context, name, target string, a *vfs.NewAttr) (vfs.Inode, error) {
 	c, err := d.storage.NewSymlink(target, a)
-	return d.add(name, c, err)
+	if err != nil {
+		return nil, err
+	}
+	return d.add(name, c, c.btime)
 }
 
 // Tmpfile implements vfs.TmpfileMaker.
@@ -296,7 +306,7 @@ func (d *Dir) Link(_ vfs.Context, name string, target vfs.Inode) error {
 	if !ok {
 		return unix.EXDEV
 	}
-	_, err := d.add(name, c, nil)
+	_, err := d.add(name, c, Now())
 	return err
 }
 
@@ -334,11 +344,12 @@ func Remove(ctx vfs.Context, d Names, name string, victim vfs.Inode) error {
 		return err
 	}
 	d.Take(name, c)
-	d.Modified()
+	now := Now()
+	d.Modified(now)
 	if isDir {
 		d.AddSubdirs(-1)
 	}
-	return c.AddLink(-1)
+	return c.AddLink(-1, now)
 }
 
 // Rename does what vfs.Directory.Rename says for any two Names.
@@ -349,6 +360,7 @@ func Rename(ctx vfs.Context, from Names, oldName string, oldInode vfs.Inode, dir
 		return unix.EXDEV
 	}
 	_, oldIsDir := oldInode.(Names)
+	now := Now()
 	if err := from.Touch(ctx); err != nil {
 		return err
 	}
@@ -368,7 +380,7 @@ func Rename(ctx vfs.Context, from Names, oldName string, oldInode vfs.Inode, dir
 			from.AddSubdirs(n)
 			to.AddSubdirs(-n)
 		}
-		other.Changed()
+		other.Changed(now)
 	} else {
 		var whiteout Child
 		if replaced != nil {
@@ -393,13 +405,13 @@ func Rename(ctx vfs.Context, from Names, oldName string, oldInode vfs.Inode, dir
 			}
 			victim := replaced.(Child)
 			to.Swap(newName, victim, old)
-			victim.AddLink(-1)
+			victim.AddLink(-1, now)
 		} else {
 			to.Put(newName, old)
 		}
 		from.Take(oldName, old)
 		if whiteout != nil {
-			whiteout.AddLink(1)
+			whiteout.AddLink(1, now)
 			from.Put(oldName, whiteout)
 		}
 		if oldIsDir && from.Base() != to.Base() {
@@ -407,9 +419,9 @@ func Rename(ctx vfs.Context, from Names, oldName string, oldInode vfs.Inode, dir
 			to.AddSubdirs(1)
 		}
 	}
-	old.Changed()
-	from.Modified()
-	to.Modified()
+	old.Changed(now)
+	from.Modified(now)
+	to.Modified(now)
 	return nil
 }
 

@@ -126,8 +126,7 @@ func (m *Meta) Accessed() {
 }
 
 // Modified sets mtime and ctime.
-func (m *Meta) Modified() {
-	now := Now()
+func (m *Meta) Modified(now int64) {
 	m.mu.Lock()
 	m.mtime, m.ctime = now, now
 	m.mu.Unlock()
@@ -152,8 +151,7 @@ func (m *Meta) written(c *auth.Credentials) {
 }
 
 // Changed sets ctime.
-func (m *Meta) Changed() {
-	now := Now()
+func (m *Meta) Changed(now int64) {
 	m.mu.Lock()
 	m.ctime = now
 	m.mu.Unlock()
@@ -161,8 +159,7 @@ func (m *Meta) Changed() {
 
 // addLinks changes the number of names by n and returns it, and whether the
 // inode is gone: no name and nobody has it open.
-func (m *Meta) addLinks(n int32) (uint32, bool) {
-	now := Now()
+func (m *Meta) addLinks(n int32, now int64) (uint32, bool) {
 	m.mu.Lock()
 	m.nlink += uint32(n)
 	m.ctime = now

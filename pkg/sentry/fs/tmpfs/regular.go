@@ -179,26 +179,27 @@ func (r *Regular) Unpin() {
 }
 
 // AddLink implements Child.
-func (r *Regular) AddLink(n int32) error {
+func (r *Regular) AddLink(n int32, now int64) error {
 	if n > 0 {
-		return r.link()
+		return r.link(now)
 	}
-	if _, gone := r.addLinks(n); gone {
+	if _, gone := r.addLinks(n, now); gone {
 		r.free()
 	}
 	return nil
 }
 
 // link adds a name, unless there was one and it is gone.
-func (m *Meta) link() error {
+func (m *Meta) link(now int64) error {
 	m.mu.Lock()
 	if m.nlink == 0 && !m.linkable {
 		m.mu.Unlock()
 		return unix.ENOENT
 	}
 	m.linkable = false
+	m.nlink++
+	m.ctime = now
 	m.mu.Unlock()
-	m.addLinks(1)
 	return nil
 }
 

@@ -21,11 +21,11 @@ func (s *Storage) NewSpecial(a *vfs.NewAttr) (*Special, error) {
 func (n *Special) Open(vfs.Context, vfs.Path, uint32) (any, error) { return nil, unix.ENXIO }
 
 // AddLink implements Child.
-func (n *Special) AddLink(by int32) error {
+func (n *Special) AddLink(by int32, now int64) error {
 	if by > 0 {
-		return n.link()
+		return n.link(now)
 	}
-	n.addLinks(by)
+	n.addLinks(by, now)
 	return nil
 }
 
@@ -56,10 +56,10 @@ func (n *Symlink) Readlink(vfs.Context) (string, error) { return n.target, nil }
 func (n *Symlink) Open(vfs.Context, vfs.Path, uint32) (any, error) { return nil, unix.ELOOP }
 
 // AddLink implements Child.
-func (n *Symlink) AddLink(by int32) error {
+func (n *Symlink) AddLink(by int32, now int64) error {
 	if by > 0 {
-		return n.link()
+		return n.link(now)
 	}
-	n.addLinks(by)
+	n.addLinks(by, now)
 	return nil
 }

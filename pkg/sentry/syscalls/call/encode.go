@@ -36,7 +36,14 @@ func (w *Writer) U64(v uint64) { w.Buf = binary.LittleEndian.AppendUint64(w.Buf,
 func (w *Writer) I64(v int64) { w.U64(uint64(v)) }
 
 // Zero appends n bytes of padding.
-func (w *Writer) Zero(n int) { w.Buf = append(w.Buf, make([]byte, n)...) }
+func (w *Writer) Zero(n int) {
+	for ; n > len(zeros); n -= len(zeros) {
+		w.Buf = append(w.Buf, zeros[:]...)
+	}
+	w.Buf = append(w.Buf, zeros[:n]...)
+}
+
+var zeros [64]byte
 
 // To writes the structure at a.
 func (w *Writer) To(t *kernel.Task, a usermem.Addr) error {
@@ -50,12 +57,19 @@ const Second = 1_000_000_000
 // Timespec writes nanoseconds as a struct timespec; negative times have
 // nanoseconds that count upwards, as Linux's.
 func (w *Writer) Timespec(ns int64) {
+	var b [16]byte
+	PutTimespec(b[:], ns)
+	w.Buf = append(w.Buf, b[:]...)
+}
+
+// PutTimespec is Writer.Timespec at the start of b.
+func PutTimespec(b []byte, ns int64) {
 	s, n := ns/Second, ns%Second
 	if n < 0 {
 		s, n = s-1, n+Second
 	}
-	w.I64(s)
-	w.I64(n)
+	binary.LittleEndian.PutUint64(b, uint64(s))
+	binary.LittleEndian.PutUint64(b[8:], uint64(n))
 }
 
 // Timeval writes nanoseconds as a struct timeval.

@@ -87,13 +87,13 @@ func Args0(f func(*kernel.Task) (uint64, error)) Typed {
 
 // Args1 takes a handler of one argument.
 func Args1[A integer](f func(*kernel.Task, A) (uint64, error)) Typed {
-	return Typed{func(t *kernel.Task, r *arch.Registers) (uint64, error) { return f(t, A(r.SyscallArg(0))) }, []argument{arg[A]()}}
+	return Typed{func(t *kernel.Task, r *arch.Registers) (uint64, error) { return f(t, A(r.Arg0())) }, []argument{arg[A]()}}
 }
 
 // Args2 takes a handler of two arguments.
 func Args2[A, B integer](f func(*kernel.Task, A, B) (uint64, error)) Typed {
 	return Typed{func(t *kernel.Task, r *arch.Registers) (uint64, error) {
-		return f(t, A(r.SyscallArg(0)), B(r.SyscallArg(1)))
+		return f(t, A(r.Arg0()), B(r.Arg1()))
 	},
 		[]argument{arg[A](), arg[B]()}}
 }
@@ -101,7 +101,7 @@ func Args2[A, B integer](f func(*kernel.Task, A, B) (uint64, error)) Typed {
 // Args3 takes a handler of three arguments.
 func Args3[A, B, C integer](f func(*kernel.Task, A, B, C) (uint64, error)) Typed {
 	return Typed{func(t *kernel.Task, r *arch.Registers) (uint64, error) {
-		return f(t, A(r.SyscallArg(0)), B(r.SyscallArg(1)), C(r.SyscallArg(2)))
+		return f(t, A(r.Arg0()), B(r.Arg1()), C(r.Arg2()))
 	},
 		[]argument{arg[A](), arg[B](), arg[C]()}}
 }
@@ -109,21 +109,21 @@ func Args3[A, B, C integer](f func(*kernel.Task, A, B, C) (uint64, error)) Typed
 // Args4 takes a handler of four arguments.
 func Args4[A, B, C, D integer](f func(*kernel.Task, A, B, C, D) (uint64, error)) Typed {
 	return Typed{func(t *kernel.Task, r *arch.Registers) (uint64, error) {
-		return f(t, A(r.SyscallArg(0)), B(r.SyscallArg(1)), C(r.SyscallArg(2)), D(r.SyscallArg(3)))
+		return f(t, A(r.Arg0()), B(r.Arg1()), C(r.Arg2()), D(r.Arg3()))
 	}, []argument{arg[A](), arg[B](), arg[C](), arg[D]()}}
 }
 
 // Args5 takes a handler of five arguments.
 func Args5[A, B, C, D, E integer](f func(*kernel.Task, A, B, C, D, E) (uint64, error)) Typed {
 	return Typed{func(t *kernel.Task, r *arch.Registers) (uint64, error) {
-		return f(t, A(r.SyscallArg(0)), B(r.SyscallArg(1)), C(r.SyscallArg(2)), D(r.SyscallArg(3)), E(r.SyscallArg(4)))
+		return f(t, A(r.Arg0()), B(r.Arg1()), C(r.Arg2()), D(r.Arg3()), E(r.Arg4()))
 	}, []argument{arg[A](), arg[B](), arg[C](), arg[D](), arg[E]()}}
 }
 
 // Args6 takes a handler of six arguments.
 func Args6[A, B, C, D, E, F integer](f func(*kernel.Task, A, B, C, D, E, F) (uint64, error)) Typed {
 	return Typed{func(t *kernel.Task, r *arch.Registers) (uint64, error) {
-		return f(t, A(r.SyscallArg(0)), B(r.SyscallArg(1)), C(r.SyscallArg(2)), D(r.SyscallArg(3)), E(r.SyscallArg(4)), F(r.SyscallArg(5)))
+		return f(t, A(r.Arg0()), B(r.Arg1()), C(r.Arg2()), D(r.Arg3()), E(r.Arg4()), F(r.Arg5()))
 	}, []argument{arg[A](), arg[B](), arg[C](), arg[D](), arg[E](), arg[F]()}}
 }
 

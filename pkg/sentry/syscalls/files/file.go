@@ -451,7 +451,7 @@ func fallocate(t *kernel.Task, fd call.FD, mode uint32, off, length int64) (uint
 }
 
 func getdents64(t *kernel.Task, fd call.FD, a usermem.Addr, n uint32) (uint64, error) {
-	return dirents(t, fd, a, n, func(w *call.Writer, e *vfs.DirEntry) {
+	return dirents(t, fd, a, n, func(w *call.Writer, e vfs.DirEntry) {
 		w.U64(e.Ino)
 		w.I64(e.Next)
 		start := len(w.Buf)
@@ -464,7 +464,7 @@ func getdents64(t *kernel.Task, fd call.FD, a usermem.Addr, n uint32) (uint64, e
 }
 
 func getdents(t *kernel.Task, fd call.FD, a usermem.Addr, n uint32) (uint64, error) {
-	return dirents(t, fd, a, n, func(w *call.Writer, e *vfs.DirEntry) {
+	return dirents(t, fd, a, n, func(w *call.Writer, e vfs.DirEntry) {
 		w.U64(e.Ino)
 		w.I64(e.Next)
 		start := len(w.Buf)
@@ -492,7 +492,7 @@ func pad(w *call.Writer, record, lenAt int) {
 // listings are what directories are listed in.
 var listings = sync.Pool{New: func() any { return &call.Writer{Buf: make([]byte, 0, 4096)} }}
 
-func dirents(t *kernel.Task, fd call.FD, a usermem.Addr, n uint32, put func(w *call.Writer, e *vfs.DirEntry)) (uint64, error) {
+func dirents(t *kernel.Task, fd call.FD, a usermem.Addr, n uint32, put func(w *call.Writer, e vfs.DirEntry)) (uint64, error) {
 	f, err := fd.UseIO(t)
 	if err != nil {
 		return 0, err
@@ -505,7 +505,7 @@ func dirents(t *kernel.Task, fd call.FD, a usermem.Addr, n uint32, put func(w *c
 	full := false
 	err = f.ReadDir(t, func(e vfs.DirEntry) bool {
 		was := len(w.Buf)
-		put(w, &e)
+		put(w, e)
 		if len(w.Buf) > size {
 			w.Buf, full = w.Buf[:was], true
 			return false

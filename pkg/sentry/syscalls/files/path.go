@@ -1,6 +1,7 @@
 package files
 
 import (
+	"encoding/binary"
 	"golang.org/x/sys/unix"
 
 	"vitrine/pkg/sentry/auth"
@@ -137,24 +138,22 @@ func attributes(t *kernel.Task, d call.DirFD, p call.PathPtr, flags call.AtFlags
 // putStat writes a struct stat.
 func putStat(t *kernel.Task, buf usermem.Addr, a *vfs.Attr) error {
 	ns := t.Credentials().UserNS
-	var room [144]byte
-	w := call.Writer{Buf: room[:0]}
-	w.U64(a.Dev)
-	w.U64(a.Ino)
-	w.U64(uint64(a.Nlink))
-	w.U32(a.Mode)
-	w.U32(ns.UID(a.UID))
-	w.U32(ns.GID(a.GID))
-	w.U32(0)
-	w.U64(a.Rdev)
-	w.I64(a.Size)
-	w.I64(int64(a.BlockSize))
-	w.U64(a.Blocks)
-	w.Timespec(a.Atime)
-	w.Timespec(a.Mtime)
-	w.Timespec(a.Ctime)
-	w.Zero(24)
-	return w.To(t, buf)
+	var b [144]byte
+	binary.LittleEndian.PutUint64(b[0:], a.Dev)
+	binary.LittleEndian.PutUint64(b[8:], a.Ino)
+	binary.LittleEndian.PutUint64(b[16:], uint64(a.Nlink))
+	binary.LittleEndian.PutUint32(b[24:], a.Mode)
+	binary.LittleEndian.PutUint32(b[28:], ns.UID(a.UID))
+	binary.LittleEndian.PutUint32(b[32:], ns.GID(a.GID))
+	binary.LittleEndian.PutUint64(b[40:], a.Rdev)
+	binary.LittleEndian.PutUint64(b[48:], uint64(a.Size))
+	binary.LittleEndian.PutUint64(b[56:], uint64(a.BlockSize))
+	binary.LittleEndian.PutUint64(b[64:], a.Blocks)
+	call.PutTimespec(b[72:], a.Atime)
+	call.PutTimespec(b[88:], a.Mtime)
+	call.PutTimespec(b[104:], a.Ctime)
+	_, err := t.MM().CopyOut(buf, b[:])
+	return err
 }
 
 func statx(t *kernel.Task, d call.DirFD, p call.PathPtr, flags call.AtFlags, mask uint32, buf usermem.Addr) (uint64, error) {
