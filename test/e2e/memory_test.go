@@ -13,9 +13,9 @@ import (
 // growers are kinds of test/hostile/grow.c that would make the Sentry grow as long as
 // they are let: of each family one, and what would grow fastest.
 var growers = []string{
-	"files", "names", "symlinks", "rootfiles", "maps", "tasks", "fdtables", "eventfds", "openfiles", "bigpipes", "streams", "datagrams",
-	"rights", "listeners", "sockets", "messages", "longmessages", "undos", "events", "epolls", "manytimers", "signals", "mounts", "mountspaces",
-	"utsspaces", "users", "taskfilters", "groups", "arguments", "memfds", "xattrs", "deep",
+	"files", "names", "symlinks", "rootfiles", "vmas", "manyvmas", "maps", "tasks", "fdtables", "eventfds", "openfiles", "locks", "bigpipes", "streams",
+	"datagrams", "rights", "listeners", "sockets", "messages", "longmessages", "undos", "events", "epolls", "manytimers", "signals", "mounts",
+	"mountspaces", "utsspaces", "users", "taskfilters", "groups", "arguments", "memfds", "xattrs", "deep",
 }
 
 // What an application makes of the Sentry's own memory counts towards its limit: it is

@@ -115,7 +115,7 @@ func (m *MemoryManager) adviseFork(start, end uint64, advice int) error {
 		if (advice == unix.MADV_WIPEONFORK || advice == unix.MADV_KEEPONFORK) && v.mappable != nil {
 			return unix.EINVAL
 		}
-		if m.vmas.Len()+2 > MaxMappings {
+		if !m.roomFor(2) {
 			return unix.ENOMEM
 		}
 		m.editVMAs(start, end, func(a *vmaAttr) {
@@ -316,7 +316,7 @@ func pageRange(addr usermem.Addr, length uint64) (start, end uint64, ok bool) {
 
 // setLock changes the mappings in [start, end) up to the first hole.
 func (m *MemoryManager) setLock(start, end uint64, mode lockMode) error {
-	if m.vmas.Len()+2 > MaxMappings {
+	if !m.roomFor(2) {
 		return unix.ENOMEM
 	}
 	stop := start

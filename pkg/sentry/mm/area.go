@@ -104,4 +104,7 @@ func (m *MemoryManager) forgetArea(e areaEntry) {
 func (m *MemoryManager) addArea(start, end uint64, a area) {
 	m.countRSS(areaEntry{Start: start, End: end, Value: a}, 1)
 	m.areas.Insert(start, end, a)
+	if m.areas.Len() > m.paidAreas {
+		m.payAreas()
+	}
 }

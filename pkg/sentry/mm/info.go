@@ -283,17 +283,3 @@ func (s *sharedMemory) DecRef() {
 }
 
 var _ memmap.Identity = (*sharedMemory)(nil)
-
-// What the Sentry keeps for a mapping, and for a run of pages, in bytes.
-const (
-	vmaCost  = 256
-	areaCost = 96
-)
-
-// Overhead returns about how much of the Sentry's own memory the address space takes,
-// in bytes.
-func (m *MemoryManager) Overhead() int64 {
-	m.pageMu.RLock()
-	defer m.pageMu.RUnlock()
-	return int64(m.vmas.Len())*vmaCost + int64(m.areas.Len())*areaCost
-}

@@ -126,6 +126,10 @@ type MemoryManager struct {
 	// starved is set when a copy failed for lack of memory: see Starved.
 	starved atomic.Bool
 
+	// What the account is charged for: see pay.go. paidVMAs is guarded by mu,
+	// paidAreas is changed with both mu, if only for reading, and pageMu held.
+	paidVMAs, paidAreas int
+
 	// pins counts the calls of Blocks that may write to pages without pageMu.
 	pins atomic.Int64
 
@@ -192,6 +196,7 @@ func New(p platform.Platform, f *memfile.File, acct *memfile.Account, opts Optio
 func newManager(p platform.Platform, f *memfile.File, acct *memfile.Account, as platform.AddressSpace) *MemoryManager {
 	m := &MemoryManager{platform: p, file: f, acct: acct, space: as, as: as, epoch: 1}
 	m.users.Store(1)
+	m.paidVMAs, m.paidAreas = freeVMAs, freeAreas
 	return m
 }
 
@@ -231,7 +236,6 @@ func (m *MemoryManager) DecUsers() {
 	if m.users.Add(-1) != 0 {
 		return
 	}
-	var g garbage
 	m.mu.Lock()
 	m.pageMu.Lock()
 	private := m.rssAnon.Load()
@@ -255,15 +259,26 @@ func (m *MemoryManager) DecUsers() {
 		m.as.Release()
 		drop()
 	}
-	m.vmas.Ascend(0, func(e vmaEntry) bool {
-		g.vmas = append(g.vmas, e)
-		return true
-	})
+	// As collect does, but without a copy: many may end at a time.
+	vmas := m.vmas
 	m.vmas = rangemap.New(vmaFuncs)
 	m.sizes = sizes{peak: m.sizes.peak}
 	m.as, m.space = deadSpace{}, deadSpace{}
+	m.payNothing()
 	m.pageMu.Unlock()
-	m.collect(&g)
+	vmas.Ascend(0, func(e vmaEntry) bool {
+		if v := e.Value; v.mappable != nil {
+			v.mappable.RemoveMapping(m, v.objectRange(e.Start, e.End), v.writableShared())
+		}
+		return true
+	})
+	m.mu.Unlock()
+	vmas.Ascend(0, func(e vmaEntry) bool {
+		if id := e.Value.identity; id != nil {
+			id.DecRef()
+		}
+		return true
+	})
 	m.SetExecutable(nil)
 }
 
@@ -341,6 +356,14 @@ func (m *MemoryManager) Fork(soon ...Touch) (*MemoryManager, error) {
 	c := newManager(m.platform, m.file, m.acct, as)
 	c.forking = true
 
+	m.mu.RLock()
+	n := m.vmas.Len()
+	m.mu.RUnlock()
+	if !c.payVMAs(n) {
+		c.vmas, c.areas = rangemap.New(vmaFuncs), rangemap.New(areaFuncs)
+		c.DecUsers()
+		return nil, unix.ENOMEM
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	c.limits, c.layout = m.limits, m.layout
@@ -466,6 +489,7 @@ func (m *MemoryManager) sharePages(c *MemoryManager, gone, wiped []usermem.AddrR
 	soon = m.habit.expected(soon)
 	m.copyAhead(c, soon, old)
 	m.epoch, c.epoch = old+1, old+1
+	c.payAreas()
 	c.areas.Ascend(0, func(e areaEntry) bool {
 		if e.Value.private && e.Value.epoch == old+1 {
 			c.countRSS(e, 1)

@@ -58,7 +58,7 @@ func (m *MemoryManager) remap(old, oldLen, newLen uint64, opts MRemapOpts, g *ga
 		if oldLen > uint64(m.layout.bounds.End)-old {
 			return 0, false, unix.EINVAL
 		}
-		if m.vmas.Len()+m.pieces(old+newLen, old+oldLen) > MaxMappings {
+		if !m.roomFor(m.pieces(old+newLen, old+oldLen)) {
 			return 0, false, unix.ENOMEM
 		}
 		m.remove(old+newLen, old+oldLen, g)
@@ -107,7 +107,7 @@ func (m *MemoryManager) remap(old, oldLen, newLen uint64, opts MRemapOpts, g *ga
 	if !opts.MayMove {
 		return 0, false, unix.EINVAL
 	}
-	if m.vmas.Len()+3 >= MaxMappings {
+	if !m.roomFor(4) {
 		return 0, false, unix.ENOMEM
 	}
 	to := uint64(opts.NewAddr)

@@ -133,6 +133,7 @@ func (m *MemoryManager) remove(start, end uint64, g *garbage) {
 	})
 	m.dropAreas(start, end, nil)
 	m.pageMu.Unlock()
+	m.payLess()
 	m.freed(start)
 }
 
@@ -393,7 +394,7 @@ func (m *MemoryManager) checkLimits(start, length uint64, a *vmaAttr, lockLimit 
 	if a.lock != unlocked && over(m.sizes.locked, length, lockLimit) {
 		return unix.EAGAIN
 	}
-	if m.vmas.Len()+1+m.pieces(start, end) > MaxMappings {
+	if !m.roomFor(1 + m.pieces(start, end)) {
 		return unix.ENOMEM
 	}
 	return nil
@@ -444,7 +445,7 @@ func (m *MemoryManager) MUnmap(addr usermem.Addr, length uint64) error {
 		return unix.EINVAL
 	}
 	m.mu.Lock()
-	if m.vmas.Len()+m.pieces(start, end) > MaxMappings {
+	if !m.roomFor(m.pieces(start, end)) {
 		m.mu.Unlock()
 		return unix.ENOMEM
 	}
@@ -506,7 +507,7 @@ func (m *MemoryManager) MProtect(addr usermem.Addr, length uint64, prot usermem.
 			if stop < e.End {
 				cuts++
 			}
-			if m.vmas.Len()+cuts > MaxMappings {
+			if !m.roomFor(cuts) {
 				return unix.ENOMEM
 			}
 			m.editVMAs(at, stop, func(a *vmaAttr) { a.prot = prot })
