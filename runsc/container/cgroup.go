@@ -407,15 +407,11 @@ func limitsAsked(r *specs.LinuxResources) bool {
 // Update sets new limits for a container: in its cgroup, if it has one, and in the
 // sentry. What r doesn't speak of stays.
 func (s *Store) Update(id string, r *specs.LinuxResources) error {
-	e, err := s.lock(id)
+	e, c, err := s.lockAndLoad(id)
 	if err != nil {
 		return err
 	}
 	defer e.unlock()
-	c, err := s.Load(id)
-	if err != nil {
-		return err
-	}
 	client, err := c.Dial()
 	if err != nil {
 		return err

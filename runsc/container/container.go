@@ -125,15 +125,11 @@ func (c *Container) Wait(ctx context.Context, pid int32) (int, error) {
 
 // Start starts a created container.
 func (s *Store) Start(id string) error {
-	e, err := s.lock(id)
+	e, c, err := s.lockAndLoad(id)
 	if err != nil {
 		return err
 	}
 	defer e.unlock()
-	c, err := s.Load(id)
-	if err != nil {
-		return err
-	}
 	state, err := c.Status()
 	if err != nil {
 		return err

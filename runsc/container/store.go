@@ -148,6 +148,20 @@ func (s *Store) add(id string) (*entry, error) {
 	return s.lock(id)
 }
 
+// lockAndLoad locks an existing container and returns what is stored of it.
+func (s *Store) lockAndLoad(id string) (*entry, *Container, error) {
+	e, err := s.lock(id)
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := s.Load(id)
+	if err != nil {
+		e.unlock()
+		return nil, nil, err
+	}
+	return e, c, nil
+}
+
 // lock waits for the lock of an existing container, for as long as what is killed may
 // take to end: a hook of another command may hang.
 func (s *Store) lock(id string) (*entry, error) {
