@@ -194,6 +194,20 @@ func (s *Sandbox) end(st control.WaitStatus) {
 	}
 }
 
+// commandLine returns the arguments that t's process was started with, as far as the
+// first limit bytes go, or nil where its memory is gone.
+func commandLine(t *kernel.Task, limit int) []string {
+	m := t.SharedMM()
+	if m == nil {
+		return nil
+	}
+	defer m.DecUsers()
+	args, _ := m.Args()
+	b := make([]byte, min(args.Len(), uint64(limit)))
+	n, _ := m.CopyInForce(args.Start, b)
+	return strings.Split(strings.TrimRight(string(b[:n]), "\x00"), "\x00")
+}
+
 func waitStatus(st kernel.ExitStatus) control.WaitStatus {
 	if st.Signal != 0 {
 		return control.WaitStatus{Signal: int32(st.Signal), CoreDumped: st.Core}
@@ -422,7 +436,7 @@ func (s *Sandbox) Processes(id string) ([]control.ProcessInfo, error) {
 		if parent := tg.Parent(); parent != nil {
 			p.PPID = parent.ID(k.RootPIDNS)
 		}
-		p.Args = l.CommandLine(4096)
+		p.Args = commandLine(l, 4096)
 		if term := tg.Session().Terminal(); term != nil {
 			p.TTY = terminalName(term.DeviceNumber())
 		}

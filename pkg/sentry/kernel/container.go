@@ -1,8 +1,6 @@
 package kernel
 
 import (
-	"strings"
-
 	"vitrine/pkg/sentry/throttle"
 	"vitrine/pkg/sentry/usage"
 )
@@ -129,18 +127,4 @@ func (t *Task) StateLetter() byte {
 		return 'S'
 	}
 	return 'R'
-}
-
-// CommandLine returns the arguments the process was started with, as far as the
-// first limit bytes go, or nil where its memory is gone.
-func (t *Task) CommandLine(limit int) []string {
-	m := t.SharedMM()
-	if m == nil {
-		return nil
-	}
-	defer m.DecUsers()
-	args, _ := m.Args()
-	b := make([]byte, min(args.Len(), uint64(limit)))
-	n, _ := m.CopyInForce(args.Start, b)
-	return strings.Split(strings.TrimRight(string(b[:n]), "\x00"), "\x00")
 }
