@@ -521,6 +521,22 @@ func (f *File) Seekable() bool {
 	return false
 }
 
+// SeekWithoutEnd is Seeker's Seek for what has no end to seek from, as directories: an
+// offset from the beginning, or from current.
+func SeekWithoutEnd(current, off int64, whence int) (int64, error) {
+	switch whence {
+	case unix.SEEK_SET:
+	case unix.SEEK_CUR:
+		off += current
+	default:
+		return 0, unix.EINVAL
+	}
+	if off < 0 {
+		return 0, unix.EINVAL
+	}
+	return off, nil
+}
+
 // Seek does lseek(2).
 func (f *File) Seek(ctx Context, off int64, whence int) (int64, error) {
 	if f.PathOnly() {

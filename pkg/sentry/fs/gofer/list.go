@@ -399,17 +399,7 @@ func (o *openDirectory) close() {
 
 // Seek implements vfs.Seeker: a directory's offsets are cookies, and its end has none.
 func (o *openDirectory) Seek(_ vfs.Context, _ *vfs.File, current, off int64, whence int) (int64, error) {
-	switch whence {
-	case unix.SEEK_SET:
-	case unix.SEEK_CUR:
-		off += current
-	default:
-		return 0, unix.EINVAL
-	}
-	if off < 0 {
-		return 0, unix.EINVAL
-	}
-	return off, nil
+	return vfs.SeekWithoutEnd(current, off, whence)
 }
 
 // Release implements vfs.Releaser.

@@ -484,15 +484,5 @@ func (o OpenDir) ReadDir(ctx vfs.Context, f *vfs.File, cookie int64, emit func(v
 
 // Seek implements vfs.Seeker: a directory has no end to seek from.
 func (o OpenDir) Seek(_ vfs.Context, _ *vfs.File, current, off int64, whence int) (int64, error) {
-	switch whence {
-	case unix.SEEK_SET:
-	case unix.SEEK_CUR:
-		off += current
-	default:
-		return 0, unix.EINVAL
-	}
-	if off < 0 {
-		return 0, unix.EINVAL
-	}
-	return off, nil
+	return vfs.SeekWithoutEnd(current, off, whence)
 }
