@@ -352,15 +352,11 @@ func (d *directory) Link(_ vfs.Context, name string, target vfs.Inode) error {
 		return unix.EXDEV
 	}
 	fs := d.node.fs
-	f, err := d.node.takeFid()
+	f, tf, err := takeFids(d.node, t.node)
 	if err != nil {
 		return err
 	}
 	defer fs.putFid(f)
-	tf, err := t.node.takeFid()
-	if err != nil {
-		return err
-	}
 	defer fs.putFid(tf)
 	d.begin()
 	if err := f.fid.Link(tf.fid, name); err != nil {
@@ -437,15 +433,11 @@ func (d *directory) Rename(_ vfs.Context, oldName string, old vfs.Inode, to vfs.
 		return unix.EINVAL // the protocol has no words for them
 	}
 	fs := d.node.fs
-	f, err := d.node.takeFid()
+	f, tf, err := takeFids(d.node, t.node)
 	if err != nil {
 		return err
 	}
 	defer fs.putFid(f)
-	tf, err := t.node.takeFid()
-	if err != nil {
-		return err
-	}
 	defer fs.putFid(tf)
 	var r *inode
 	if replaced != nil {

@@ -52,6 +52,18 @@ func (n *node) takeFid() (*fidRef, error) {
 	return n.keepFid(r.Fids[0]), nil
 }
 
+// takeFids is takeFid for two nodes of a file system.
+func takeFids(a, b *node) (fa, fb *fidRef, err error) {
+	if fa, err = a.takeFid(); err != nil {
+		return nil, nil, err
+	}
+	if fb, err = b.takeFid(); err != nil {
+		a.fs.putFid(fa)
+		return nil, nil, err
+	}
+	return fa, fb, nil
+}
+
 // keepFid gives n a fid, unless it has one, and returns n's for the caller's use (putFid). Too many of them, and the one
 // that was longest unused goes.
 func (n *node) keepFid(f *p9.Fid) *fidRef {
