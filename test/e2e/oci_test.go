@@ -221,15 +221,7 @@ func TestFieldsAreCarriedOutOrRefused(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			h := realHouse(t)
 			h.ociSpec(test.script, test.edit)
-			r := h.run("run", "c")
-			if r.code != test.code {
-				t.Errorf("exit code %d, want %d", r.code, test.code)
-			}
-			for _, x := range []struct{ name, got, want string }{{"stdout", r.stdout, test.stdout}, {"stderr", r.stderr, test.stderr}} {
-				if !regexp.MustCompile("^" + x.want + "$").MatchString(x.got) {
-					t.Errorf("%s is %q, want %q", x.name, x.got, x.want)
-				}
-			}
+			h.run("run", "c").expect(t, test.code, test.stdout, test.stderr)
 		})
 	}
 }
@@ -303,17 +295,7 @@ func TestSignalsFromOutside(t *testing.T) {
 		code           int
 	}{{"kill -TERM $$; kill -HUP $$; exec sleep 1000", "KILL", 137}, {"trap 'exit 7' USR1; while :; do sleep 0.01; done", "USR1", 7}} {
 		h.ociSpec("echo ready; "+test.script, nil)
-		cmd := h.command("run", "c")
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := out.Read(make([]byte, 6)); err != nil {
-			t.Fatal(err)
-		}
+		cmd := h.startReady("run", "c")
 		if test.signal == "USR1" {
 			eventually(t, "the trap is set", func() bool {
 				r := h.run("exec", "c", "sh", "-c", "grep SigCgt /proc/1/status")
@@ -686,17 +668,7 @@ func (c *consoleSocket) master() *os.File {
 func TestDoIsEndedBySignals(t *testing.T) {
 	h := realHouse(t)
 	for _, signal := range []os.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGHUP} {
-		cmd := h.command("do", "--root", filepath.Join(h.bundle, "rootfs"), "--", "/bin/sh", "-c", "echo ready; exec sleep 1000")
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := out.Read(make([]byte, 6)); err != nil {
-			t.Fatal(err)
-		}
+		cmd := h.startReady("do", "--root", filepath.Join(h.bundle, "rootfs"), "--", "/bin/sh", "-c", "echo ready; exec sleep 1000")
 		cmd.Process.Signal(signal)
 		cmd.Wait()
 		if code := cmd.ProcessState.ExitCode(); code != 128+int(signal.(unix.Signal)) {

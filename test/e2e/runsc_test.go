@@ -146,6 +146,36 @@ type result struct {
 	code           int
 }
 
+// expect compares r; stdout and stderr are regular expressions for all of them.
+func (r result) expect(t *testing.T, code int, stdout, stderr string) {
+	t.Helper()
+	if r.code != code {
+		t.Errorf("exit code %d, want %d", r.code, code)
+	}
+	for _, x := range []struct{ name, got, want string }{{"stdout", r.stdout, stdout}, {"stderr", r.stderr, stderr}} {
+		if !regexp.MustCompile("^" + x.want + "$").MatchString(x.got) {
+			t.Errorf("%s is %q, want %q", x.name, x.got, x.want)
+		}
+	}
+}
+
+// startReady starts a command whose container says "ready", and waits until it does.
+func (h *house) startReady(args ...string) *exec.Cmd {
+	h.t.Helper()
+	cmd := h.command(args...)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		h.t.Fatal(err)
+	}
+	if _, err := out.Read(make([]byte, len("ready\n"))); err != nil {
+		h.t.Fatal(err)
+	}
+	return cmd
+}
+
 func (h *house) command(args ...string) *exec.Cmd {
 	cmd := exec.Command(filepath.Join(h.bin, "runsc"), append(append([]string{"--root", h.root}, h.flags...), args...)...)
 	cmd.Dir = h.bundle
@@ -299,14 +329,7 @@ func TestCommands(t *testing.T) {
 		try := func(t *testing.T, h *house) {
 			h.spec(test.edit, test.args...)
 			r := h.run(test.run...)
-			if r.code != test.code {
-				t.Errorf("exit code %d, want %d", r.code, test.code)
-			}
-			for _, x := range []struct{ name, got, want string }{{"stdout", r.stdout, test.stdout}, {"stderr", r.stderr, test.stderr}} {
-				if !regexp.MustCompile("^" + x.want + "$").MatchString(x.got) {
-					t.Errorf("%s is %q, want %q", x.name, x.got, x.want)
-				}
-			}
+			r.expect(t, test.code, test.stdout, test.stderr)
 		}
 		t.Run(test.name, func(t *testing.T) { try(t, newHouse(t)) })
 		if !test.madeUp {

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -96,15 +95,7 @@ func TestSeccompProfiles(t *testing.T) {
 					p[k] = v
 				}
 			})
-			r := h.run("run", "c")
-			if r.code != test.code {
-				t.Errorf("exit code %d, want %d", r.code, test.code)
-			}
-			for _, x := range []struct{ name, got, want string }{{"stdout", r.stdout, test.stdout}, {"stderr", r.stderr, test.stderr}} {
-				if !regexp.MustCompile("^" + x.want + "$").MatchString(x.got) {
-					t.Errorf("%s is %q, want %q", x.name, x.got, x.want)
-				}
-			}
+			h.run("run", "c").expect(t, test.code, test.stdout, test.stderr)
 		})
 	}
 }
