@@ -47,16 +47,16 @@ type heapWatch struct {
 	// What is charged, and to whom.
 	payer *memfile.Account
 	rest  int64
-	// starving opens when room has been made for the tasks that want pages now; nil if
-	// there are none.
-	starving *waiter.Gate
+	// starving are what opens when room has been made for the tasks that want pages of
+	// an account now.
+	starving map[*memfile.Account]*waiter.Gate
 }
 
 // sentinel is what the garbage collector finds each time.
 type sentinel struct{ self *sentinel }
 
 func watchHeap(s *Sandbox, f *memfile.File) {
-	w := &heapWatch{s: s, file: f, turn: make(chan struct{}, 1)}
+	w := &heapWatch{s: s, file: f, turn: make(chan struct{}, 1), starving: map[*memfile.Account]*waiter.Gate{}}
 	w.killer = killer{candidates: s.candidates, collect: collectGarbage, drop: s.dropCaches, logf: s.k.Logf, describe: w.describe, wait: waitKilled}
 	w.turn <- struct{}{}
 	s.heap, s.k.Starving = w, w.feed
@@ -156,19 +156,21 @@ func (s *Sandbox) soleAccount() *memfile.Account {
 func (w *heapWatch) feed(t *kernel.Task) *waiter.Gate {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.starving == nil {
-		gate, a, id := new(waiter.Gate), t.MM().Account(), t.Container()
-		w.starving = gate
+	a, id := t.MM().Account(), t.Container()
+	gate := w.starving[a]
+	if gate == nil {
+		gate = new(waiter.Gate)
+		w.starving[a] = gate
 		go func() {
 			w.makeRoom(&want{why: "a page is wanted", fits: func() bool { return a.Headroom() >= pageRoom }, total: int64(a.Bound()),
 				among: func(c *candidate) bool { return c.container == id || !isFull(a) }})
 			w.mu.Lock()
-			w.starving = nil
+			delete(w.starving, a)
 			w.mu.Unlock()
 			gate.Open()
 		}()
 	}
-	return w.starving
+	return gate
 }
 
 // isFull reports whether it is a's own limit that leaves no room.
