@@ -36,6 +36,7 @@ type Task struct {
 	syscall syscallState
 	answers answers
 	buffer  usermem.Buffer
+	attr    vfs.Attr
 
 	// What may be shared with other tasks; each changed only by the task, under
 	// mu, so that others read it under mu and the task without.
@@ -291,6 +292,12 @@ func (t *Task) ParentDeathSignal() signals.Signal {
 // There is one, so that a call need not allocate it. Only the task's own goroutine
 // uses it.
 func (t *Task) Buffer() *usermem.Buffer { return &t.buffer }
+
+// Attr returns empty attributes, of which the call under way has one, as of Buffer.
+func (t *Task) Attr() *vfs.Attr {
+	t.attr = vfs.Attr{}
+	return &t.attr
+}
 
 // Personality is that of personality(2).
 func (t *Task) Personality() *atomic.Uint32 { return &t.personality }

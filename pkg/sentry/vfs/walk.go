@@ -45,6 +45,8 @@ type walker struct {
 	flags WalkFlags
 	cur   Path
 	links int
+	// anywhere: permissions to search don't matter.
+	anywhere bool
 }
 
 // Resolve returns the place that path leads to. It doesn't keep path: the caller
@@ -169,6 +171,8 @@ func (w *walker) begin(path string) error {
 	if len(path) >= PathMax {
 		return unix.ENAMETOOLONG
 	}
+	c := w.ctx.Credentials()
+	w.anywhere = c.HasRootCap(unix.CAP_DAC_READ_SEARCH) || c.HasRootCap(unix.CAP_DAC_OVERRIDE)
 	w.cur = w.view.Start
 	if w.flags&ResolveInRoot != 0 {
 		w.view.Root = w.view.Start
@@ -208,15 +212,15 @@ func (w *walker) maySearch(p Path) error {
 	if !p.Dentry.isDir {
 		return unix.ENOTDIR
 	}
-	c := w.ctx.Credentials()
-	if c.HasRootCap(unix.CAP_DAC_READ_SEARCH) || c.HasRootCap(unix.CAP_DAC_OVERRIDE) {
+	if w.anywhere {
 		return nil
 	}
-	var a Attr
-	if err := p.Inode().Attributes(w.ctx, &a); err != nil {
+	a := BorrowAttr()
+	defer a.Return()
+	if err := p.Inode().Attributes(w.ctx, a); err != nil {
 		return err
 	}
-	return CheckPermission(c, &a, MayExec)
+	return CheckPermission(w.ctx.Credentials(), a, MayExec)
 }
 
 // step goes to name in the current directory. Where that is a symbolic link

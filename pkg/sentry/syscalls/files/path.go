@@ -105,8 +105,7 @@ func fstat(t *kernel.Task, fd call.FD, buf usermem.Addr) (uint64, error) {
 		return 0, err
 	}
 	defer f.DecRef()
-	a := vfs.BorrowAttr()
-	defer a.Return()
+	a := t.Attr()
 	if err := f.Stat(t, a); err != nil {
 		return 0, err
 	}
@@ -114,8 +113,7 @@ func fstat(t *kernel.Task, fd call.FD, buf usermem.Addr) (uint64, error) {
 }
 
 func newfstatat(t *kernel.Task, d call.DirFD, p call.PathPtr, buf usermem.Addr, flags call.AtFlags) (uint64, error) {
-	a := vfs.BorrowAttr()
-	defer a.Return()
+	a := t.Attr()
 	if err := attributes(t, d, p, flags, a); err != nil {
 		return 0, err
 	}
@@ -161,8 +159,7 @@ func statx(t *kernel.Task, d call.DirFD, p call.PathPtr, flags call.AtFlags, mas
 	if mask&unix.STATX__RESERVED != 0 || flags&sync == sync {
 		return 0, unix.EINVAL
 	}
-	a := vfs.BorrowAttr()
-	defer a.Return()
+	a := t.Attr()
 	if err := attributes(t, d, p, flags&^sync, a); err != nil {
 		return 0, err
 	}
