@@ -1,6 +1,7 @@
 /* Threads as libc uses them, and the calls below: set_tid_address(2), arch_prctl(2), gettid(2). */
 #include "tap.h"
 #include <asm/prctl.h>
+#include <linux/futex.h>
 #include <semaphore.h>
 
 static void *identity(void *arg)
@@ -28,6 +29,48 @@ TEST(create_and_join)
 		}
 	}
 	CHECK_NAMED(1, "300 threads one after the other");
+}
+
+/* Two threads by turns, who count in registers: neither goes back to what it was, and none is woken for nothing. */
+enum { ROUNDS = 3000 };
+static int turn, rounds_left;
+
+static void wait_turn(int mine)
+{
+	while (__atomic_load_n(&turn, __ATOMIC_SEQ_CST) != mine)
+		syscall(SYS_futex, &turn, FUTEX_WAIT_PRIVATE, !mine, NULL, NULL, 0);
+}
+static void give_turn(int other)
+{
+	__atomic_store_n(&turn, other, __ATOMIC_SEQ_CST);
+	syscall(SYS_futex, &turn, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+}
+static void *second_of_two(void *arg)
+{
+	intptr_t wrong = (intptr_t)arg;
+	for (int i = 0; i < ROUNDS; i++) {
+		wait_turn(1);
+		wrong += rounds_left != ROUNDS - i;
+		give_turn(0);
+	}
+	return (void *)wrong;
+}
+
+TEST(by_turns)
+{
+	pthread_t t;
+	void *wrong;
+	double sum = 0; /* in a vector register */
+	CHECK_EQ(pthread_create(&t, NULL, second_of_two, NULL), 0);
+	for (int i = 0; i < ROUNDS; i++) {
+		rounds_left = ROUNDS - i;
+		give_turn(1);
+		sum += i;
+		wait_turn(0);
+	}
+	pthread_join(t, &wrong);
+	CHECK_EQ((intptr_t)wrong, 0);
+	CHECK(sum == ROUNDS * (ROUNDS - 1.0) / 2);
 }
 
 static __thread int local = 5;

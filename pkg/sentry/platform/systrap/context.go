@@ -166,8 +166,13 @@ func (c *context) takeThread(a *addressSpace, state *arch.State) (*thread, error
 	if err != nil {
 		return nil, err
 	}
-	if th != c.last && !c.inArea {
-		c.fpAt = nil
+	if th != c.last {
+		if !c.inArea {
+			c.fpAt = nil
+		}
+		if th.fpOwner == c {
+			th.fpOwner = nil // it has what c was when it left for the last one
+		}
 	}
 	c.thread, c.last = th, th
 	if err := c.takeArea(a); err != nil {

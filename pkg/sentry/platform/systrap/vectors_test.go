@@ -8,11 +8,9 @@ import (
 	"vitrine/pkg/sentry/platform"
 )
 
-// More contexts than may keep their vector state in the stub take turns on its
-// threads.
-func TestVectorStateOfManyContexts(t *testing.T) {
-	p := start(t)
-	// XMM0 is loaded, a call made by way of a trampoline, XMM0 stored, and a call made.
+// loadCallStore is code in which, over and over, XMM0 is loaded from (RDI), a call made
+// by way of a trampoline, XMM0 stored to (RSI), and a call made.
+func loadCallStore() []byte {
 	code := []byte{
 		0xf3, 0x0f, 0x6f, 0x07, // movdqu (%rdi), %xmm0
 		0x4c, 0x8d, 0x1d, 14, 0, 0, 0, // lea 1f(%rip), %r11
@@ -21,9 +19,17 @@ func TestVectorStateOfManyContexts(t *testing.T) {
 		0x0f, 0x05, // syscall
 		0xf3, 0x0f, 0x7f, 0x06, // 1: movdqu %xmm0, (%rsi)
 		0x0f, 0x05, // syscall
+		0xeb, 0xdf, // jmp to the first
 	}
 	binary.LittleEndian.PutUint64(code[13:], plainEntryAddr)
-	w := newWorld(t, p, code)
+	return code
+}
+
+// More contexts than may keep their vector state in the stub take turns on its
+// threads.
+func TestVectorStateOfManyContexts(t *testing.T) {
+	p := start(t)
+	w := newWorld(t, p, loadCallStore())
 	type one struct {
 		c *context
 		s *arch.State
@@ -68,5 +74,64 @@ func TestVectorStateOfManyContexts(t *testing.T) {
 	}
 	if n, most := proc.slots, maxKept; n > most {
 		t.Errorf("%d slots are in use", n)
+	}
+}
+
+// A context that comes back to a thread has gone on elsewhere in between.
+func TestContextThatComesBackToAThread(t *testing.T) {
+	p := start(t)
+	w := newWorld(t, p, loadCallStore())
+	newState := func() *arch.State {
+		s := arch.NewState()
+		s.Exec(codeAt, stackAt+2048)
+		s.Regs.Rax, s.Regs.Rdi, s.Regs.Rsi = answerNumbers, stackAt, stackAt+64
+		return s
+	}
+	run := func(c *context, s *arch.State) *thread {
+		t.Helper()
+		for {
+			switch ev, err := c.Switch(w.as, s); {
+			case err != nil:
+				t.Fatal(err)
+			case ev.Kind == platform.EventSyscall:
+				return c.thread
+			}
+		}
+	}
+	a, b := p.NewContext().(*context), p.NewContext().(*context)
+	defer a.Release()
+	sa, sb := newState(), newState()
+	load, stored := wordAt(w.stack.b), wordAt(w.stack.b[64:])
+	load.Store(1000)
+	first := run(a, sa)
+	second := run(b, sb)
+	if first == second {
+		t.Fatal("two contexts have one thread")
+	}
+	b.Park(sb)
+	b.Release()
+	a.Park(sa)
+	on := func(th *thread) {
+		t.Helper()
+		th.place.mode = apart // one that looks is taken before others
+		w.as.proc.free = []*thread{first, second}
+		if th == first {
+			w.as.proc.free = []*thread{second, first}
+		}
+		if got := run(a, sa); got != th {
+			t.Fatal("it runs on the other thread")
+		}
+	}
+	on(second)
+	if got := stored.Load(); got != 1000 {
+		t.Errorf("%d was stored, want 1000", got)
+	}
+	load.Store(2000)
+	sa.Regs.Rax = answerNumbers
+	run(a, sa)
+	a.Park(sa)
+	on(first)
+	if got := stored.Load(); got != 2000 {
+		t.Errorf("%d was stored, want 2000", got)
 	}
 }
