@@ -36,7 +36,7 @@ type File struct {
 
 // Open opens the program at p for ctx, whose credentials count: EACCES unless it is
 // a regular file that may be executed, ELOOP for a symbolic link, ETXTBSY for what
-// is being written.
+// is being written, ESTALE for what is gone (vfs.Late).
 func Open(ctx vfs.Context, p vfs.Path) (*File, error) {
 	f := &File{ctx: ctx}
 	if err := p.Inode().Attributes(ctx, &f.attr); err != nil {
@@ -111,15 +111,25 @@ type Opener struct {
 
 // OpenExec implements loader.Opener.
 func (o Opener) OpenExec(path string) (loader.File, error) {
-	p, err := vfs.Resolve(o.Ctx, o.View, path, vfs.FollowFinal)
-	if err != nil {
-		return nil, err
-	}
-	f, err := Open(o.Ctx, p)
+	f, err := o.Walk(path, vfs.FollowFinal)
 	if err != nil {
 		return nil, err
 	}
 	return f, nil
+}
+
+// Walk opens the program that path leads to.
+func (o Opener) Walk(path string, flags vfs.WalkFlags) (*File, error) {
+	for late := (vfs.Late{}); ; {
+		p, err := vfs.Resolve(o.Ctx, o.View, path, flags)
+		if err != nil {
+			return nil, err
+		}
+		f, err := Open(o.Ctx, p)
+		if err == nil || !late.Again(p, err) {
+			return f, err
+		}
+	}
 }
 
 // Kept is a program as the address spaces that run it keep it, for /proc/PID/exe.

@@ -154,3 +154,28 @@ func TestMountFlagsAndModesCount(t *testing.T) {
 		t.Error("readable by the wrong ones")
 	}
 }
+
+// A program that is replaced by a rename, as upgrades do, is there at any time.
+func TestAProgramIsFoundWhileItIsReplaced(t *testing.T) {
+	moments := 0
+	for ; ; moments++ {
+		v := tree(t)
+		ctx := &fstest.Overtaken{Context: v.Ctx, N: moments, Then: func() {
+			if err := v.Rename("/hidden", "/run", 0); err != nil {
+				t.Error(err)
+			}
+		}}
+		f, err := Opener{ctx, v.View()}.OpenExec("/link")
+		if err != nil {
+			t.Errorf("moment %d: %v", moments, err)
+		} else {
+			f.Release()
+		}
+		if ctx.Early() {
+			break
+		}
+	}
+	if moments == 0 {
+		t.Error("nobody asked for credentials")
+	}
+}

@@ -38,10 +38,7 @@ func (t *Task) Exec(a *ExecArgs) error {
 	if a.File != nil {
 		file, err = executable.Open(t, a.File.Path())
 	} else {
-		var p vfs.Path
-		if p, err = vfs.Resolve(t, a.View, a.Path, a.Flags); err == nil {
-			file, err = executable.Open(t, p)
-		}
+		file, err = executable.Opener{Ctx: t, View: a.View}.Walk(a.Path, a.Flags)
 	}
 	if err != nil {
 		return err

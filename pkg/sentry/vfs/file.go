@@ -147,7 +147,8 @@ type Owner struct {
 const settableFlags = unix.O_APPEND | unix.O_DIRECT | unix.O_NOATIME | unix.O_NONBLOCK
 
 // NewFile returns a description with one reference. flags are those of
-// open(2); creation flags are dropped.
+// open(2); creation flags are dropped. With O_PATH the caller has pinned the inode
+// (Pinner).
 func NewFile(p Path, impl any, flags uint32, cred *auth.Credentials) *File {
 	f := &File{path: p, inode: p.Dentry.inode, impl: impl, cred: cred}
 	f.flags.Store(flags &^ (unix.O_CREAT | unix.O_EXCL | unix.O_NOCTTY | unix.O_TRUNC | unix.O_CLOEXEC))
@@ -155,11 +156,6 @@ func NewFile(p Path, impl any, flags uint32, cred *auth.Credentials) *File {
 	if p.Mount != nil {
 		p.Mount.open.Add(1)
 		p.Mount.expiring.Store(false)
-	}
-	if flags&unix.O_PATH != 0 {
-		if pin, ok := f.inode.(Pinner); ok {
-			pin.Pin()
-		}
 	}
 	if f.inode != nil {
 		f.inode.Base().opens.Add(1)

@@ -138,7 +138,8 @@ type Inode interface {
 	// interfaces in file.go. flags are those of open(2), access mode
 	// included; creation, exclusion and truncation are done by the VFS. It is
 	// called for regular files and directories, and for devices, FIFOs and
-	// sockets only where the inode implements SpecialOpener.
+	// sockets only where the inode implements SpecialOpener. ESTALE: the file
+	// has ended since it was looked up.
 	Open(ctx Context, p Path, flags uint32) (any, error)
 }
 
@@ -190,9 +191,10 @@ type Revalidator interface {
 }
 
 // Pinner is an inode that ends with its last name and its last open file. Pin
-// and Unpin count what keeps it without opening it (O_PATH).
+// and Unpin count what keeps it without opening it (O_PATH); Pin reports false if
+// it has ended, and counts nothing.
 type Pinner interface {
-	Pin()
+	Pin() bool
 	Unpin()
 }
 

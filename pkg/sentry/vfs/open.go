@@ -60,11 +60,39 @@ func (o *Opener) openExistingPath(ctx Context, view FSView, path string, flags u
 	if flags&unix.O_NOFOLLOW == 0 {
 		walk |= FollowFinal
 	}
-	p, err := Resolve(ctx, view, path, walk)
-	if err != nil {
-		return nil, err
+	for late := (Late{}); ; {
+		p, err := Resolve(ctx, view, path, walk)
+		if err != nil {
+			return nil, err
+		}
+		f, err := o.OpenPath(ctx, p, flags)
+		if err == nil || !late.Again(p, err) {
+			return f, err
+		}
 	}
-	return o.OpenPath(ctx, p, flags)
+}
+
+// Late is for who opens what a path led to an instant ago: the last name of the
+// file may have gone since, and the file with it, while the path leads to another
+// now (rename(2) puts one in place of the other, so that there is no time at which
+// the name is missing). Linux's path walk holds the inode that it finds. The zero
+// value is ready.
+type Late struct{ last *Dentry }
+
+// Again reports whether the path that led to p should be resolved again, since
+// opening failed with err as the file there is gone. A path that goes on leading to
+// the same dead file, as a mount of it does, isn't tried for ever. No lock is held.
+func (l *Late) Again(p Path, err error) bool {
+	if err != unix.ESTALE || p.Dentry == l.last {
+		return false
+	}
+	l.last = p.Dentry
+	if d := p.Dentry.Parent(); d != nil {
+		// Whoever takes the name away has the lock until it is out of the cache.
+		d.mu.Lock()
+		d.mu.Unlock() //nolint:staticcheck // it is the waiting that counts
+	}
+	return true
 }
 
 // openWalk drops what open(2) ignores of flags, and adds what they mean to walk.
@@ -79,9 +107,12 @@ func openWalk(flags uint32, walk WalkFlags) (uint32, WalkFlags) {
 	return flags, walk
 }
 
-// OpenPath opens what is at p; no creation.
+// OpenPath opens what is at p; no creation. ESTALE when it is gone: see Late.
 func (o *Opener) OpenPath(ctx Context, p Path, flags uint32) (*File, error) {
 	if flags&unix.O_PATH != 0 {
+		if pin, ok := p.Inode().(Pinner); ok && !pin.Pin() {
+			return nil, unix.ESTALE
+		}
 		return NewFile(p, nil, flags, ctx.Credentials()), nil
 	}
 	a := BorrowAttr()
@@ -270,7 +301,11 @@ func (o *Opener) openCreate(ctx Context, view FSView, path string, flags, mode u
 			if err != nil {
 				return nil, err
 			}
-			return o.OpenPath(ctx, p, flags)
+			f, err := o.OpenPath(ctx, p, flags)
+			if err == unix.ESTALE { // what the link stood for was closed meanwhile
+				err = unix.ENOENT
+			}
+			return f, err
 		}
 		if path, err = link.Readlink(ctx); err != nil {
 			return nil, err
@@ -288,38 +323,51 @@ func (o *Opener) openCreate(ctx Context, view FSView, path string, flags, mode u
 // a symbolic link which O_CREAT follows.
 func (o *Opener) createAt(ctx Context, parent Parent, flags, mode uint32) (*File, Link, error) {
 	d := parent.Dir.Dentry
-	if d.fs.Policy == CacheAll && flags&unix.O_EXCL == 0 {
-		// What is there already needs no exclusive lock.
-		if c, err := d.lookup(ctx, parent.Name); err == nil {
-			f, link, err := o.openExisting(ctx, parent, c, flags)
+	for late := (Late{}); ; {
+		var c *Dentry
+		if d.fs.Policy == CacheAll && flags&unix.O_EXCL == 0 {
+			// What is there already needs no exclusive lock.
+			c, _ = d.lookup(ctx, parent.Name)
+		}
+		if c == nil {
+			var f *File
+			var err error
+			if f, c, err = o.makeAt(ctx, parent, flags, mode); c == nil {
+				return f, nil, err
+			}
+		}
+		f, link, err := o.openExisting(ctx, parent, c, flags)
+		if err == nil || !late.Again(Path{parent.Dir.Mount, c}, err) {
 			return f, link, err
 		}
 	}
+}
+
+// makeAt makes the last component and opens it, before anybody can take it away.
+// Of what is there already it returns the dentry.
+func (o *Opener) makeAt(ctx Context, parent Parent, flags, mode uint32) (*File, *Dentry, error) {
+	d := parent.Dir.Dentry
 	d.mu.Lock()
+	defer d.mu.Unlock()
 	c, err := d.lookupToMake(ctx, parent.Name)
 	if err != nil {
-		d.mu.Unlock()
 		return nil, nil, err
 	}
 	if c != nil && c.inode != nil {
-		d.mu.Unlock()
 		if flags&unix.O_EXCL != 0 {
 			return nil, nil, unix.EEXIST
 		}
-		return o.openExisting(ctx, parent, c, flags)
+		return nil, c, nil
 	}
 	if d.fs.Fixed {
-		d.mu.Unlock()
 		return nil, nil, unix.ENOENT
 	}
 	a := BorrowAttr()
 	defer a.Return()
 	if err := mayCreate(ctx, parent.Dir, a); err != nil {
-		d.mu.Unlock()
 		return nil, nil, err
 	}
 	if parent.Dir.Mount.ReadOnly() {
-		d.mu.Unlock()
 		return nil, nil, unix.EROFS
 	}
 	na := newAttr(ctx, a, unix.S_IFREG|mode&0o7777, 0)
@@ -332,12 +380,10 @@ func (o *Opener) createAt(ctx Context, parent Parent, flags, mode uint32) (*File
 		inode, err = dir.Make(ctx, parent.Name, na)
 	}
 	if err != nil {
-		d.mu.Unlock()
 		return nil, nil, err
 	}
 	n := newChild(d, parent.Name, inode)
 	d.insert(n)
-	d.mu.Unlock()
 	notifyEntry(d, EventCreate, parent.Name, inode, 0)
 	p := Path{parent.Dir.Mount, n}
 	if impl != nil {

@@ -41,6 +41,78 @@ func (*Context) FileSizeLimit() uint64            { return math.MaxUint64 }
 func (*Context) FileSizeExceeded()                {}
 func (*Context) ThreadGroupID() int32             { return 1 }
 
+// Overtaken is a task that another one overtakes: when it is asked for its
+// credentials and was N times before, Then is called.
+type Overtaken struct {
+	vfs.Context
+	N    int
+	Then func()
+}
+
+// Credentials implements vfs.Context.
+func (c *Overtaken) Credentials() *auth.Credentials {
+	if c.N--; c.N == -1 {
+		c.Then()
+	}
+	return c.Context.Credentials()
+}
+
+// Early reports whether the task was done before Then was called.
+func (c *Overtaken) Early() bool { return c.N >= 0 }
+
+// OpenWhileReplaced opens the file "a" while a rename puts another in its place,
+// at one moment after the other: the name is there at any time, so that open finds
+// one of the two. With O_CREAT it does so even when the file is unlinked.
+func OpenWhileReplaced(t *testing.T, start func() *VFS) {
+	t.Helper()
+	for _, flags := range []uint32{unix.O_RDONLY, unix.O_RDWR, unix.O_RDWR | unix.O_TRUNC, unix.O_PATH, unix.O_RDWR | unix.O_CREAT} {
+		for _, unlink := range []bool{false, true} {
+			if unlink && flags&unix.O_CREAT == 0 {
+				continue
+			}
+			moments := 0
+			for ; ; moments++ {
+				s := start()
+				for _, name := range []string{"a", "other"} {
+					f, err := s.Open(name, unix.O_CREAT|unix.O_TRUNC|unix.O_WRONLY, 0o600)
+					if err != nil {
+						t.Fatal(err)
+					}
+					f.Write(name)
+					f.Close()
+				}
+				ctx := &Overtaken{Context: s.Ctx, N: moments, Then: func() {
+					err := s.Rename("other", "a", 0)
+					if unlink {
+						err = s.Unlink("a")
+					}
+					if err != nil {
+						t.Error(err)
+					}
+				}}
+				f, err := s.Opener.Open(ctx, s.View(), "a", flags, 0o600, 0)
+				if err != nil {
+					t.Errorf("flags %#x, moment %d: %v", flags, moments, err)
+				} else {
+					if flags&(unix.O_PATH|unix.O_TRUNC) == 0 {
+						got, _ := vfsFile{s, f}.Pread(100, 0)
+						if got != "a" && got != "other" && !(unlink && got == "") {
+							t.Errorf("flags %#x, moment %d: the file has %q", flags, moments, got)
+						}
+					}
+					f.DecRef()
+				}
+				if ctx.Early() {
+					break
+				}
+			}
+			if moments == 0 {
+				t.Errorf("flags %#x: nobody asked for credentials", flags)
+			}
+		}
+	}
+}
+
 // memory is one file for all tests: pages of file systems that are garbage go
 // back to it whenever the collector finds them.
 var memory = sync.OnceValues(memfile.New)

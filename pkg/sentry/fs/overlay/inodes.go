@@ -29,7 +29,14 @@ func (f *file) withContent(size uint64) error {
 }
 
 func (f *file) copy(ctx vfs.Context) error {
-	return f.copyUp(ctx, func(a *vfs.Attr) error { return f.withContent(uint64(a.Size)) })
+	if f.copied.Load() {
+		return nil
+	}
+	err := f.copyUp(ctx, func(a *vfs.Attr) error { return f.withContent(uint64(a.Size)) })
+	if err == nil && f.Gone() { // somebody came by a name that went meanwhile
+		f.DropContent()
+	}
+	return err
 }
 
 // Attributes implements vfs.Inode.
@@ -57,23 +64,47 @@ func (f *file) Open(ctx vfs.Context, _ vfs.Path, flags uint32) (any, error) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if !f.copied.Load() && !f.HasContent() {
-		var a vfs.Attr
-		if err := f.lower.Attributes(ctx, &a); err != nil {
-			return nil, err
-		}
-		if err := f.withContent(uint64(a.Size)); err != nil {
-			return nil, err
-		}
-		// What the host refuses is refused now and not at the first read.
-		c := f.Content().(*content)
-		if _, err := c.lower.open(); err != nil {
-			f.DropContent()
-			return nil, err
-		}
+	if !f.pin() {
+		return nil, unix.ESTALE
+	}
+	if err := f.readable(ctx); err != nil {
+		f.Regular.Unpin()
+		return nil, err
+	}
+	return f, nil
+}
+
+// readable sees to it that an open file can be read. mu is held.
+func (f *file) readable(ctx vfs.Context) error {
+	if f.copied.Load() || f.HasContent() {
+		return nil
+	}
+	var a vfs.Attr
+	if err := f.lower.Attributes(ctx, &a); err != nil {
+		return err
+	}
+	if err := f.withContent(uint64(a.Size)); err != nil {
+		return err
+	}
+	// What the host refuses is refused now and not at the first read.
+	_, err := f.Content().(*content).lower.open()
+	if err != nil {
+		f.DropContent()
+	}
+	return err
+}
+
+// pin counts an opening, or what else keeps the file; false if it has ended. mu is
+// held.
+func (f *file) pin() bool {
+	if f.copied.Load() {
+		return f.Regular.Pin()
+	}
+	if f.removed.Load() && !f.Pinned() {
+		return false
 	}
 	f.PinAlways()
-	return f, nil
+	return true
 }
 
 // ReadAt implements vfs.ReaderAt. As long as nothing is copied the time of the last
@@ -90,7 +121,11 @@ func (f *file) ReadAt(ctx vfs.Context, dst *usermem.Buffer, off int64) (int64, e
 func (f *file) Release(*vfs.File) { f.Unpin() }
 
 // Pin and Unpin implement vfs.Pinner.
-func (f *file) Pin() { f.PinAlways() }
+func (f *file) Pin() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.pin()
+}
 func (f *file) Unpin() {
 	f.mu.Lock()
 	f.Regular.Unpin()
@@ -158,8 +193,14 @@ func (f *file) drop() {
 	}
 }
 
-// AddLink implements tmpfs.Child.
-func (f *file) AddLink(n int32, now int64) error { return f.addLink(n, now, f.Regular.AddLink) }
+// AddLink implements tmpfs.Child. With the last name goes what an idle file has.
+func (f *file) AddLink(n int32, now int64) error {
+	err := f.addLink(n, now, f.Regular.AddLink)
+	if f.removed.Load() {
+		f.drop()
+	}
+	return err
+}
 
 // Changed implements tmpfs.Child.
 func (f *file) Changed(now int64) {

@@ -1,9 +1,12 @@
 package overlay
 
 import (
+	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -378,6 +381,108 @@ func TestConcurrentUse(t *testing.T) {
 	if n := f.account.FileUsage(); n != 0 {
 		t.Errorf("%d bytes left", n)
 	}
+}
+
+// Whoever comes by a name that goes before he is done keeps nothing of the file, and
+// brings nothing back.
+func TestLateUseOfARemovedFileKeepsNothing(t *testing.T) {
+	uses := map[string]func(f *fixture, p vfs.Path) error{
+		"nothing": func(*fixture, vfs.Path) error { return nil },
+		"read":    func(f *fixture, p vfs.Path) error { return f.openLate(p, unix.O_RDONLY) },
+		"write":   func(f *fixture, p vfs.Path) error { return f.openLate(p, unix.O_RDWR) },
+		"cut":     func(f *fixture, p vfs.Path) error { return f.openLate(p, unix.O_WRONLY|unix.O_TRUNC) },
+		"path":    func(f *fixture, p vfs.Path) error { return f.openLate(p, unix.O_PATH) },
+		"chmod":   func(f *fixture, p vfs.Path) error { return vfs.Chmod(f.Ctx, p, 0o600) },
+		"truncate": func(f *fixture, p vfs.Path) error {
+			return vfs.Truncate(f.Ctx, p, nil, 4096)
+		},
+		"setxattr": func(f *fixture, p vfs.Path) error {
+			return vfs.SetXattr(f.Ctx, p, "user.x", make([]byte, 2000), 0)
+		},
+		"link": func(f *fixture, p vfs.Path) error {
+			if err := vfs.LinkPath(f.Ctx, p, f.View(), "d/late"); err != unix.ENOENT {
+				return fmt.Errorf("link: %v", err)
+			}
+			return nil
+		},
+	}
+	for _, before := range []string{"", "read", "chmod", "write", "open and chmod"} {
+		for _, name := range []string{"d/e/a", "new"} {
+			want := int64(-1)
+			for _, use := range append([]string{"nothing"}, slices.Sorted(maps.Keys(uses))...) {
+				f := newFixture(t)
+				h, err := f.Open("new", unix.O_CREAT|unix.O_RDWR, 0o600)
+				if err != nil {
+					t.Fatal(err)
+				}
+				h.Write(strings.Repeat("new", 5000))
+				h.Close()
+				p, err := f.Resolve(name, false)
+				if err != nil {
+					t.Fatal(err)
+				}
+				h = nil
+				switch before {
+				case "read", "open and chmod":
+					if h, err = f.Open(name, unix.O_RDONLY, 0); err == nil {
+						_, err = h.Read(10)
+					}
+					if before == "open and chmod" {
+						err = errors.Join(err, f.Unlink(name), vfs.Chmod(f.Ctx, p, 0o640))
+					}
+					h.Close()
+				case "chmod":
+					err = f.Chmod(name, 0o640)
+				case "write":
+					if h, err = f.Open(name, unix.O_WRONLY, 0); err == nil {
+						_, err = h.Write("changed")
+						h.Close()
+					}
+				}
+				if before != "open and chmod" {
+					err = errors.Join(err, f.Unlink(name))
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := uses[use](f, p); err != nil {
+					t.Errorf("after %q of %s, %s: %v", before, name, use, err)
+				}
+				if name == "d/e/a" {
+					f.Unlink("new")
+				}
+				bytes, inodes := f.fs.Usage()
+				if want < 0 {
+					want = inodes
+				}
+				if bytes != 0 || inodes != want {
+					t.Errorf("after %q of %s, %s leaves %d bytes, and %d inodes where %d were", before, name, use, bytes, inodes, want)
+				}
+				if f, ok := p.Inode().(*file); ok && f.HasContent() {
+					t.Errorf("after %q of %s, %s leaves a content", before, name, use)
+				}
+			}
+		}
+	}
+}
+
+// openLate opens a file that is gone, and reports if that works.
+func (f *fixture) openLate(p vfs.Path, flags uint32) error {
+	h, err := f.Opener.OpenPath(f.Ctx, p, flags)
+	switch err {
+	case nil:
+		src := usermem.BytesBuffer([]byte("late"))
+		h.Write(f.Ctx, &src)
+		h.DecRef()
+		return errors.New("it opens")
+	case unix.ESTALE:
+		return nil
+	}
+	return err
+}
+
+func TestOpenFindsAFileWhileItIsReplaced(t *testing.T) {
+	fstest.OpenWhileReplaced(t, func() *fstest.VFS { return newFixture(t).VFS })
 }
 
 func BenchmarkStat(b *testing.B) {

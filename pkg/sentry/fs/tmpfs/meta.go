@@ -63,22 +63,32 @@ func (m *Meta) charge(extra int) error {
 }
 
 // Become gives m the attributes a and extended attributes x of an inode that it
-// stands for from now on, and counts it.
+// stands for from now on, and counts it, unless it is gone: no name, nobody has it
+// open.
 func (m *Meta) Become(a *vfs.Attr, x map[string][]byte) error {
 	total := 0
 	for k, v := range x {
 		total += len(k) + len(v) + xattrCost
 	}
-	if err := m.charge(total); err != nil {
-		return err
-	}
 	m.mu.Lock()
+	defer m.mu.Unlock()
+	if a.Nlink != 0 || m.opens != 0 {
+		if err := m.charge(total); err != nil {
+			return err
+		}
+	}
 	m.mode, m.uid, m.gid, m.rdev = a.Mode, a.UID, a.GID, a.Rdev
 	m.atime, m.mtime, m.ctime, m.btime = a.Atime, a.Mtime, a.Ctime, a.Btime
 	m.nlink, m.xattrs, m.xattrBytes = a.Nlink, x, total
 	m.linkable = false
-	m.mu.Unlock()
 	return nil
+}
+
+// Gone reports whether an inode that counts has ended.
+func (m *Meta) Gone() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.charged == 0
 }
 
 // Storage returns where the inode is.

@@ -156,10 +156,10 @@ func (q quiet) ReadAt(_ vfs.Context, dst *usermem.Buffer, off int64) (int64, err
 	return q.ReadQuietly(dst, off)
 }
 
-// Open implements vfs.Inode. ENOENT when the last name went meanwhile.
+// Open implements vfs.Inode.
 func (r *Regular) Open(_ vfs.Context, p vfs.Path, flags uint32) (any, error) {
 	if !r.hold() {
-		return nil, unix.ENOENT
+		return nil, unix.ESTALE
 	}
 	if flags&unix.O_NOATIME != 0 || p.Mount != nil && p.Mount.Flags()&vfs.MountNoAtime != 0 {
 		return quiet{r}, nil
@@ -171,7 +171,7 @@ func (r *Regular) Open(_ vfs.Context, p vfs.Path, flags uint32) (any, error) {
 func (r *Regular) Release(*vfs.File) { r.Unpin() }
 
 // Pin and Unpin keep a file without names: vfs.Pinner.
-func (r *Regular) Pin() { r.hold() }
+func (r *Regular) Pin() bool { return r.hold() }
 func (r *Regular) Unpin() {
 	if r.drop() {
 		r.free()
@@ -192,7 +192,7 @@ func (r *Regular) AddLink(n int32, now int64) error {
 // link adds a name, unless there was one and it is gone.
 func (m *Meta) link(now int64) error {
 	m.mu.Lock()
-	if m.nlink == 0 && !m.linkable {
+	if m.nlink == 0 && (!m.linkable || m.charged == 0) {
 		m.mu.Unlock()
 		return unix.ENOENT
 	}
@@ -224,10 +224,14 @@ func (r *Regular) releaseWhenLost(c Content) {
 // HasContent reports whether there is a content.
 func (r *Regular) HasContent() bool { return r.content.Load() != nil }
 
-// free gives the pages back: no name, nobody has it open.
+// free gives the pages back: no name, nobody has it open. Who came by a name before
+// may ask for the size still.
 func (r *Regular) free() {
 	if r.hasLost {
 		r.lost.Stop()
+	}
+	if c := r.content.Load(); c != nil {
+		r.size.Store((*c).Size())
 	}
 	if c := r.content.Swap(nil); c != nil {
 		(*c).Release()

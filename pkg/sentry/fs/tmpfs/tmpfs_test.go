@@ -369,3 +369,47 @@ func TestHoles(t *testing.T) {
 		t.Errorf("%d blocks", a.Blocks)
 	}
 }
+
+func TestOpenFindsAFileWhileItIsReplaced(t *testing.T) {
+	fstest.OpenWhileReplaced(t, func() *fstest.VFS {
+		s, _, _ := newFS(t, Options{})
+		return s
+	})
+}
+
+// A file made by O_TMPFILE that was closed has no name to get, and a file that was
+// removed keeps its size for who found it before.
+func TestLateUseOfAFileThatIsGone(t *testing.T) {
+	s, storage, _ := newFS(t, Options{})
+	f, err := s.OpenFile("/", unix.O_TMPFILE|unix.O_RDWR, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := f.Path()
+	f.DecRef()
+	if err := vfs.LinkPath(s.Ctx, p, s.View(), "name"); err != unix.ENOENT {
+		t.Errorf("linking what was closed: %v", err)
+	}
+	h, err := s.Open("a", unix.O_CREAT|unix.O_RDWR, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.Write("12345")
+	h.Close()
+	if p, err = s.Resolve("a", false); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Unlink("a"); err != nil {
+		t.Fatal(err)
+	}
+	var a vfs.Attr
+	if err := p.Inode().Attributes(s.Ctx, &a); err != nil || a.Size != 5 || a.Nlink != 0 {
+		t.Errorf("size %d, %d names, %v", a.Size, a.Nlink, err)
+	}
+	if _, err := s.Opener.OpenPath(s.Ctx, p, unix.O_RDWR); err != unix.ESTALE {
+		t.Errorf("opening it: %v", err)
+	}
+	if bytes, inodes := storage.Usage(); bytes != 0 || inodes != 1 {
+		t.Errorf("%d bytes and %d inodes are left", bytes, inodes)
+	}
+}
