@@ -212,7 +212,7 @@ func TestTheProgramIsShown(t *testing.T) {
 	}
 }
 
-var mapsFormat = regexp.MustCompile(`^[0-9a-f]{8,}-[0-9a-f]{8,} [r-][w-][x-][ps] [0-9a-f]{8} [0-9a-f]{2}:[0-9a-f]{2} \d+ (?: *(\S.*))?$`)
+var mapsFormat = regexp.MustCompile(`^[0-9a-f]{8,}-[0-9a-f]{8,} [r-][w-][x-][ps] [0-9a-f]{8} [0-9a-f]{2,}:[0-9a-f]{2,} \d+ (?: *(\S.*))?$`)
 
 func TestMapsAreWhole(t *testing.T) {
 	m := newMachine(t, Options{})
