@@ -3,6 +3,7 @@ package gofer
 import (
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"runtime"
 	"strings"
 	"testing"
@@ -116,6 +117,50 @@ func sameTree(t *testing.T, a, b fstest.System, path string) {
 		}
 		if kind == fmt.Sprint(unix.DT_DIR) {
 			sameTree(t, a, b, p)
+		}
+	}
+}
+
+func TestOpenFindsAFileWhileItIsReplaced(t *testing.T) {
+	for name, o := range map[string]Options{"exclusive": {}, "shared": {Shared: true}, "forgetful": {MaxFids: 1, MaxIdle: 1}} {
+		for _, ext := range []p9.Extensions{p9.AllExtensions, p9.AllExtensions &^ p9.ExtOpenFD, 0} {
+			t.Run(fmt.Sprint(name, ext), func(t *testing.T) {
+				fstest.OpenWhileReplaced(t, func() *fstest.VFS {
+					return fstest.New(serve(t, fstest.HostDir(t), ext, o).fs)
+				})
+			})
+		}
+	}
+}
+
+// As above, in a tree where somebody else does it.
+func TestOpenFindsAFileWhileTheHostReplacesIt(t *testing.T) {
+	for _, ext := range []p9.Extensions{p9.AllExtensions, 0} {
+		for moments := 0; ; moments++ {
+			dir := fstest.HostDir(t)
+			v := fstest.New(serve(t, dir, ext, Options{Shared: true}).fs)
+			for _, name := range []string{"a", "other"} {
+				if err := os.WriteFile(dir+"/"+name, []byte(name), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if _, err := v.Stat("a"); err != nil {
+				t.Fatal(err)
+			}
+			ctx := &fstest.Overtaken{Context: v.Ctx, N: moments, Then: func() {
+				if err := os.Rename(dir+"/other", dir+"/a"); err != nil {
+					t.Error(err)
+				}
+			}}
+			f, err := v.Opener.Open(ctx, v.View(), "a", unix.O_RDONLY, 0, 0)
+			if err != nil {
+				t.Errorf("extensions %v, moment %d: %v", ext, moments, err)
+			} else {
+				f.DecRef()
+			}
+			if ctx.Early() {
+				break
+			}
 		}
 	}
 }
