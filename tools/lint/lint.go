@@ -16,7 +16,8 @@
 //     without such a comment;
 //   - a postponement, such as TODO(name) or FIXME(name), without its owner's name;
 //   - a Go file that gofmt would change;
-//   - a package with a name that says nothing, or without a package comment.
+//   - a package with a name that says nothing, or without a package comment;
+//   - a test that no rule of its BUILD file has.
 //
 // Files are read whatever their build constraints. Directories named testdata,
 // and those whose names begin with a dot, an underscore or bazel-, are not.
@@ -152,7 +153,13 @@ func (c *checker) goFile(name string) error {
 	}
 	dir := path.Dir(name)
 	isTest := strings.HasSuffix(name, "_test.go")
-	if !isTest {
+	if isTest {
+		// Gazelle sees to it, but for rules that say "keep".
+		build, err := fs.ReadFile(c.tree, path.Join(dir, "BUILD.bazel"))
+		if err == nil && !bytes.Contains(build, []byte(strconv.Quote(path.Base(name)))) {
+			c.report(f.Name.Pos(), "no rule of the directory's BUILD.bazel has this test")
+		}
+	} else {
 		p := c.packages[dir]
 		if p == nil {
 			p = &pkg{file: name}

@@ -141,6 +141,21 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+func TestTestsHaveARule(t *testing.T) {
+	tree := fstest.MapFS{
+		"pkg/facts/BUILD.bazel": {Data: []byte("go_test(srcs = [\"a_test.go\"])")},
+		"pkg/facts/a_test.go":   {Data: []byte("package facts\n")},
+		"pkg/facts/b_test.go":   {Data: []byte("package facts\n")},
+	}
+	problems, err := Check(tree, "m", testRows(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(problems); len(problems) != 1 || !strings.Contains(got, "pkg/facts/b_test.go:1: no rule") {
+		t.Errorf("problems %s", got)
+	}
+}
+
 func TestPackageCommentInAnyFile(t *testing.T) {
 	tree := fstest.MapFS{
 		"pkg/facts/a.go":   {Data: []byte("package facts\n")},
