@@ -53,16 +53,18 @@ const (
 )
 
 const (
-	// looks is how often a side looks when apart: about 20 us.
-	looks = 1000
+	// looks is how often a side looks when apart, about 50 us: longer than the host's
+	// clock tick keeps a CPU, which in a virtual machine is 20. firstLooks is that for
+	// who has just been sent to a CPU that may sleep.
+	looks, firstLooks = 2500, 5 * looks
 	// soon is what it has to be worth it.
 	soon = 15 * time.Microsecond
 	// patience is how long a stub thread that computes stays bound.
 	patience = time.Millisecond
 
 	minToApart, maxToApart = 32, 256
-	// worthwhile is how many rounds apart make up for going there, and
-	// rechoose after how many together the host chooses the CPU anew.
+	// worthwhile is how many rounds apart make up for going there, or for one that
+	// was looked for in vain, and rechoose after how many together the host chooses the CPU anew.
 	worthwhile, rechoose = 64, 1024
 )
 
@@ -209,9 +211,10 @@ func (c *context) handOver(th *thread) error {
 			if pl.cpu < 0 || pl.cpu == me {
 				c.bind(-1)
 				th.bind(p, p.cpus.after(me))
+				n = firstLooks
 			}
 			p.spinners.take(pl.cpu, th)
-			n = looks
+			n = max(n, looks)
 			pl.lasted++
 		case together:
 			if pl.rounds >= rechoose {
@@ -241,16 +244,17 @@ func (c *context) sleep(th *thread) error {
 	}
 	if pl.mode == apart {
 		// It computes, or has lost its CPU to somebody.
-		pl.mode = together
-		pl.quick = 0
-		if pl.toApart = min(2*max(pl.toApart, minToApart), maxToApart); pl.lasted >= worthwhile {
+		if pl.lasted >= worthwhile {
 			pl.toApart = minToApart
+		} else {
+			pl.mode, pl.quick = together, 0
+			pl.toApart = min(2*max(pl.toApart, minToApart), maxToApart)
 		}
 		pl.lasted = 0
 	}
 	th.shared.spin = 0
 	before := time.Now()
-	bound := pl.cpu >= 0 && th.shared.event.Load() != th.number // else the wake-up was a switch already
+	bound := pl.mode != apart && pl.cpu >= 0 && th.shared.event.Load() != th.number // else the wake-up was a switch already
 	if bound {
 		c.bind(pl.cpu)
 		p.looser.watch(c, before)
@@ -265,6 +269,7 @@ func (c *context) sleep(th *thread) error {
 		pl.quick = 0
 		c.bind(-1)
 		th.bind(p, -1)
+	case pl.mode == apart:
 	case took > soon:
 		pl.quick = 0
 		pl.mode = together
