@@ -9,7 +9,7 @@
 // next thread when theirs sleeps, without a word to Go's scheduler. A thread that
 // was woken waits for its waker's carrier for as long as that may soon be free:
 //
-//   - the waker has gone on twice (Checkpoint) and not slept,
+//   - the waker has gone on a few times (Checkpoint) and not slept,
 //   - or a carrier that runs is about to be busy elsewhere (Away),
 //   - or patience is over, whatever the carriers do,
 //
@@ -36,6 +36,9 @@ const (
 	// patience is how long a thread that was woken waits at most for a carrier
 	// that runs already, but for the lateness of Go's timers.
 	patience = 500 * time.Microsecond
+	// grace is how often a waker may go on first: who makes a thread and waits for it
+	// makes two calls in between.
+	grace = 3
 	// maxIdle is how many carriers wait for work rather than end.
 	maxIdle = 16
 )
@@ -45,17 +48,18 @@ type Scheduler struct {
 	coroutines bool
 
 	// present counts carriers that run a thread and aren't away, waiting the
-	// threads in queue. Whoever adds to one looks at the other afterwards.
+	// threads in the queue. Whoever adds to one looks at the other afterwards.
 	present, waiting atomic.Int32
-	// grace: nobody has gone on since the first of queue was woken.
-	grace atomic.Bool
+	// grace is how often somebody may still go on since the first of the queue was woken.
+	grace atomic.Int32
 	// watched: the timer is set.
 	watched atomic.Bool
 	timer   *time.Timer
 
-	mu    locks.Mutex[locks.Scheduler]
-	queue []*Thread
-	idle  []*carrier
+	mu locks.Mutex[locks.Scheduler]
+	// first and last of the queue, which hangs together by Thread.after.
+	first, last *Thread
+	idle        []*carrier
 }
 
 // New returns a scheduler, of coroutines or of goroutines.
@@ -80,6 +84,8 @@ const (
 type Thread struct {
 	sched *Scheduler
 	state atomic.Uint32
+	// after is who is behind it in the queue.
+	after *Thread
 	// next runs the coroutine until it calls yield.
 	next  func() (struct{}, bool)
 	yield func(struct{}) bool
@@ -158,9 +164,14 @@ func (t *Thread) Unpark() {
 // enqueue has somebody run t, which is neither running nor queued.
 func (s *Scheduler) enqueue(t *Thread) {
 	s.mu.Lock()
-	s.queue = append(s.queue, t)
+	if s.last == nil {
+		s.first = t
+	} else {
+		s.last.after = t
+	}
+	s.last = t
 	if s.waiting.Add(1) == 1 {
-		s.grace.Store(true)
+		s.grace.Store(grace)
 	}
 	if s.present.Load() <= 0 {
 		s.start()
@@ -175,12 +186,13 @@ func (s *Scheduler) enqueue(t *Thread) {
 
 // take returns the thread that has waited longest, or nil. Caller holds mu.
 func (s *Scheduler) take() *Thread {
-	if len(s.queue) == 0 {
+	t := s.first
+	if t == nil {
 		return nil
 	}
-	t := s.queue[0]
-	s.queue[0] = nil
-	s.queue = s.queue[1:]
+	if s.first, t.after = t.after, nil; s.first == nil {
+		s.last = nil
+	}
 	s.waiting.Add(-1)
 	return t
 }
@@ -218,7 +230,7 @@ func (s *Scheduler) tired() {
 
 // Checkpoint is called by a thread that goes on, and may be back soon.
 func (s *Scheduler) Checkpoint() {
-	if s.waiting.Load() != 0 && !s.grace.Swap(false) {
+	if s.waiting.Load() != 0 && s.grace.Add(-1) < 0 {
 		s.spill()
 	}
 }
