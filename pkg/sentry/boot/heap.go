@@ -29,6 +29,11 @@ const (
 	// heapSlack is how much more than an application's limit the Go runtime may
 	// take before it collects garbage all the time.
 	heapSlack = 64 << 20
+	// While less than smallHeap, in bytes, is alive, garbage is collected when it is
+	// sparePercent of smallHeap: each collection stops all tasks for a quarter of a
+	// millisecond, and at 100 there are 70 in a second of making threads. Beyond, when
+	// it is as much as what is alive.
+	smallHeap, sparePercent, usualPercent = 4 << 20, 200, 100
 	// pageRoom is how much memory, in bytes, there has to be for who wanted a page.
 	pageRoom = 256 << 10
 	// execRoom is how much a process that is started from outside is to find.
@@ -47,6 +52,8 @@ type heapWatch struct {
 	// What is charged, and to whom.
 	payer *memfile.Account
 	rest  int64
+	// percent is the runtime's GOGC.
+	percent int
 	// starving are what opens when room has been made for the tasks that want pages of
 	// an account now.
 	starving map[*memfile.Account]*waiter.Gate
@@ -60,6 +67,8 @@ func watchHeap(s *Sandbox, f *memfile.File) {
 	w.killer = killer{candidates: s.candidates, collect: collectGarbage, drop: s.dropCaches, logf: s.k.Logf, describe: w.describe, wait: waitKilled}
 	w.turn <- struct{}{}
 	s.heap, s.k.Starving = w, w.feed
+	w.percent = sparePercent
+	debug.SetGCPercent(sparePercent)
 	w.arm()
 }
 
@@ -92,6 +101,7 @@ func (w *heapWatch) measure() (over bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	live, stacks := heapSizes()
+	w.pace(live)
 	rest := max(live+stacks-ownHeap-int64(w.file.Heap())+w.rest, 0)
 	payer := w.s.soleAccount()
 	if payer != w.payer {
@@ -101,6 +111,21 @@ func (w *heapWatch) measure() (over bool) {
 	payer.ChargeAlways(rest - w.rest)
 	w.rest = rest
 	return payer.Over()
+}
+
+// pace says how much garbage there may be, from what is alive. Caller holds mu.
+func (w *heapWatch) pace(live int64) {
+	percent := w.percent
+	switch {
+	case live > smallHeap:
+		percent = usualPercent
+	case live < smallHeap/2:
+		percent = sparePercent
+	}
+	if percent != w.percent {
+		w.percent = percent
+		debug.SetGCPercent(percent)
+	}
 }
 
 // heapSizes returns how much the last garbage collection left, and the stacks of
