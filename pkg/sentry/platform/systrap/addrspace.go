@@ -116,6 +116,9 @@ func (a *addressSpace) lose() {
 // is still looking for what to do, else th if it is one of them, else any, else a new one.
 func (a *addressSpace) take(th *thread) (*thread, error) {
 	p := a.proc
+	if hot := p.hot.Swap(nil); hot != nil {
+		return hot, nil
+	}
 	p.mu.Lock()
 	i := len(p.free) - 1
 	if i >= 0 && p.free[i].place.mode != apart {
@@ -146,6 +149,8 @@ func (a *addressSpace) take(th *thread) (*thread, error) {
 func (p *process) giveBack(th *thread) {
 	if th.place.mode != apart {
 		th.rest()
+	} else if p.hot.CompareAndSwap(nil, th) {
+		return
 	}
 	p.mu.Lock()
 	p.free = append(p.free, th)

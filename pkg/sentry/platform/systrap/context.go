@@ -229,6 +229,8 @@ func (c *context) setRegs(a *addressSpace, th *thread, state *arch.State) {
 		th.load = loadFrame
 	case live:
 		th.load = 0
+	case c.inArea:
+		th.load = loadVectors | loadArea
 	default:
 		th.load = loadVectors
 	}
@@ -240,11 +242,17 @@ func (c *context) setRegs(a *addressSpace, th *thread, state *arch.State) {
 		th.load |= loadFS
 		th.fsBase = r.FsBase
 	}
+	if r.GsBase == 0 && r.Cs == arch.UserCs && r.Eflags&^jumpFlags == 0 {
+		th.load |= loadJump
+	}
 	if gs != th.gsBase {
 		th.load |= loadGS
 		th.gsBase = gs
 	}
 }
+
+// jumpFlags are those that popfq may set on the way to the application.
+const jumpFlags = arch.FlagCF | 1<<1 | arch.FlagPF | arch.FlagAF | arch.FlagZF | arch.FlagSF | arch.FlagIF | arch.FlagDF | arch.FlagOF
 
 // forgetBases says that it isn't known which segment bases the thread has: it was
 // interrupted before or after it has loaded what it was told to.

@@ -29,7 +29,8 @@ type shared struct {
 	spin    uint32 // how often to look before sleeping
 	load    uint32 // which registers to load: see loadFS
 	result  uint64 // rax, with loadResult
-	_       [0x28]byte
+	area    uint64 // where vector registers are saved after a call, and loaded from with loadArea
+	_       [0x20]byte
 
 	// Written by the thread after all else, both at once: the number of the command
 	// that has ended, and how.
@@ -51,8 +52,8 @@ type shared struct {
 	fsBase, gsBase uint64
 	sp             uint64
 	saved          atomic.Uint32 // the command at whose end vector registers were saved last
-	area           uint64        // where they are saved; the Sentry says
-	frameAt        uint64        // with saveFrame
+	_              [8]byte
+	frameAt        uint64 // with saveFrame
 	_              [40]byte
 	// regs are those to load, in the order of struct sigcontext
 	// (asm/sigcontext.h) up to eflags, then cs, ss and the segment bases.

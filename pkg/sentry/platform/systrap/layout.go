@@ -54,6 +54,7 @@ const (
 	ctxSpin         = 0x08
 	ctxLoad         = 0x0c
 	ctxResult       = 0x10
+	ctxArea         = 0x18
 	ctxEvent        = 0x40
 	ctxStubSleeps   = 0x80
 	ctxSentrySleeps = 0xc0
@@ -68,7 +69,6 @@ const (
 	ctxGSBase       = 0x130
 	ctxSP           = 0x138
 	ctxSaved        = 0x140
-	ctxArea         = 0x148
 	ctxFrameAt      = 0x150
 	ctxRegs         = 0x180
 	ctxRegFS        = ctxRegs + 20*8
@@ -94,6 +94,11 @@ const (
 	// saveFrame: the vector state is to be saved to a signal frame at
 	// shared.frameAt, and is that of the start of a program from then on.
 	saveFrame = 32
+	// loadArea, with loadVectors: that at shared.area instead.
+	loadArea = 64
+	// loadJump: the base of GS is the slot's, and the flags are such that the
+	// application can be jumped to; iretq takes 0.1 us.
+	loadJump = 128
 
 	// To see whether an address is of a slot.
 	slotsShift  = 25
@@ -146,24 +151,24 @@ const (
 	offStart       = 0x200
 	offPost        = 0x300
 	offResume      = 0x480
-	offInterrupted = 0x800
-	offHandler     = 0x840
-	offEntry       = 0x980
-	offPlainEntry  = 0xe80
-	offAnswer      = 0x1380
-	offPlainAnswer = 0x13c0
-	offAnswerUndo  = 0x1400
-	offPlainUndo   = 0x1420
-	offNoSignals   = 0x1460
-	offFprog       = 0x1470
-	offFeatures    = 0x1480
-	offFilter      = 0x14a0
-	offLeftTable   = 0x1a40
-	offErrnoTable  = 0x2340
-	offAnswerIndex = 0x2b40
-	offNotes       = 0x2c40
-	offInit        = 0x2c80
-	offEnd         = 0x2ec0
+	offInterrupted = 0x840
+	offHandler     = 0x880
+	offEntry       = 0x9c0
+	offPlainEntry  = 0xec0
+	offAnswer      = 0x13c0
+	offPlainAnswer = 0x1400
+	offAnswerUndo  = 0x1440
+	offPlainUndo   = 0x1460
+	offNoSignals   = 0x14a0
+	offFprog       = 0x14b0
+	offFeatures    = 0x14c0
+	offFilter      = 0x14e0
+	offLeftTable   = 0x1a80
+	offErrnoTable  = 0x2380
+	offAnswerIndex = 0x2b80
+	offNotes       = 0x2c80
+	offInit        = 0x2cc0
+	offEnd         = 0x2f00
 
 	childAddr       = stub.PlatformCode + offChild
 	startAddr       = stub.PlatformCode + offStart

@@ -36,6 +36,8 @@ type process struct {
 
 	kept atomic.Int32 // how many areas belong to contexts without a thread
 
+	hot atomic.Pointer[thread] // one without a context, that looks for its next command; not in free
+
 	mu      locks.Mutex[locks.StubThreads]
 	free    []*thread // those without a context
 	threads []*thread // all

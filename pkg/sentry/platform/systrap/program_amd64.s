@@ -276,6 +276,24 @@ gone:
 	GOTO(const_resumeAddr)
 	PIECE_END
 
+// LOAD_REGS loads the general registers but RSP and R15, and no flags.
+#define LOAD_REGS \
+	MOVQ	(const_ctxRegs+0*8)(R15), R8; \
+	MOVQ	(const_ctxRegs+1*8)(R15), R9; \
+	MOVQ	(const_ctxRegs+2*8)(R15), R10; \
+	MOVQ	(const_ctxRegs+3*8)(R15), R11; \
+	MOVQ	(const_ctxRegs+4*8)(R15), R12; \
+	MOVQ	(const_ctxRegs+5*8)(R15), R13; \
+	MOVQ	(const_ctxRegs+6*8)(R15), R14; \
+	MOVQ	(const_ctxRegs+8*8)(R15), DI; \
+	MOVQ	(const_ctxRegs+9*8)(R15), SI; \
+	MOVQ	(const_ctxRegs+10*8)(R15), AX; \
+	XCHGQ	BP, AX; \
+	MOVQ	(const_ctxRegs+11*8)(R15), BX; \
+	MOVQ	(const_ctxRegs+12*8)(R15), DX; \
+	MOVQ	(const_ctxRegs+13*8)(R15), AX; \
+	MOVQ	(const_ctxRegs+14*8)(R15), CX
+
 // stubResume goes to the application. Nothing of what it reads is changed, so it
 // can be given up at any instruction and begun anew, with all that is to be loaded.
 TEXT ·stubResume(SB),NOSPLIT|NOFRAME,$0
@@ -284,6 +302,9 @@ TEXT ·stubResume(SB),NOSPLIT|NOFRAME,$0
 	MOVL	const_ctxLoad(R15), CX
 	TESTL	$const_loadResult, CX
 	JNE	result
+	PREFETCHT0	(const_ctxRegs+0*64)(R15)
+	PREFETCHT0	(const_ctxRegs+1*64)(R15)
+	PREFETCHT0	(const_ctxRegs+2*64)(R15)
 	MOVQ	$const_featuresAddr, SI
 	MOVL	4(SI), DX
 	MOVL	0(SI), AX
@@ -292,6 +313,10 @@ TEXT ·stubResume(SB),NOSPLIT|NOFRAME,$0
 	JNE	load
 	TESTL	$const_loadVectors, CX
 	JEQ	haveFP
+	TESTL	$const_loadArea, CX
+	JEQ	restore
+	MOVQ	const_ctxArea(R15), DI
+restore:
 	XRSTOR64_DI
 haveFP:
 	TESTL	$const_saveFrame, CX
@@ -309,28 +334,24 @@ haveFS:
 haveGS:
 	// Below the frame that the vector state may have come from.
 	MOVQ	const_ctxSP(R15), SP
+	TESTL	$const_loadJump, CX
+	JNE	jump
 	PUSHQ	(const_ctxRegs+19*8)(R15)	// ss
 	PUSHQ	(const_ctxRegs+15*8)(R15)	// rsp
 	PUSHQ	(const_ctxRegs+17*8)(R15)	// eflags
 	PUSHQ	(const_ctxRegs+18*8)(R15)	// cs
 	PUSHQ	(const_ctxRegs+16*8)(R15)	// rip
-	MOVQ	(const_ctxRegs+0*8)(R15), R8
-	MOVQ	(const_ctxRegs+1*8)(R15), R9
-	MOVQ	(const_ctxRegs+2*8)(R15), R10
-	MOVQ	(const_ctxRegs+3*8)(R15), R11
-	MOVQ	(const_ctxRegs+4*8)(R15), R12
-	MOVQ	(const_ctxRegs+5*8)(R15), R13
-	MOVQ	(const_ctxRegs+6*8)(R15), R14
-	MOVQ	(const_ctxRegs+8*8)(R15), DI
-	MOVQ	(const_ctxRegs+9*8)(R15), SI
-	MOVQ	(const_ctxRegs+10*8)(R15), AX
-	XCHGQ	BP, AX
-	MOVQ	(const_ctxRegs+11*8)(R15), BX
-	MOVQ	(const_ctxRegs+12*8)(R15), DX
-	MOVQ	(const_ctxRegs+13*8)(R15), AX
-	MOVQ	(const_ctxRegs+14*8)(R15), CX
+	LOAD_REGS
 	MOVQ	(const_ctxRegs+7*8)(R15), R15
 	IRETQ
+jump:
+	PUSHQ	(const_ctxRegs+17*8)(R15)	// eflags
+	POPFQ
+	LOAD_REGS
+	MOVQ	(const_ctxRegs+15*8)(R15), SP
+	MOVQ	(const_ctxRegs+7*8)(R15), R15
+	BYTE	$0x65; BYTE $0xff; BYTE $0x24; BYTE $0x25	// JMP *GS:
+	LONG	$const_ctxRegs+16*8
 result:
 	// Back to the trampoline, or where that goes to.
 	MOVQ	(const_ctxCall+const_callR8*8)(R15), R8

@@ -133,7 +133,6 @@ const unsaved = 50 * time.Microsecond
 
 // pointAt has th load the vector state that is in c's area.
 func (c *context) pointAt(th *thread) {
-	th.shared.fp = c.area.addr
 	th.fpOwner = c
 	th.live = false
 }

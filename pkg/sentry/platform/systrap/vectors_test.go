@@ -113,10 +113,11 @@ func TestContextThatComesBackToAThread(t *testing.T) {
 	a.Park(sa)
 	on := func(th *thread) {
 		t.Helper()
-		th.place.mode = apart // one that looks is taken before others
-		w.as.proc.free = []*thread{first, second}
+		// One that looks is taken before others.
+		w.as.proc.hot.Store(th)
+		w.as.proc.free = []*thread{first}
 		if th == first {
-			w.as.proc.free = []*thread{second, first}
+			w.as.proc.free[0] = second
 		}
 		if got := run(a, sa); got != th {
 			t.Fatal("it runs on the other thread")
