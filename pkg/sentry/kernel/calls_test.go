@@ -28,21 +28,33 @@ import (
 // The benchmarks of this file are what the Sentry does for a system call, without the
 // platform: all that follows Switch until the next.
 
-// scripted is a platform whose one application makes the calls that next says.
+// scripted is a platform whose first task makes the calls that next says, and whose
+// others make those of child, or exit.
 type scripted struct {
-	kerneltest.Platform
-	next func(r *arch.Registers) bool // false: it is at its end
+	cooperative
+	next  func(r *arch.Registers) bool // false: it is at its end
+	used  bool                         // the first has its context
+	child func(r *arch.Registers)
 }
 
-func (s *scripted) NewContext() platform.Context { return &scriptedContext{script: s} }
+func (s *scripted) NewContext() platform.Context {
+	c := &scriptedContext{script: s, child: s.used}
+	s.used = true
+	return c
+}
 
 type scriptedContext struct {
 	callerContext
 	script *scripted
+	child  bool
 }
 
 func (c *scriptedContext) Switch(_ platform.AddressSpace, st *arch.State) (platform.Event, error) {
-	if !c.script.next(&st.Regs) {
+	if c.child && c.script.child != nil {
+		c.script.child(&st.Regs)
+	} else if c.child {
+		st.Regs.OrigRax, st.Regs.Rdi = unix.SYS_EXIT, 0
+	} else if !c.script.next(&st.Regs) {
 		st.Regs.OrigRax, st.Regs.Rdi = unix.SYS_EXIT_GROUP, 0
 	}
 	return platform.Event{Kind: platform.EventSyscall}, nil
@@ -117,40 +129,59 @@ func hostTree(b *testing.B) string {
 // runCalls measures rounds of calls. paths are in the application's memory at path(0), path(1),
 // and so on; before is made once, and its results are what round is told. All must succeed.
 func runCalls(b *testing.B, paths []string, before []call, round func(results []int64) []call) {
+	var calls []call
+	runTasks(b, nil, paths, before, func(w *kerneltest.Machine, results []int64, i int) (call, bool) {
+		if calls == nil {
+			calls = round(results)
+		}
+		return calls[i], i == len(calls)-1
+	})
+}
+
+// runTasks is runCalls for a task that makes others, whose calls child says. next says
+// the i-th call of a round, and whether it is the last. Where a futex has changed already is no
+// failure.
+func runTasks(b *testing.B, child func(r *arch.Registers, w *kerneltest.Machine), paths []string, before []call, next func(w *kerneltest.Machine, results []int64, i int) (call, bool)) {
 	before = append([]call{{unix.SYS_MMAP, strings, 0x20000, unix.PROT_READ | unix.PROT_WRITE, unix.MAP_PRIVATE | unix.MAP_ANONYMOUS | unix.MAP_FIXED, ^uint64(0), 0}}, before...)
 	var results []int64
-	var calls []call
-	made := 0 // of calls, in this round
+	made, perRound := 0, 0
 	s := &scripted{}
 	k := &kernel.Kernel{Platform: s, CPUs: 2, Logf: func(string, ...any) {}, Syscalls: syscalls.NewTable(), Clock: clock.New(clock.HostTSCReliable())}
 	w := kerneltest.New(b, k, served(b, hostTree(b)), memfile.NewHeapAccount(0))
 	w.Run(b, "/prog", nil, nil)
 	begun := false
 	s.next = func(r *arch.Registers) bool {
-		if begun && int64(r.Rax) < 0 && int64(r.Rax) > -4096 {
+		if begun && int64(r.Rax) < 0 && int64(r.Rax) > -4096 && !(r.OrigRax == unix.SYS_FUTEX && unix.Errno(-r.Rax) == unix.EAGAIN) {
 			b.Errorf("call %d: %v", r.OrigRax, unix.Errno(-r.Rax))
 			return false
 		}
-		if calls == nil {
+		if n := len(results); n < len(before) {
 			if begun {
 				results = append(results, int64(r.Rax))
+				n++
 			}
 			begun = true
-			if len(results) == 1 {
+			if n == 1 {
 				w.Init.MM().CopyOut(strings, pack(paths))
 			}
-			if n := len(results); n < len(before) {
+			if n < len(before) {
 				set(r, &before[n])
 				return true
 			}
-			calls = round(results[1:])
 		}
 		if made == 0 && !b.Loop() {
 			return false
 		}
-		set(r, &calls[made])
-		made = (made + 1) % len(calls)
+		c, last := next(w, results[1:], made)
+		set(r, &c)
+		made++
+		if last {
+			made, perRound = 0, made
+		}
 		return true
+	}
+	if child != nil {
+		s.child = func(r *arch.Registers) { child(r, w) }
 	}
 	registry := &dev.Registry{}
 	dev.RegisterMemory(registry, nil)
@@ -159,7 +190,7 @@ func runCalls(b *testing.B, paths []string, before []call, round func(results []
 	w.Init.Start()
 	<-w.Init.ThreadGroup().Done()
 	k.Wait()
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*max(len(calls), 1)), "ns/call")
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*max(perRound, 1)), "ns/call")
 }
 
 func set(r *arch.Registers, c *call) {
@@ -234,5 +265,34 @@ func BenchmarkCreateUnlink(b *testing.B) {
 func BenchmarkList(b *testing.B) {
 	runCalls(b, []string{"/usr/lib/python/names"}, []call{openAt(0, unix.O_RDONLY|unix.O_DIRECTORY, 0)}, func(r []int64) []call {
 		return []call{{unix.SYS_LSEEK, uint64(r[0]), 0, unix.SEEK_SET}, {unix.SYS_GETDENTS64, uint64(r[0]), room, 32768}, {unix.SYS_GETDENTS64, uint64(r[0]), room, 32768}}
+	})
+}
+
+const threadFlags = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND | unix.CLONE_THREAD | unix.CLONE_SYSVSEM
+
+// BenchmarkThread is a thread that is made, exits, and is waited for.
+func BenchmarkThread(b *testing.B) {
+	runCalls(b, nil, nil, func([]int64) []call { return []call{{unix.SYS_CLONE, threadFlags | unix.CLONE_VFORK, room}} })
+}
+
+const futexWait, futexWake = 128, 128 + 1 // with FUTEX_PRIVATE_FLAG
+
+// BenchmarkTurns is two threads that wake each other by turns, each by a futex.
+func BenchmarkTurns(b *testing.B) {
+	turn := func(w *kerneltest.Machine, me byte, i int) call {
+		if i%2 == 0 {
+			w.Init.MM().CopyOut(strings, []byte{1 - me})
+			return call{unix.SYS_FUTEX, strings, futexWake, 1}
+		}
+		return call{unix.SYS_FUTEX, strings, futexWait, uint64(1 - me)}
+	}
+	made := 1
+	child := func(r *arch.Registers, w *kerneltest.Machine) {
+		c := turn(w, 1, made)
+		set(r, &c)
+		made++
+	}
+	runTasks(b, child, []string{""}, []call{{unix.SYS_CLONE, threadFlags, room}}, func(w *kerneltest.Machine, _ []int64, i int) (call, bool) {
+		return turn(w, 0, i), i == 1
 	})
 }
