@@ -44,6 +44,7 @@ func (t *Task) exit() {
 	t.mu.Lock()
 	memory, fds, ns := t.mm, t.fds, t.namespaces
 	t.mm, t.fds, t.fs, t.namespaces = nil, nil, nil, nil
+	t.recent = vfs.Recent{}
 	t.mu.Unlock()
 	t.releaseVfork()
 	closeAll(vfs.KernelContext(t.Credentials()), fds, fds.DecRef())

@@ -37,6 +37,7 @@ type Task struct {
 	answers answers
 	buffer  usermem.Buffer
 	attr    vfs.Attr
+	recent  vfs.Recent
 
 	// What may be shared with other tasks; each changed only by the task, under
 	// mu, so that others read it under mu and the task without.

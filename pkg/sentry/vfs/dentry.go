@@ -164,15 +164,22 @@ func (d *Dentry) dir() (Directory, error) {
 // lookup returns the dentry of name in d, or ENOENT. It doesn't keep name. What
 // is cached it finds without a lock.
 func (d *Dentry) lookup(ctx Context, name string) (*Dentry, error) {
-	if d.fs.Policy == CacheAll {
-		if c := d.children.find(d, name); c != nil {
-			if c.inode == nil {
-				return nil, unix.ENOENT
-			}
-			return c, nil
+	if c := d.cached(name); c != nil {
+		if c.inode == nil {
+			return nil, unix.ENOENT
 		}
+		return c, nil
 	}
 	return d.lookupSlow(ctx, strings.Clone(name))
+}
+
+// cached returns the dentry of name in d, which may be known to be missing, if the
+// cache may be believed and has it. It takes no lock.
+func (d *Dentry) cached(name string) *Dentry {
+	if d.fs.Policy != CacheAll {
+		return nil
+	}
+	return d.children.find(d, name)
 }
 
 func (d *Dentry) lookupSlow(ctx Context, name string) (*Dentry, error) {
@@ -265,6 +272,10 @@ func (d *Dentry) insert(c *Dentry) {
 
 // forget takes c out of the cache. d.mu is held.
 func (d *Dentry) forget(c *Dentry) {
+	if c.isDir {
+		moves.begin()
+		defer moves.end()
+	}
 	if d.children.take(d, c) {
 		d.fs.cached.Add(-1)
 	}

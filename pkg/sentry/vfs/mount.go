@@ -200,6 +200,8 @@ func above(p Path) (Path, bool) {
 
 // attach puts m at p. ns.mu is held.
 func (ns *MountNamespace) attach(m *Mount, p Path) {
+	moves.begin()
+	defer moves.end()
 	m.parent, m.point, m.ns = p.Mount, p.Dentry, ns
 	p.Dentry.mounted.Add(1)
 	p.Mount.below++

@@ -36,6 +36,8 @@ const (
 type FSView struct {
 	Root  Path
 	Start Path
+	// Recent is where the last walk of the same task led, or nil.
+	Recent *Recent
 }
 
 // walker is one resolution under way.
@@ -47,6 +49,10 @@ type walker struct {
 	links int
 	// anywhere: permissions to search don't matter.
 	anywhere bool
+	// recent is where the walk is noted, nil if it can't be: see recent.go.
+	recent *Recent
+	moves  uint64
+	base   Path // where path begins
 }
 
 // Resolve returns the place that path leads to. It doesn't keep path: the caller
@@ -59,12 +65,17 @@ func Resolve(ctx Context, view FSView, path string, flags WalkFlags) (Path, erro
 	if path == "" {
 		return w.cur, w.wantDir(w.cur)
 	}
+	all := path
+	path = w.ahead(path)
 	for {
 		name, rest, slash := nextComponent(path)
 		if name == "" { // only slashes
 			return w.cur, w.wantDir(w.cur)
 		}
 		last := rest == ""
+		if last && !slash && w.recent != nil {
+			w.note(all[:len(all)-len(name)])
+		}
 		follow := !last || slash || flags&FollowFinal != 0
 		target, err := w.step(name, follow)
 		if err != nil {
@@ -114,9 +125,14 @@ func ResolveParent(ctx Context, view FSView, path string, flags WalkFlags) (Pare
 }
 
 func (w *walker) parent(path string) (Parent, error) {
+	all := path
+	path = w.ahead(path)
 	for {
 		name, rest, slash := nextComponent(path)
 		if rest == "" {
+			if !slash && w.recent != nil {
+				w.note(all[:len(all)-len(name)])
+			}
 			if err := w.maySearch(w.cur); err != nil {
 				return Parent{}, err
 			}
@@ -183,11 +199,13 @@ func (w *walker) begin(path string) error {
 		}
 		w.cur = w.view.Root
 	}
+	w.begins()
 	return nil
 }
 
 // redirect goes on from where a symbolic link's target starts.
 func (w *walker) redirect(target string) error {
+	w.recent = nil
 	if target[0] == '/' {
 		if w.flags&ResolveBeneath != 0 {
 			return unix.EXDEV
@@ -233,17 +251,25 @@ func (w *walker) step(name string, follow bool) (string, error) {
 	case ".":
 		return "", nil
 	case "..":
+		w.recent = nil
 		return "", w.up()
 	}
 	if len(name) > NameMax {
 		return "", unix.ENAMETOOLONG
 	}
-	d, err := w.cur.Dentry.lookup(w.ctx, name)
-	if err != nil {
-		return "", err
+	var err error
+	d := w.cur.Dentry.cached(name)
+	if d == nil {
+		w.recent = nil
+		if d, err = w.cur.Dentry.lookupSlow(w.ctx, strings.Clone(name)); err != nil {
+			return "", err
+		}
+	} else if d.inode == nil {
+		return "", unix.ENOENT
 	}
 	next := Path{w.cur.Mount, d}
 	if covered := w.cur.Mount.ns.cover(next); covered != next {
+		w.recent = nil
 		if w.flags&ResolveNoXDev != 0 {
 			return "", unix.EXDEV
 		}
