@@ -154,3 +154,62 @@ func TestRandomTouchesFillByWhatIsThere(t *testing.T) {
 		m.DecUsers()
 	}
 }
+
+// A program's data is touched all over: the more of it is copied, the more is with
+// the next page. Where there is little room it isn't.
+func TestDataIsCopiedFasterAndFaster(t *testing.T) {
+	for _, c := range []struct {
+		name        string
+		limit       uint64
+		least, most int // faults
+	}{
+		{"data", 0, 5, 10},
+		{"with little room", 1100 * pageSize, 20, 40},
+	} {
+		e := newEnv(t, c.limit)
+		m := e.newMM(t, Options{})
+		const pages = 512
+		a := mustMap(t, m, MMapOpts{Length: pages * pageSize, Private: true, Steady: true, Mappable: newStore(t, e, pages), Prot: usermem.Read})
+		// As the loader has it: data is made writable by its mapping. Its pages are there.
+		if err := m.MProtect(a, pages*pageSize, usermem.ReadWrite, false); err != nil {
+			t.Fatal(err)
+		}
+		faults := 0
+		for _, p := range rand.New(rand.NewPCG(1, 2)).Perm(pages) {
+			at := a + usermem.Addr(p*pageSize)
+			if mappedPages(m, at, 1) == 0 {
+				faults++
+				touch(t, m, at, true, 1)
+			}
+		}
+		if faults < c.least || faults > c.most {
+			t.Errorf("%s: %d faults, want %d to %d", c.name, faults, c.least, c.most)
+		}
+		check(t, m)
+		m.DecUsers()
+	}
+}
+
+// A mapping that joins one that was touched all over doesn't make that forgotten.
+func TestMappingsThatJoinKeepWhatIsKnown(t *testing.T) {
+	e := newEnv(t, 0)
+	m := e.newMM(t, Options{})
+	defer m.DecUsers()
+	const pages = 1024
+	a := mustMap(t, m, MMapOpts{Length: pages * pageSize, Private: true})
+	for p := range pages / 2 {
+		at := a + usermem.Addr(p*pageSize)
+		if mappedPages(m, at, 1) == 0 {
+			touch(t, m, at, true, 1)
+		}
+	}
+	if b := mustMap(t, m, MMapOpts{Length: pageSize, Private: true}); b+pageSize != a {
+		t.Fatalf("the second mapping is at %#x, not below %#x", uint64(b), uint64(a))
+	}
+	last := a + (pages-100)*pageSize
+	touch(t, m, last, true, 1)
+	start := last &^ (fullWindow - 1)
+	if n := mappedPages(m, start, fullWindow/pageSize); n != fullWindow/pageSize {
+		t.Errorf("%d of the %d pages around a touch are mapped", n, fullWindow/pageSize)
+	}
+}

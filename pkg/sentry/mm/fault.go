@@ -17,7 +17,7 @@ const (
 	fullWindow = 64 * pageSize  // once a quarter is
 	firstWin   = 16 * pageSize  // at the first touch of a mapping
 	maxWindow  = 256 * pageSize // reached by touching it in order
-	cowWindow  = 16 * pageSize  // of copies, when written in order
+	cowWindow  = 16 * pageSize  // of copies, when written in order; of data at first
 	takeWindow = 256 * pageSize // of pages that nobody shares any more
 	// Of a mapped object, of which it gives what it has; and of resident pages
 	// that are mapped at once. The size of a mapping costs the host nothing, so
@@ -228,10 +228,10 @@ func (m *MemoryManager) breakCOW(e vmaEntry, a areaEntry, at, end uint64, mapped
 	want := span{at, at + pageSize}
 	switch {
 	case v.steady && !a.Value.private && v.prot.Has(usermem.Write):
-		// The initialized data of a program, a few pages: all of them are
-		// likely to be written, by relocations if by nothing else.
-		want.start = max(at&^(cowWindow-1), a.Start, e.Start)
-		want.end = at&^(cowWindow-1) + cowWindow
+		// The initialized data of a program: all of it is likely to be
+		// written, by relocations if by nothing else.
+		w := windowAround(at, v.dataWindow(m.acct.Headroom()), span{max(a.Start, e.Start), limit})
+		want.start, want.end = w.start, w.end
 	case a.Value.private && at == v.lastCopy.Load():
 		// Not from an object that may change: until a page is written, it
 		// follows the object.
@@ -245,8 +245,21 @@ func (m *MemoryManager) breakCOW(e vmaEntry, a areaEntry, at, end uint64, mapped
 	}
 	if err == nil {
 		v.lastCopy.Store(got.end)
+		if v.mappable != nil {
+			v.filled.Add(got.end - got.start)
+		}
 	}
 	return got, err
+}
+
+// dataWindow returns how much of a program's initialized data is copied at a touch:
+// as much again as has been, where there is plenty of room.
+func (v *vma) dataWindow(room uint64) uint64 {
+	size := uint64(cowWindow)
+	for filled := v.filled.Load(); size < maxWindow && 2*size <= filled && size < room/16; {
+		size *= 2
+	}
+	return size
 }
 
 // copyOut replaces pages of a by copies that are the application's own: those

@@ -63,6 +63,9 @@ var vmaFuncs = rangemap.Funcs[*vma]{
 		if id := b.Value.identity; id != nil {
 			id.DecRef() // a holds another one
 		}
+		if b.Value.filled.Load() > a.Value.filled.Load() {
+			return b.Value, true // it knows more of how the memory is touched
+		}
 		return a.Value, true
 	},
 }
