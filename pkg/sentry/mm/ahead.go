@@ -14,36 +14,42 @@ import (
 
 const (
 	// aheadPages is up to how much anonymous memory and data are filled
-	// before they are touched.
+	// before they are touched, and entered in the host's page tables too.
 	aheadPages = 16 * pageSize
 	// maxAhead is how many mappings are noted.
 	maxAhead = 24
-	// populateSmall is how much of what is filled ahead is entered in the
-	// host's page tables too.
-	populateSmall = 4 * pageSize
 )
 
 // soonTouched reports whether a mapping that was just made is worth mapping
-// before it is touched: little anonymous memory, and files that are mapped
-// privately, which are programs and libraries nearly always.
-func (v *vma) soonTouched(length uint64) bool {
-	if !v.private || v.noReserve || v.lock != unlocked || v.prot.Effective() == 0 {
+// before it is touched: the start of anonymous memory, files that are mapped
+// privately, which are programs and libraries nearly always, and files that are only
+// read.
+func (v *vma) soonTouched() bool {
+	if v.noReserve || v.lock != unlocked || v.prot.Effective() == 0 {
 		return false
 	}
-	return v.mappable != nil || v.prot.Has(usermem.Write) && (v.growsDown || length <= aheadPages)
+	if v.mappable != nil {
+		return v.private || !v.prot.Has(usermem.Write)
+	}
+	return v.private && v.prot.Has(usermem.Write)
 }
 
 // expect notes that s, a new mapping, will be touched. With now it is mapped at
-// once, and what was noted before with it, if it is small.
+// once, and what was noted before with it, if it is small or a file that is only read.
 func (m *MemoryManager) expect(s span, now bool) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	m.pageMu.Lock()
 	defer m.pageMu.Unlock()
+	e, ok := m.vmas.Find(s.start)
+	if !ok || m.loading && !e.Value.private { // not all programs read the vDSO's clock
+		return
+	}
 	if len(m.ahead) < maxAhead {
 		m.ahead = append(m.ahead, s)
 	}
-	if now && !m.loading && s.end-s.start <= aheadPages {
+	small := s.end-s.start <= aheadPages || !e.Value.prot.Has(usermem.Write)
+	if now && small && !m.loading {
 		m.mapAhead(span{})
 	}
 }
@@ -87,7 +93,7 @@ func (m *MemoryManager) mapAhead(done span) {
 // are held.
 func (m *MemoryManager) mapWhole(e vmaEntry, w span) {
 	v := e.Value
-	if !v.soonTouched(w.end - w.start) {
+	if !v.soonTouched() {
 		return
 	}
 	w.end = min(w.end, w.start+fileWindow)
@@ -115,7 +121,7 @@ func (m *MemoryManager) mapWhole(e vmaEntry, w span) {
 		if !m.writable(v, a.Value) {
 			prot &^= usermem.Write
 		}
-		precommit := a.Value.private && (v.steady || s.end-s.start <= populateSmall)
+		precommit := a.Value.private && (v.steady || s.end-s.start <= aheadPages)
 		return m.as.MapFile(usermem.Addr(s.start), a.Value.file, a.Value.offset(s.start), s.end-s.start, prot, precommit) == nil
 	})
 }

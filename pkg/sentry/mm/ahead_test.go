@@ -32,8 +32,19 @@ func TestSmallMappingsNeedNoFault(t *testing.T) {
 	if n := mappedPages(m, small, 3); n != 3 {
 		t.Errorf("%d of 3 pages of a small mapping are mapped", n)
 	}
+	large := mustMap(t, m, MMapOpts{Length: 256 * pageSize, Private: true})
+	if n := mappedPages(m, large, 256); n != aheadPages/pageSize {
+		t.Errorf("%d pages of a large mapping are mapped, want %d", n, aheadPages/pageSize)
+	}
+	s := newStore(t, e, 256)
+	for _, private := range []bool{true, false} {
+		file := mustMap(t, m, MMapOpts{Length: 256 * pageSize, Private: private, Mappable: s, Prot: usermem.Read})
+		if n := mappedPages(m, file, 256); n != 256 {
+			t.Errorf("private %v: %d of 256 pages of a file to read are mapped", private, n)
+		}
+	}
 	for _, o := range []MMapOpts{
-		{Length: aheadPages + pageSize, Private: true},
+		{Length: pageSize, Mappable: s},
 		{Length: pageSize},
 		{Length: pageSize, Private: true, NoReserve: true},
 		{Length: pageSize, Private: true, Prot: usermem.Read},

@@ -23,6 +23,9 @@ const (
 	maxHabit = 16
 	// forgetForks is after how many forks they are learned anew.
 	forgetForks = 64
+	// populateSmall is how much of what is mapped around one is entered in the
+	// host's page tables too.
+	populateSmall = 4 * pageSize
 )
 
 // Touch says that a page is about to be touched.

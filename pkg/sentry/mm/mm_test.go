@@ -687,7 +687,7 @@ func TestPlacementFindsTheHighestGap(t *testing.T) {
 func TestLateFaultsDoNotMapAgain(t *testing.T) {
 	e := newEnv(t, 0)
 	m := e.newMM(t, Options{})
-	a := mustMap(t, m, MMapOpts{Length: 64 * pageSize, Private: true})
+	a := mustMap(t, m, MMapOpts{Length: 64 * pageSize, Private: true, NoReserve: true})
 	s := m.as.(*fakeSpace)
 	for range 3 { // three threads touch the same page at once
 		if err := m.HandleFault(a, usermem.Write); err != nil {

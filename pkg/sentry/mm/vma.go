@@ -367,13 +367,18 @@ func (m *MemoryManager) MMap(opts MMapOpts) (usermem.Addr, error) {
 	switch {
 	case opts.Populate || attr.lock == locked:
 		m.populate(start, end)
-	case v.soonTouched(length):
+	case v.soonTouched():
 		// A library's parts come one by one, its data last but for bss.
 		now := !fixed
 		if v.steady {
 			now = v.prot.Has(usermem.Write)
 		}
-		m.expect(span{start, end}, now)
+		s := span{start, end}
+		if v.mappable == nil {
+			// Of a large block the start has the allocator's own data.
+			s.end = min(s.end, start+aheadPages)
+		}
+		m.expect(s, now)
 	}
 	return usermem.Addr(start), nil
 }
