@@ -16,6 +16,9 @@ const (
 	// aheadPages is up to how much anonymous memory and data are filled
 	// before they are touched, and entered in the host's page tables too.
 	aheadPages = 16 * pageSize
+	// headPages is that for a large block, whose start has the allocator's own data
+	// even where nothing else of it is ever touched.
+	headPages = 4 * pageSize
 	// maxAhead is how many mappings are noted.
 	maxAhead = 24
 )

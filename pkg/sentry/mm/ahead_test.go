@@ -33,8 +33,8 @@ func TestSmallMappingsNeedNoFault(t *testing.T) {
 		t.Errorf("%d of 3 pages of a small mapping are mapped", n)
 	}
 	large := mustMap(t, m, MMapOpts{Length: 256 * pageSize, Private: true})
-	if n := mappedPages(m, large, 256); n != aheadPages/pageSize {
-		t.Errorf("%d pages of a large mapping are mapped, want %d", n, aheadPages/pageSize)
+	if n := mappedPages(m, large, 256); n < headPages/pageSize || n >= aheadPages/pageSize {
+		t.Errorf("%d pages of a large mapping are mapped, want about %d", n, headPages/pageSize)
 	}
 	s := newStore(t, e, 256)
 	for _, private := range []bool{true, false} {

@@ -374,9 +374,8 @@ func (m *MemoryManager) MMap(opts MMapOpts) (usermem.Addr, error) {
 			now = v.prot.Has(usermem.Write)
 		}
 		s := span{start, end}
-		if v.mappable == nil {
-			// Of a large block the start has the allocator's own data.
-			s.end = min(s.end, start+aheadPages)
+		if v.mappable == nil && length > aheadPages {
+			s.end = start + headPages
 		}
 		m.expect(s, now)
 	}
