@@ -30,14 +30,14 @@ __attribute__((used)) static unsigned long *flags_at = &flags_after;
 CALLER(call4096, 4096);
 CALLER(call4095, 4095);
 
-/* The other form: the number is loaded right before. plain_getppid takes the flags to have then. */
+/* The other form: the number is loaded right before. plain_getpgrp takes the flags to have then. */
 #define PLAIN(name, nr, before)                                                                    \
 	__asm__(".text\n.p2align 6\n" #name ":\n" before #name "_mov: mov $" #nr ", %eax\n"       \
 		#name "_site: syscall\n" #name "_behind: pushfq\n pop %rcx\n"                        \
 		"mov flags_at(%rip), %rdx\n mov %rcx, (%rdx)\n ret\n");                            \
 	extern char name##_mov[], name##_site[], name##_behind[];                                  \
 	long name(long, ...)
-PLAIN(plain_getppid, 110, "push %rdi\n popfq\n");
+PLAIN(plain_getpgrp, 111, "push %rdi\n popfq\n");
 PLAIN(plain_getuid, 102, "");
 PLAIN(plain_read, 0, "xor %r10d, %r10d\n");
 
@@ -52,7 +52,7 @@ PLAIN(plain_read, 0, "xor %r10d, %r10d\n");
 	long name(long nr, ...)
 MOVED(moved, "push %r8\n popfq\n", "mov %r9, %rax");
 MOVED(moved_half, "push %r8\n popfq\n", "mov %r9d, %eax");
-MOVED(wide_getppid, "push %r8\n popfq\n", "movq $110, %rax");
+MOVED(wide_getpgrp, "push %r8\n popfq\n", "movq $111, %rax");
 MOVED(stepped, "", "mov %r9, %rax"); /* a step over popfq leaves the trap flag */
 
 /* jump_compare goes to a cmp with this in rax. */
@@ -72,10 +72,10 @@ TEST(flags)
 {
 	int wrong = 0;
 	for (int i = 0; i < OFTEN; i++) {
-		long r = call4096(SYS_getppid);
-		wrong += r != getppid() || (flags_after & STATUS_FLAGS) != compare_flags(r, -4096);
-		r = call4095(SYS_getppid);
-		wrong += r != getppid() || (flags_after & STATUS_FLAGS) != compare_flags(r, -4095);
+		long r = call4096(SYS_getpgrp);
+		wrong += r != getpgrp() || (flags_after & STATUS_FLAGS) != compare_flags(r, -4096);
+		r = call4095(SYS_getpgrp);
+		wrong += r != getpgrp() || (flags_after & STATUS_FLAGS) != compare_flags(r, -4095);
 		r = call4096(SYS_close, -1L);
 		wrong += r != -EBADF || (flags_after & STATUS_FLAGS) != compare_flags(r, -4096);
 		r = call4095(-5L);
@@ -93,14 +93,14 @@ TEST(flags_that_stay)
 		for (int set = 0; set < 64; set++) {
 			unsigned long f = 0x202 | (set & 1) | (set & 2) << 1 | (set & 4) << 2 | (set & 8) << 3 |
 					  (set & 16) << 3 | (set & 32) << 6;
-			wrong += plain_getppid(f) != getppid() || flags_after != f;
+			wrong += plain_getpgrp(f) != getpgrp() || flags_after != f;
 			if (i > 50)
 				break;
 		}
 	CHECK_EQ(wrong, 0);
 	wrong = 0;
 	for (int i = 0; i < OFTEN; i++) {
-		plain_getppid(0x202 | 0x400);
+		plain_getpgrp(0x202 | 0x400);
 		wrong += flags_after != (0x202 | 0x400);
 		__asm__ volatile("cld");
 	}
@@ -112,14 +112,14 @@ TEST(numbers_from_registers)
 	int wrong = 0;
 	for (int i = 0; i < OFTEN; i++) {
 		unsigned long f = 0x202 | (i & 1) | (i & 2) << 1 | (i & 4) << 2 | (i & 8) << 3 | (i & 16) << 3 | (i & 32) << 6;
-		wrong += moved(SYS_getppid, 0L, 0L, 0L, f) != getppid() || flags_after != f;
+		wrong += moved(SYS_getpgrp, 0L, 0L, 0L, f) != getpgrp() || flags_after != f;
 		wrong += moved(SYS_getpid, 0L, 0L, 0L, f) != getpid() || flags_after != f;
 		wrong += moved(SYS_close, -1L, 0L, 0L, f) != -EBADF || flags_after != f;
 		wrong += moved(-7L, 0L, 0L, 0L, f) != -ENOSYS || flags_after != f;
 		wrong += moved(1L << 32 | SYS_getpid, 0L, 0L, 0L, f) != moved_half(1L << 32 | SYS_getpid, 0L, 0L, 0L, f);
-		wrong += moved_half(SYS_getppid, 0L, 0L, 0L, f) != getppid() || flags_after != f;
+		wrong += moved_half(SYS_getpgrp, 0L, 0L, 0L, f) != getpgrp() || flags_after != f;
 		wrong += moved_half(SYS_close, -1L, 0L, 0L, f) != -EBADF || flags_after != f;
-		wrong += wide_getppid(0L, 0L, 0L, 0L, f) != getppid() || flags_after != f;
+		wrong += wide_getpgrp(0L, 0L, 0L, 0L, f) != getpgrp() || flags_after != f;
 	}
 	CHECK_EQ(wrong, 0);
 	IN_CHILD
@@ -137,12 +137,12 @@ TEST(numbers_from_registers)
 TEST(jump_to_the_call)
 {
 	for (int i = 0; i < OFTEN; i++)
-		plain_getppid(0x202), moved(SYS_getppid, 0L, 0L, 0L, 0x202L), wide_getppid(0L, 0L, 0L, 0L, 0x202L);
+		plain_getpgrp(0x202), moved(SYS_getpgrp, 0L, 0L, 0L, 0x202L), wide_getpgrp(0L, 0L, 0L, 0L, 0x202L);
 	int wrong = 0;
 	for (int i = 0; i < OFTEN; i++) {
-		wrong += jump_compare(SYS_getpid, plain_getppid_site) != getpid() || plain_getppid(0x202) != getppid();
-		wrong += jump_compare(SYS_getpid, moved_site) != getpid() || moved(SYS_getppid, 0L, 0L, 0L, 0x202L) != getppid();
-		wrong += jump_compare(SYS_getpid, wide_getppid_site) != getpid();
+		wrong += jump_compare(SYS_getpid, plain_getpgrp_site) != getpid() || plain_getpgrp(0x202) != getpgrp();
+		wrong += jump_compare(SYS_getpid, moved_site) != getpid() || moved(SYS_getpgrp, 0L, 0L, 0L, 0x202L) != getpgrp();
+		wrong += jump_compare(SYS_getpid, wide_getpgrp_site) != getpid();
 	}
 	CHECK_EQ(wrong, 0);
 }
@@ -474,7 +474,7 @@ TEST(vector_registers)
 	look_for_vectors();
 	int wrong = 0;
 	for (int i = 0; i < OFTEN; i++)
-		wrong += vectors_wrong(i, SYS_getppid, 0, 0, 0, getppid());
+		wrong += vectors_wrong(i, SYS_getpgrp, 0, 0, 0, getpgrp());
 	CHECK_EQ(wrong, 0);
 }
 
@@ -513,7 +513,7 @@ static void on_signal(int sig, siginfo_t *info, void *context)
 	/* Within this program, or the vDSO; never behind the start of an instruction's replacement. */
 	if (rip >= (unsigned long)etext && rip < 0x7f0000000000)
 		strange_places++;
-	if (rip > (unsigned long)plain_getppid_mov && rip < (unsigned long)plain_getppid_behind && rip != (unsigned long)plain_getppid_site)
+	if (rip > (unsigned long)plain_getpgrp_mov && rip < (unsigned long)plain_getpgrp_behind && rip != (unsigned long)plain_getpgrp_site)
 		strange_places++;
 	if (rip > (unsigned long)call4095_site && rip < (unsigned long)call4095_behind && rip != (unsigned long)call4095_cmp)
 		strange_places++;
@@ -521,9 +521,9 @@ static void on_signal(int sig, siginfo_t *info, void *context)
 		strange_places++;
 	/* From the same places. */
 	unsigned long flags = flags_after;
-	call4095(SYS_getppid);
-	plain_getppid(0x202);
-	moved(SYS_getppid, 0L, 0L, 0L, 0x202L);
+	call4095(SYS_getpgrp);
+	plain_getpgrp(0x202);
+	moved(SYS_getpgrp, 0L, 0L, 0L, 0x202L);
 	flags_after = flags;
 }
 
@@ -539,12 +539,12 @@ TEST(interruptions)
 	struct sigaction a = {.sa_sigaction = on_signal, .sa_flags = SA_SIGINFO | SA_RESTART}, old;
 	sigaction(SIGALRM, &a, &old);
 	signals = strange_places = 0;
-	long pid = getpid(), ppid = getppid(), wrong = 0, n = 0;
+	long pid = getpid(), pgrp = getpgrp(), wrong = 0, n = 0;
 	tick(300);
 	while (signals < 300 && n < 10000000) {
 		wrong += call4095(SYS_getpid) != pid;
 		wrong += call4096(SYS_close, -1L) != -EBADF;
-		wrong += plain_getppid(0x202 | (n & 1)) != ppid || flags_after != (0x202 | (n & 1));
+		wrong += plain_getpgrp(0x202 | (n & 1)) != pgrp || flags_after != (0x202 | (n & 1));
 		wrong += moved(SYS_getpid, 0L, 0L, 0L, 0x202 | (n & 1)) != pid || flags_after != (0x202 | (n & 1));
 		wrong += moved_half(SYS_close, -1L, 0L, 0L, 0x202 | (n & 1)) != -EBADF || flags_after != (0x202 | (n & 1));
 		struct timespec t = {-1, -1};
@@ -647,7 +647,7 @@ static unsigned char *code_page(void)
 static void often(small_fn f)
 {
 	for (int i = 0; i < OFTEN; i++)
-		f(SYS_getppid);
+		f(SYS_getpgrp);
 }
 
 struct hammer {
@@ -702,11 +702,11 @@ TEST(code_that_is_changed)
 		/* mov $42+round, %eax; ret in its place */
 		memcpy(p + SMALL_SITE, (unsigned char[]){0xb8, 42 + round, 0, 0, 0, 0xc3}, 6);
 		mprotect(p, 4096, PROT_READ | PROT_EXEC);
-		CHECK_EQ(f(SYS_getppid), 42 + round);
-		CHECK_EQ(g(SYS_getppid), getppid());
+		CHECK_EQ(f(SYS_getpgrp), 42 + round);
+		CHECK_EQ(g(SYS_getpgrp), getpgrp());
 		mprotect(p, 4096, PROT_READ | PROT_WRITE | PROT_EXEC);
 		put_code(p, 0);
-		CHECK_EQ(f(SYS_getppid), getppid());
+		CHECK_EQ(f(SYS_getpgrp), getpgrp());
 		often(f);
 		mprotect(p, 4096, PROT_READ | PROT_EXEC);
 	}
@@ -715,7 +715,7 @@ TEST(code_that_is_changed)
 	p = mmap(p, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
 	memcpy(p, (unsigned char[]){0xb8, 7, 0, 0, 0, 0xc3}, 6);
 	mprotect(p, 4096, PROT_READ | PROT_EXEC);
-	CHECK_EQ(f(SYS_getppid), 7);
+	CHECK_EQ(f(SYS_getpgrp), 7);
 	CHECK_OK(munmap(p, 4096));
 	CHECK_EQ(FAULT_CALL(p), SIGSEGV);
 }
@@ -729,9 +729,9 @@ TEST(code_that_moves)
 	REQUIRE(mremap(p, 4096, 4096, MREMAP_MAYMOVE | MREMAP_FIXED, q) == q);
 	f = (small_fn)(q + 256);
 	CHECK_MEM(q + 256, small_call, sizeof small_call);
-	CHECK_EQ(f(SYS_getppid), getppid());
+	CHECK_EQ(f(SYS_getpgrp), getpgrp());
 	often(f);
-	CHECK_EQ(f(SYS_getppid), getppid());
+	CHECK_EQ(f(SYS_getpgrp), getpgrp());
 	CHECK_EQ(FAULT_CALL(p + 256), SIGSEGV);
 	CHECK_OK(madvise(q, 4096, MADV_DONTNEED));
 	CHECK_EQ(q[256], 0);
@@ -762,17 +762,17 @@ TEST(own_code_is_read_as_it_was)
 	CHECK_MEM(after, small_call, sizeof small_call);
 	/* The program's own, before and after. */
 	for (int i = 0; i < OFTEN; i++)
-		call4095(SYS_getppid);
+		call4095(SYS_getpgrp);
 	CHECK_EQ(pread(fd, before, n, (off_t)(long)call4095), (ssize_t)n);
 	CHECK_MEM(before + (call4095_site - (char *)call4095), "\x0f\x05\x48\x3d\x01\xf0\xff\xff", 8);
 	/* A write by force: mov $99, %eax; ret. */
 	CHECK_EQ(pwrite(fd, "\xb8\x63\0\0\0\xc3", 6, (off_t)(long)(p + SMALL_SITE)), 6);
-	CHECK_EQ(f(SYS_getppid), 99);
+	CHECK_EQ(f(SYS_getpgrp), 99);
 	CHECK_EQ(pwrite(fd, small_call, sizeof small_call, (off_t)(long)p), sizeof small_call);
 	often(f);
-	CHECK_EQ(f(SYS_getppid), getppid());
+	CHECK_EQ(f(SYS_getpgrp), getpgrp());
 	CHECK_EQ(pwrite(fd, "\xb8\x62\0\0\0\xc3", 6, (off_t)(long)(p + SMALL_SITE)), 6);
-	CHECK_EQ(f(SYS_getppid), 98);
+	CHECK_EQ(f(SYS_getpgrp), 98);
 	close(fd);
 	close(pipe_[0]), close(pipe_[1]);
 	munmap(p, 4096);
@@ -796,14 +796,14 @@ TEST(nothing_is_in_the_way)
 	mprotect(p, 4096, PROT_READ | PROT_EXEC);
 	often(f);
 	unsigned long t = jump_target(p + 0x740 + SMALL_SITE) & -4096L;
-	CHECK_EQ(f(SYS_getppid), getppid());
+	CHECK_EQ(f(SYS_getpgrp), getpgrp());
 	if (t == 0)
 		return; /* nobody has replaced the instruction, and nothing is anywhere */
 	CHECK_ERRNO(mincore((void *)t, 4096, &vec), ENOMEM);
 	CHECK_ERRNO(msync((void *)t, 4096, MS_ASYNC), ENOMEM);
 	CHECK_ERRNO(mprotect((void *)t, 4096, PROT_READ), ENOMEM);
 	CHECK_OK(munmap((void *)t, 4096));
-	CHECK_EQ(f(SYS_getppid), getppid());
+	CHECK_EQ(f(SYS_getpgrp), getpgrp());
 	FILE *maps = fopen("/proc/self/maps", "r");
 	unsigned long from, to;
 	int found = 0;
@@ -828,9 +828,9 @@ TEST(nothing_is_in_the_way)
 			CHECK(q[0] == 0 && memcmp(q, q + 1, 4095) == 0);
 			memset(q, 0xcc, 4096);
 			small_fn g = put_code(q, 512);
-			CHECK_EQ(g(SYS_getppid), getppid());
+			CHECK_EQ(g(SYS_getpgrp), getpgrp());
 			often(g);
-			CHECK_EQ(g(SYS_getppid), getppid());
+			CHECK_EQ(g(SYS_getpgrp), getpgrp());
 		}
 		often(f);
 		__atomic_store_n(&stop, 1, __ATOMIC_SEQ_CST);
@@ -877,7 +877,7 @@ TEST(fork_and_exec)
 	for (int i = 0; i < 30; i++) {
 		pid = call4095(SYS_fork);
 		if (pid == 0) {
-			call4095(SYS_exit_group, call4095(SYS_getppid) == 0L);
+			call4095(SYS_exit_group, call4095(SYS_getpgrp) == 0L);
 		}
 		if (tap_reap(pid) != 0)
 			CHECK_NAMED(0, "a child of fork ends well");
@@ -985,7 +985,7 @@ static int tap_role(int argc, char **argv, char **envp)
 TEST(traced)
 {
 	for (int i = 0; i < OFTEN; i++)
-		call4095(SYS_getppid);
+		call4095(SYS_getpgrp);
 	pid_t pid = tap_fork();
 	if (pid == 0) {
 		ptrace(PTRACE_TRACEME, 0, 0, 0);
@@ -1109,12 +1109,12 @@ static void on_sigsys(int sig, siginfo_t *info, void *context)
 TEST(filters)
 {
 	for (int i = 0; i < OFTEN; i++)
-		call4095(SYS_getppid), call4095(SYS_getuid);
+		call4095(SYS_getpgrp), call4095(SYS_getuid);
 	IN_CHILD
 	{
 		struct sock_filter code[] = {
 			BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-			BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_getppid, 0, 1),
+			BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_getpgrp, 0, 1),
 			BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | 77),
 			BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_getuid, 0, 1),
 			BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRAP | 5),
@@ -1128,7 +1128,7 @@ TEST(filters)
 		int wrong = 0;
 		signals = 0;
 		for (int i = 0; i < OFTEN; i++) {
-			wrong += call4095(SYS_getppid) != -77;
+			wrong += call4095(SYS_getpgrp) != -77;
 			call4095(SYS_getuid);
 			wrong += signals != i + 1 || call_address != (unsigned long)call4095_cmp;
 		}
@@ -1187,8 +1187,8 @@ TEST(base_of_gs)
 	REQUIRE_OK(syscall(SYS_arch_prctl, ARCH_SET_GS, words));
 	int wrong = 0;
 	for (int i = 0; i < OFTEN; i++) {
-		wrong += call4095(SYS_getppid) != getppid() || call4096(SYS_getppid) != getppid();
-		wrong += moved(SYS_getppid, 0L, 0L, 0L, 0x202L) != getppid();
+		wrong += call4095(SYS_getpgrp) != getpgrp() || call4096(SYS_getpgrp) != getpgrp();
+		wrong += moved(SYS_getpgrp, 0L, 0L, 0L, 0x202L) != getpgrp();
 		__asm__ volatile("mov %%gs:8, %0" : "=r"(got));
 		wrong += got != 42;
 		wrong += registers_wrong(SYS_getpid, 1, 2, 3, 0x202, getpid());
@@ -1203,11 +1203,11 @@ TEST(base_of_gs)
 	}
 	CHECK_OK(syscall(SYS_arch_prctl, ARCH_SET_GS, 0));
 	for (int i = 0; i < OFTEN; i++)
-		wrong += call4095(SYS_getppid) != getppid();
+		wrong += call4095(SYS_getpgrp) != getpgrp();
 	/* A null selector takes the base with it. */
 	__asm__ volatile("mov %0, %%gs" : : "r"(0));
 	for (int i = 0; i < OFTEN; i++)
-		wrong += call4095(SYS_getppid) != getppid();
+		wrong += call4095(SYS_getpgrp) != getpgrp();
 	CHECK_EQ(wrong, 0);
 	CHECK_OK(syscall(SYS_arch_prctl, ARCH_GET_GS, &base));
 	CHECK_EQ(base, 0);
@@ -1237,9 +1237,9 @@ TEST(trap_flag)
 	sigaction(SIGTRAP, &a, &old);
 	long (*call)(long, long) = (void *)step_call;
 	for (int i = 0; i < OFTEN; i++)
-		call(SYS_getppid, 0);
+		call(SYS_getpgrp, 0);
 	steps = 0;
-	CHECK_EQ(call(SYS_getppid, 1), getppid());
+	CHECK_EQ(call(SYS_getpgrp, 1), getpgrp());
 	/* Whether there is a trap between the two instructions is the kernel's choice. */
 	int i = 0;
 	CHECK_EQ(step_rips[i], (unsigned long)step_site);

@@ -111,6 +111,9 @@ func (t *Task) exit() {
 	if execer != nil && len(tg.tasks) == 1 {
 		execer.alone.Open()
 	}
+	if last {
+		tg.disown()
+	}
 	after = append(after, t.deathSignals()...)
 	if !last { // its children are another thread's now
 		for _, c := range tg.children {
@@ -190,8 +193,9 @@ func (t *Task) forgetIDs() {
 	}
 }
 
-// deathSignals returns what tells children of the task's end that asked for it
-// (prctl(PR_SET_PDEATHSIG)). tree is held.
+// deathSignals tells children of the task's end that asked for it
+// (prctl(PR_SET_PDEATHSIG)): who has waited for the task finds that they know. It
+// returns what is to be done without locks. tree is held.
 func (t *Task) deathSignals() (after []func()) {
 	for _, c := range t.tg.children {
 		if c.parentTask != t || c.zombie {
@@ -199,10 +203,8 @@ func (t *Task) deathSignals() (after []func()) {
 		}
 		for _, o := range c.tasks {
 			if s := o.pdeathSignal; s != 0 {
-				after = append(after, func() {
-					info := signals.Info{Signo: int32(s), Code: signals.CodeUser}
-					o.SendSignal(&info)
-				})
+				f, _ := c.sendHeld(o, &signals.Info{Signo: int32(s), Code: signals.CodeUser}, nil)
+				after = append(after, f...)
 			}
 		}
 	}

@@ -193,10 +193,10 @@ type CallRewriter interface {
 	Expel()
 }
 
-// Answers are what some system calls of a task return, as long as nothing but the
-// task itself changes it, or NoAnswer.
+// Answers are what some system calls of a task return until the task itself changes
+// it, or somebody else who calls NoAnswers first; or NoAnswer.
 type Answers struct {
-	PID, TID, UID, EUID, GID, EGID uint32
+	PID, TID, PPID, UID, EUID, GID, EGID uint32
 	// Clocks says that calls may be answered that read clocks (ClockReader), and
 	// sched_yield(2).
 	Clocks bool

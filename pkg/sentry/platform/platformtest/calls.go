@@ -292,7 +292,7 @@ func testAnswers(t T, p platform.Platform) {
 			if start == plainLoop {
 				no, rax = plainNumber, tid
 			}
-			a.Answer(&platform.Answers{PID: pid, TID: tid, UID: platform.NoAnswer, EUID: platform.NoAnswer, GID: platform.NoAnswer, EGID: platform.NoAnswer})
+			a.Answer(&platform.Answers{PID: pid, TID: tid, PPID: platform.NoAnswer, UID: platform.NoAnswer, EUID: platform.NoAnswer, GID: platform.NoAnswer, EGID: platform.NoAnswer})
 			r.Rip, r.Rax, r.Rbx, r.Eflags = uint64(codeAt)+start, no, 0, 0x202|0x8d5
 			flags := r.Eflags
 			before := *r
@@ -336,6 +336,16 @@ func testAnswers(t T, p platform.Platform) {
 				t.Errorf("round %d: registers %+v, want %+v", round, got, before)
 			}
 		}
+	}
+	// Each call has its own: here the number of the next one.
+	const last = 1000
+	a.Answer(&platform.Answers{
+		PID: unix.SYS_GETTID, TID: unix.SYS_GETPPID, PPID: unix.SYS_GETUID, UID: unix.SYS_GETEUID,
+		EUID: unix.SYS_GETGID, GID: unix.SYS_GETEGID, EGID: last,
+	})
+	r.Rip, r.Rax, r.Rbx = uint64(codeAt)+comparedLoop, unix.SYS_GETPID, 0
+	if e.runTo(e.as, platform.EventSyscall); r.SyscallNo() != last || r.Rbx != 8 {
+		t.Errorf("call %d is number %d", r.Rbx, r.SyscallNo())
 	}
 	// Nor are they another context's.
 	a.Answer(&platform.Answers{PID: pid})

@@ -22,7 +22,7 @@ import (
 // another.
 
 // answerCalls are the calls, all below answerNumbers.
-var answerCalls = [...]int{unix.SYS_GETPID, unix.SYS_GETTID, unix.SYS_GETUID, unix.SYS_GETEUID, unix.SYS_GETGID, unix.SYS_GETEGID}
+var answerCalls = [...]int{unix.SYS_GETPID, unix.SYS_GETTID, unix.SYS_GETPPID, unix.SYS_GETUID, unix.SYS_GETEUID, unix.SYS_GETGID, unix.SYS_GETEGID}
 
 // madeCalls is what CLOCKS of the stub's code answers.
 var madeCalls = [...]int{unix.SYS_CLOCK_GETTIME, unix.SYS_GETTIMEOFDAY, unix.SYS_TIME, unix.SYS_CLOCK_GETRES, unix.SYS_SCHED_YIELD}
@@ -30,13 +30,13 @@ var madeCalls = [...]int{unix.SYS_CLOCK_GETTIME, unix.SYS_GETTIMEOFDAY, unix.SYS
 const (
 	answerNumbers = 256
 	// answerBytes is how much of the command page a slot has.
-	answerBytes = 32
-	answerOpen  = 28
+	answerBytes = 64
+	answerOpen  = answerBytes - 4
 	// answerMade is what the index of calls has for madeCalls.
 	answerMade = 0x80
-	// To get from an address in a slot to that: slotSize is 2^14, answerBytes 2^5.
+	// To get from an address in a slot to that: slotSize is 2^14, answerBytes 2^6.
 	slotMask    = 1<<slotsShift - slotSize
-	answerShift = 14 - 5
+	answerShift = 14 - 6
 )
 
 // answering is a context's part.
@@ -82,7 +82,7 @@ func (c *context) giveAnswers(th *thread) {
 func (th *thread) writeAnswers(a *platform.Answers) {
 	var v [len(answerCalls)]uint32
 	if a != nil {
-		v = [...]uint32{a.PID, a.TID, a.UID, a.EUID, a.GID, a.EGID}
+		v = [...]uint32{a.PID, a.TID, a.PPID, a.UID, a.EUID, a.GID, a.EGID}
 		for i := range v {
 			v[i]++ // NoAnswer becomes zero
 		}

@@ -254,13 +254,7 @@ func getpid(t *kernel.Task) (uint64, error) {
 
 func gettid(t *kernel.Task) (uint64, error) { return uint64(t.TID(t.PIDNamespace())), nil }
 
-func getppid(t *kernel.Task) (uint64, error) {
-	p := t.ThreadGroup().Parent()
-	if p == nil {
-		return 0, nil
-	}
-	return uint64(p.ID(t.PIDNamespace())), nil
-}
+func getppid(t *kernel.Task) (uint64, error) { return uint64(t.ParentID()), nil }
 
 func setpgid(t *kernel.Task, pid, pgid call.PID) (uint64, error) {
 	return 0, t.SetPGID(int32(pid), int32(pgid))
