@@ -41,25 +41,29 @@ func (t *Task) pay(n int64) error {
 	return nil
 }
 
-// CloneArgs are the arguments of clone(2).
+// CloneArgs are the arguments of clone(2) and clone3(2).
 type CloneArgs struct {
 	Flags               uint64 // CLONE_*, without the exit signal
 	ExitSignal          signals.Signal
-	Stack               usermem.Addr
+	Stack               usermem.Addr // where it begins, its highest address; zero is the caller's
 	ParentTID, ChildTID usermem.Addr
 	TLS                 uint64
+	// SetTID are the numbers for the child, if they aren't to be any: in its own
+	// namespace, the one above that, and so on.
+	SetTID []int32
 
 	// broadcasts is groupSignals.broadcasts when the call began.
 	broadcasts uint64
 }
 
-// cloneKnown are the flags of Linux 4.4; others are ignored by clone(2).
+// needSysAdmin are the flags that only CAP_SYS_ADMIN may give.
 const needSysAdmin = unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWPID | unix.CLONE_NEWNET
 
 // checkClone applies the rules of clone(2), "ERRORS".
 func checkClone(f uint64) error {
 	switch {
 	case f&unix.CLONE_SIGHAND != 0 && f&unix.CLONE_VM == 0,
+		f&unix.CLONE_SIGHAND != 0 && f&unix.CLONE_CLEAR_SIGHAND != 0,
 		f&unix.CLONE_THREAD != 0 && f&unix.CLONE_SIGHAND == 0,
 		f&(unix.CLONE_NEWNS|unix.CLONE_FS) == unix.CLONE_NEWNS|unix.CLONE_FS,
 		f&(unix.CLONE_NEWUSER|unix.CLONE_FS) == unix.CLONE_NEWUSER|unix.CLONE_FS,
@@ -69,7 +73,7 @@ func checkClone(f uint64) error {
 	return nil
 }
 
-// Clone makes a task as clone(2) does and returns its number in the caller's
+// Clone makes a task as clone(2) and clone3(2) do and returns its number in the caller's
 // namespace. With CLONE_VFORK it returns when the child has execed or ended.
 func (t *Task) Clone(a *CloneArgs) (int32, error) {
 	if err := checkClone(a.Flags); err != nil {
@@ -341,7 +345,11 @@ func (k *Kernel) adopt(child, parent *Task, a *CloneArgs, lim *limits.Set) error
 	}()
 	child.usage.Init(k.Clock)
 	var err error
-	if child.ids, err = ns.Allocate(); err != nil {
+	chosen := pids.Chosen{Numbers: a.SetTID}
+	if parent != nil {
+		chosen.By = parent.Credentials()
+	}
+	if child.ids, err = ns.Allocate(chosen); err != nil {
 		return err
 	}
 	if thread {
@@ -374,9 +382,12 @@ func (k *Kernel) adopt(child, parent *Task, a *CloneArgs, lim *limits.Set) error
 			tg.limits.Store(lim)
 			tg.join(pids.NewSession(tg, tg.ids))
 		} else {
-			if a.Flags&unix.CLONE_SIGHAND != 0 {
+			switch {
+			case a.Flags&unix.CLONE_SIGHAND != 0:
 				tg.signals.actions = parent.tg.signals.actions
-			} else {
+			case a.Flags&unix.CLONE_CLEAR_SIGHAND != 0:
+				tg.signals.actions = parent.tg.signals.actions.ForExec()
+			default:
 				tg.signals.actions = parent.tg.signals.actions.Fork()
 			}
 			tg.limits.Store(parent.tg.Limits().Clone())

@@ -119,12 +119,30 @@ func (ns *Namespace[T, P]) Contains(other *Namespace[T, P]) bool {
 	return false
 }
 
-// Allocate returns free numbers in ns and above: ENOMEM where ns is closed, EAGAIN
-// where no more fit. They are taken by Remember.
-func (ns *Namespace[T, P]) Allocate() (IDs[T, P], error) {
+// Chosen are the numbers that by wants for a task (clone(2), "The set_tid array"): in
+// the namespace that the task will be in, the one above that, and so on.
+type Chosen struct {
+	Numbers []int32
+	By      *auth.Credentials
+}
+
+// Allocate returns free numbers in ns and above, those that are chosen, and others
+// where none are: ENOMEM where ns is closed, EAGAIN where no more fit, and what clone(2)
+// says of those that can't be chosen. They are taken by Remember.
+func (ns *Namespace[T, P]) Allocate(chosen Chosen) (IDs[T, P], error) {
+	if len(chosen.Numbers) > ns.Level+1 {
+		return IDs[T, P]{}, unix.EINVAL
+	}
 	num := make([]int32, ns.Level+1)
 	for n := ns; n != nil; n = n.Parent {
-		id, err := n.free()
+		var id int32
+		var err error
+		if i := ns.Level - n.Level; i < len(chosen.Numbers) {
+			id = chosen.Numbers[i]
+			err = n.choose(id, chosen.By)
+		} else {
+			id, err = n.free()
+		}
 		if err != nil {
 			return IDs[T, P]{}, err
 		}
@@ -133,21 +151,48 @@ func (ns *Namespace[T, P]) Allocate() (IDs[T, P], error) {
 	return IDs[T, P]{ns, num}, nil
 }
 
-func (ns *Namespace[T, P]) free() (int32, error) {
+// room reports what keeps ns from having another task.
+func (ns *Namespace[T, P]) room() error {
 	if ns.closed {
-		return 0, unix.ENOMEM
+		return unix.ENOMEM
 	}
 	if ns.limit > 0 && len(ns.tasks) >= ns.limit {
-		return 0, unix.EAGAIN
+		return unix.EAGAIN
+	}
+	return nil
+}
+
+func (ns *Namespace[T, P]) taken(id int32) bool {
+	_, taken := ns.tasks[id]
+	return taken || ns.groups[id] != nil || ns.sessions[id] != nil
+}
+
+// choose reports whether c may have id in ns.
+func (ns *Namespace[T, P]) choose(id int32, c *auth.Credentials) error {
+	var none P
+	if id < 1 || id >= Max || id != 1 && ns.init == none {
+		return unix.EINVAL
+	}
+	if !c.HasCapIn(unix.CAP_SYS_ADMIN, ns.UserNS) {
+		return unix.EPERM
+	}
+	if ns.taken(id) {
+		return unix.EEXIST
+	}
+	return ns.room()
+}
+
+func (ns *Namespace[T, P]) free() (int32, error) {
+	if err := ns.room(); err != nil {
+		return 0, err
 	}
 	for range Max {
 		ns.last++
 		if ns.last >= Max {
 			ns.last = reserved
 		}
-		id := ns.last
-		if _, taken := ns.tasks[id]; !taken && ns.groups[id] == nil && ns.sessions[id] == nil {
-			return id, nil
+		if !ns.taken(ns.last) {
+			return ns.last, nil
 		}
 	}
 	return 0, unix.EAGAIN

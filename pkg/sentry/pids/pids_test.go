@@ -83,7 +83,7 @@ func (s *system) thread(ns *namespace, p *process) *task {
 	s.t.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	i, err := ns.Allocate()
+	i, err := ns.Allocate(Chosen{})
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -207,7 +207,7 @@ func TestLimitsHoldBelow(t *testing.T) {
 	allocate := func(ns *namespace) error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		_, err := ns.Allocate()
+		_, err := ns.Allocate(Chosen{})
 		return err
 	}
 	for _, ns := range []*namespace{s.root, a} {
@@ -224,6 +224,50 @@ func TestLimitsHoldBelow(t *testing.T) {
 	}
 	if err := allocate(s.root); err != nil {
 		t.Errorf("where there is room again: %v", err)
+	}
+}
+
+func TestNumbersAreChosen(t *testing.T) {
+	s := newSystem(t)
+	root := auth.NewRoot(s.root.UserNS)
+	nobody := root.Fork()
+	nobody.Effective = 0
+	a := s.child(s.root)
+	allocate := func(ns *namespace, by *auth.Credentials, n ...int32) (ids, error) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return ns.Allocate(Chosen{n, by})
+	}
+	s.thread(s.root, nil)
+	for _, c := range []struct {
+		ns   *namespace
+		by   *auth.Credentials
+		n    []int32
+		want error
+	}{
+		{s.root, root, []int32{0}, unix.EINVAL},
+		{s.root, root, []int32{Max}, unix.EINVAL},
+		{s.root, root, []int32{5, 5}, unix.EINVAL},
+		{s.root, root, []int32{1}, unix.EEXIST},
+		{s.root, nobody, []int32{5}, unix.EPERM},
+		{s.root, nobody, []int32{-5}, unix.EINVAL},
+		{a, root, []int32{2}, unix.EINVAL}, // there is no init
+		{a, root, []int32{1, 1}, unix.EEXIST},
+		{a, root, []int32{1, 5, 5}, unix.EINVAL},
+	} {
+		if _, err := allocate(c.ns, c.by, c.n...); err != c.want {
+			t.Errorf("%d at level %d: %v, want %v", c.n, c.ns.Level, err, c.want)
+		}
+	}
+	if i, err := allocate(a, root, 1, 700); err != nil || i.Own() != 1 || i.Root() != 700 {
+		t.Errorf("in both namespaces: %d, %d, %v", i.Own(), i.Root(), err)
+	}
+	if i, err := allocate(a, root, 1); err != nil || i.Own() != 1 || i.Root() != 2 {
+		t.Errorf("in one namespace: %d, %d, %v", i.Own(), i.Root(), err)
+	}
+	s.root.SetLimit(1)
+	if _, err := allocate(s.root, root, 9); err != unix.EAGAIN {
+		t.Errorf("one too many: %v", err)
 	}
 }
 

@@ -85,7 +85,8 @@ func (t *Table) Fork() *Table {
 	return &Table{actions: t.actions}
 }
 
-// ForExec returns a copy in which caught signals are at their defaults (execve(2)).
+// ForExec returns a copy in which caught signals are at their defaults (execve(2),
+// CLONE_CLEAR_SIGHAND of clone3(2)).
 func (t *Table) ForExec() *Table {
 	n := t.Fork()
 	for i, a := range n.actions {

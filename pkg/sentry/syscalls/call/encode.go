@@ -19,6 +19,29 @@ func U32(b []byte) uint32 { return binary.LittleEndian.Uint32(b) }
 // U64: see U16.
 func U64(b []byte) uint64 { return binary.LittleEndian.Uint64(b) }
 
+// CopyInStruct reads a structure of which an application has a version that is size bytes
+// long, where the first one had least and the one that is known has known: that long is
+// what is returned, with zeros for what the application's doesn't have. EINVAL for what
+// is too short, E2BIG where what is newer isn't zero.
+func CopyInStruct(t *kernel.Task, a usermem.Addr, size Size, least, known int) ([]byte, error) {
+	if size < Size(least) {
+		return nil, unix.EINVAL
+	}
+	if size > usermem.PageSize {
+		return nil, unix.E2BIG
+	}
+	b := make([]byte, max(int(size), known))
+	if _, err := t.MM().CopyIn(a, b[:size]); err != nil {
+		return nil, err
+	}
+	for _, c := range b[known:] {
+		if c != 0 {
+			return nil, unix.E2BIG
+		}
+	}
+	return b[:known], nil
+}
+
 // Writer builds a structure for an application, field by field. Buf is what
 // there is so far.
 type Writer struct{ Buf []byte }

@@ -33,22 +33,11 @@ const openKnown = unix.O_ACCMODE | unix.O_CREAT | unix.O_EXCL | unix.O_NOCTTY | 
 	unix.O_NONBLOCK | unix.O_SYNC | unix.O_DSYNC | unix.O_ASYNC | unix.O_DIRECT | 0x8000 /* O_LARGEFILE */ |
 	unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_NOATIME | unix.O_CLOEXEC | unix.O_PATH | unix.O_TMPFILE
 
-// readHow reads a struct open_how; what is newer than it must be zero (E2BIG).
+// readHow reads a struct open_how.
 func readHow(t *kernel.Task, a usermem.Addr, size call.Size) (flags, mode, resolve uint64, err error) {
-	if size < howSize {
-		return 0, 0, 0, unix.EINVAL
-	}
-	if size > usermem.PageSize {
-		return 0, 0, 0, unix.E2BIG
-	}
-	b := make([]byte, size)
-	if _, err := t.MM().CopyIn(a, b); err != nil {
+	b, err := call.CopyInStruct(t, a, size, howSize, howSize)
+	if err != nil {
 		return 0, 0, 0, err
-	}
-	for _, c := range b[howSize:] {
-		if c != 0 {
-			return 0, 0, 0, unix.E2BIG
-		}
 	}
 	return call.U64(b), call.U64(b[8:]), call.U64(b[16:]), nil
 }

@@ -16,12 +16,9 @@ import (
 )
 
 // Rows are the rows of this package's calls.
-var Rows = [][]call.Row{futexRows, identityRows, processRows, ptraceRows, schedRows, seccompRows, signalRows, systemRows}
+var Rows = [][]call.Row{cloneRows, futexRows, identityRows, processRows, ptraceRows, schedRows, seccompRows, signalRows, systemRows}
 
 var processRows = []call.Row{
-	call.Full(unix.SYS_CLONE, "clone", call.Args5(clone)),
-	call.Full(unix.SYS_FORK, "fork", call.Args0(fork)),
-	call.Full(unix.SYS_VFORK, "vfork", call.Args0(vfork)),
 	call.Full(unix.SYS_EXECVE, "execve", call.Args3(execve)),
 	call.Full(unix.SYS_EXECVEAT, "execveat", call.Args5(execveat)),
 	call.Full(unix.SYS_EXIT, "exit", call.Args1(exit)),
@@ -40,20 +37,6 @@ var processRows = []call.Row{
 	call.Full(unix.SYS_UNSHARE, "unshare", call.Args1(unshare)),
 	call.Full(unix.SYS_ARCH_PRCTL, "arch_prctl", call.Args2(archPrctl)),
 	call.Partial(unix.SYS_KCMP, "kcmp", call.Args5(kcmp), "all tasks share one I/O context; semaphore adjustments are per process"),
-}
-
-func clone(t *kernel.Task, flags uint64, stack, ptid, ctid usermem.Addr, tls uint64) (uint64, error) {
-	tid, err := t.Clone(&kernel.CloneArgs{
-		Flags: flags &^ 0xff, ExitSignal: signals.Signal(flags & 0xff),
-		Stack: stack, ParentTID: ptid, ChildTID: ctid, TLS: tls,
-	})
-	return uint64(tid), err
-}
-
-func fork(t *kernel.Task) (uint64, error) { return clone(t, uint64(unix.SIGCHLD), 0, 0, 0, 0) }
-
-func vfork(t *kernel.Task) (uint64, error) {
-	return clone(t, unix.CLONE_VM|unix.CLONE_VFORK|uint64(unix.SIGCHLD), 0, 0, 0, 0)
 }
 
 // Limits of execve(2): bytes of one string, and of all; the loader applies
