@@ -375,6 +375,119 @@ TEST(clocks_to_nowhere)
 	munmap(p, 8192);
 }
 
+/* --- processors --- */
+
+/* on_processor is the number that getcpu(2) gives by either form, or -1. */
+static int on_processor(int form)
+{
+	unsigned cpu = 99999, node = 99999;
+	return by_form(form, SYS_getcpu, (long)&cpu, &node) == 0 && node < 1024 ? (int)cpu : -1;
+}
+
+static int place(pid_t tid, int cpu)
+{
+	cpu_set_t one;
+	CPU_ZERO(&one);
+	CPU_SET(cpu, &one);
+	return sched_setaffinity(tid, sizeof one, &one);
+}
+
+TEST(processors)
+{
+	cpu_set_t all;
+	REQUIRE_OK(sched_getaffinity(0, sizeof all, &all));
+	for (int form = 0; form < 2; form++) {
+		int wrong = 0;
+		for (int i = 0; i < OFTEN; i++) {
+			int cpu = on_processor(form);
+			wrong += cpu < 0 || !CPU_ISSET(cpu, &all);
+			wrong += by_form(form, SYS_getcpu, 0, NULL) != 0;
+		}
+		CHECK_EQ(wrong, 0);
+		for (int c = 0, n = 0; c < CPU_SETSIZE && n < 8; c++)
+			if (CPU_ISSET(c, &all)) {
+				n++;
+				CHECK_OK(place(0, c));
+				for (int i = 0; i < OFTEN; i++)
+					wrong += on_processor(form) != c;
+			}
+		CHECK_EQ(wrong, 0);
+		sched_setaffinity(0, sizeof all, &all);
+		unsigned char *p = mmap(NULL, 2 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		for (int i = 0; i < OFTEN; i++) {
+			CHECK_EQ(munmap(p + 4096, 4096), 0);
+			int there = p[4092] = 77;
+			wrong += by_form(form, SYS_getcpu, (long)(p + 4096), p) != -EFAULT;
+			wrong += by_form(form, SYS_getcpu, (long)p, p + 4096) != -EFAULT;
+			wrong += by_form(form, SYS_getcpu, 0, p + 4093) != -EFAULT || p[4092] != there;
+			wrong += by_form(form, SYS_getcpu, (1L << 47) - 2, NULL) != -EFAULT;
+			wrong += by_form(form, SYS_getcpu, 0x7ffffc000000, NULL) != -EFAULT;
+			wrong += by_form(form, SYS_getcpu, 0, (void *)-8) != -EFAULT;
+			mmap(p + 4096, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+			wrong += by_form(form, SYS_getcpu, (long)(p + 4096 + 8), p + 4096 + 12) != 0;
+			if (wrong || i > 20)
+				break;
+		}
+		CHECK_EQ(wrong, 0);
+		munmap(p, 2 * 4096);
+	}
+	int wrong = 0, cpu, node;
+	for (int i = 0; i < OFTEN; i++) {
+		wrong += registers_wrong(SYS_getcpu, (long)&cpu, (long)&node, 3, 0x202 | STATUS_FLAGS, 0);
+		wrong += registers_wrong(SYS_getcpu, (long)&cpu, 8, 3, 0x202 | STATUS_FLAGS, -EFAULT);
+	}
+	CHECK_EQ(wrong, 0);
+}
+
+struct moved_about {
+	pid_t tid;
+	long at; /* where it was put, with the number of the move; -1 during one, -2 at the end */
+	long wrong, asked;
+};
+static void *tell_processor(void *arg)
+{
+	struct moved_about *m = arg;
+	for (int i = 0; i < OFTEN; i++)
+		on_processor(i & 1);
+	__atomic_store_n(&m->tid, gettid(), __ATOMIC_SEQ_CST);
+	for (long before; (before = __atomic_load_n(&m->at, __ATOMIC_SEQ_CST)) != -2;) {
+		int cpu[2] = {on_processor(0), on_processor(1)};
+		if (before >= 0 && __atomic_load_n(&m->at, __ATOMIC_SEQ_CST) == before) {
+			m->wrong += cpu[0] != before % CPU_SETSIZE || cpu[1] != before % CPU_SETSIZE;
+			__atomic_add_fetch(&m->asked, 1, __ATOMIC_SEQ_CST);
+		}
+	}
+	return NULL;
+}
+
+/* Who is in a loop meanwhile says where somebody else has put him. */
+TEST(processors_by_another)
+{
+	cpu_set_t all;
+	struct moved_about m = {.at = -1};
+	pthread_t t;
+	REQUIRE_OK(sched_getaffinity(0, sizeof all, &all));
+	pthread_create(&t, NULL, tell_processor, &m);
+	while (__atomic_load_n(&m.tid, __ATOMIC_SEQ_CST) == 0)
+		sched_yield();
+	int failed = 0, cpu = 0;
+	for (long move = 0; move < 20; move++) {
+		do
+			cpu = (cpu + 1) % CPU_SETSIZE;
+		while (!CPU_ISSET(cpu, &all));
+		__atomic_store_n(&m.at, -1, __ATOMIC_SEQ_CST);
+		failed += place(m.tid, cpu) != 0;
+		long asked = __atomic_load_n(&m.asked, __ATOMIC_SEQ_CST);
+		__atomic_store_n(&m.at, move * CPU_SETSIZE + cpu, __ATOMIC_SEQ_CST);
+		while (__atomic_load_n(&m.asked, __ATOMIC_SEQ_CST) < asked + 20)
+			sched_yield();
+	}
+	__atomic_store_n(&m.at, -2, __ATOMIC_SEQ_CST);
+	pthread_join(t, NULL);
+	CHECK_EQ(failed, 0);
+	CHECK_EQ(m.wrong, 0);
+}
+
 static int yield_turn;
 static void *yielding(void *arg)
 {

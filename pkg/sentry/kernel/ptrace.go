@@ -72,7 +72,7 @@ func (t *Task) setHooks(clear, set uint32) {
 		old := t.hooks.Load()
 		if t.hooks.CompareAndSwap(old, old&^clear|set) {
 			if set&hooksSyscall != 0 {
-				t.noAnswers()
+				t.withdrawAnswers()
 			}
 			return
 		}

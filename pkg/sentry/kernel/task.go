@@ -5,7 +5,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"vitrine/pkg/clock"
 	"vitrine/pkg/locks"
 	"vitrine/pkg/sched"
 	"vitrine/pkg/sentry/arch"
@@ -260,8 +259,13 @@ func (t *Task) SetName(s string) {
 func (t *Task) Scheduling() Scheduling { t.mu.Lock(); defer t.mu.Unlock(); return t.scheduling }
 func (t *Task) SetScheduling(f func(*Scheduling)) {
 	t.mu.Lock()
+	before := t.scheduling.Affinity
 	f(&t.scheduling)
+	moves := t.scheduling.Affinity != before
 	t.mu.Unlock()
+	if moves {
+		t.withdrawAnswers()
+	}
 }
 
 // SetCredentials puts c in place; only the task itself does.
@@ -320,12 +324,6 @@ func (t *Task) Restart() (uint64, error) {
 // Yield lets other tasks run (sched_yield(2)). The host does it: on
 // ptrace the goroutine is locked to its thread, for which the Go scheduler needs two hand-overs.
 func (t *Task) Yield() { unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }
-
-// CPU returns the number of a processor that the task may run on: the one that
-// the calling thread is on.
-func (t *Task) CPU() uint32 {
-	return clock.CPU() % uint32(max(t.k.CPUs, 1))
-}
 
 // Credentials, Memory, Block, FileSizeLimit, FileSizeExceeded and ThreadGroupID
 // implement vfs.Context.

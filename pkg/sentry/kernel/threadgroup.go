@@ -35,8 +35,6 @@ type ThreadGroup struct {
 	status ExitStatus
 	// exitSignal is sent to the parent at the end; zero for none.
 	exitSignal signals.Signal
-	// adoptions counts the changes of parent; it is read without tree.
-	adoptions atomic.Uint32
 	// parentTask made the process, for prctl(PR_SET_PDEATHSIG) and __WNOTHREAD.
 	parentTask *Task
 	// subreaper takes orphans in below it (prctl(2)); hasSubreaper says that

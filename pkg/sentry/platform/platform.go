@@ -197,6 +197,9 @@ type CallRewriter interface {
 // it, or somebody else who calls NoAnswers first; or NoAnswer.
 type Answers struct {
 	PID, TID, PPID, UID, EUID, GID, EGID uint32
+	// CPU is what getcpu(2) tells, on node 0: a number, or CPUUpTo|n for that of the
+	// processor that the task is on where it is n at most.
+	CPU uint32
 	// Clocks says that calls may be answered that read clocks (ClockReader), and
 	// sched_yield(2).
 	Clocks bool
@@ -204,6 +207,9 @@ type Answers struct {
 
 // NoAnswer in Answers says that the Sentry is to be asked.
 const NoAnswer = ^uint32(0)
+
+// CPUUpTo is a bit of Answers.CPU.
+const CPUUpTo = 1 << 31
 
 // ClockReader is a Platform that can answer calls that read clocks.
 type ClockReader interface {

@@ -15,7 +15,8 @@ import (
 // command page, which the application can't change, for each slot: in word i+1
 // that of call answerCalls[i], plus one; zero asks the Sentry. The last word says
 // whether those of madeCalls may be answered, too: what they return is made in the stub,
-// from the clocks' page (clock.Page) or by the host.
+// from the clocks' page (clock.Page), by the host, or for getcpu from the word before
+// that.
 //
 // A context has its own, and they are written to the slot of the thread that it
 // takes, before that runs. Those of the slot's last context can't be seen by
@@ -25,13 +26,14 @@ import (
 var answerCalls = [...]int{unix.SYS_GETPID, unix.SYS_GETTID, unix.SYS_GETPPID, unix.SYS_GETUID, unix.SYS_GETEUID, unix.SYS_GETGID, unix.SYS_GETEGID}
 
 // madeCalls is what CLOCKS of the stub's code answers.
-var madeCalls = [...]int{unix.SYS_CLOCK_GETTIME, unix.SYS_GETTIMEOFDAY, unix.SYS_TIME, unix.SYS_CLOCK_GETRES, unix.SYS_SCHED_YIELD}
+var madeCalls = [...]int{unix.SYS_CLOCK_GETTIME, unix.SYS_GETTIMEOFDAY, unix.SYS_TIME, unix.SYS_CLOCK_GETRES, unix.SYS_SCHED_YIELD, unix.SYS_GETCPU}
 
 const (
-	answerNumbers = 256
+	answerNumbers = 320
 	// answerBytes is how much of the command page a slot has.
 	answerBytes = 64
 	answerOpen  = answerBytes - 4
+	answerCPU   = answerOpen - 4
 	// answerMade is what the index of calls has for madeCalls.
 	answerMade = 0x80
 	// To get from an address in a slot to that: slotSize is 2^14, answerBytes 2^6.
@@ -81,13 +83,14 @@ func (c *context) giveAnswers(th *thread) {
 // writeAnswers fills the slot's part of the command page.
 func (th *thread) writeAnswers(a *platform.Answers) {
 	var v [len(answerCalls)]uint32
+	var cpu, open uint32
 	if a != nil {
 		v = [...]uint32{a.PID, a.TID, a.PPID, a.UID, a.EUID, a.GID, a.EGID}
 		for i := range v {
 			v[i]++ // NoAnswer becomes zero
 		}
+		cpu = a.CPU + 1
 	}
-	open := uint32(0)
 	if a != nil && a.Clocks && th.proc.clocks {
 		open = 1
 	}
@@ -95,6 +98,7 @@ func (th *thread) writeAnswers(a *platform.Answers) {
 	for i := range v {
 		wordAt(page[4*(i+1):]).Store(v[i])
 	}
+	wordAt(page[answerCPU:]).Store(cpu)
 	wordAt(page[answerOpen:]).Store(open)
 }
 

@@ -166,9 +166,9 @@ const (
 	offLeftTable   = 0x1a80
 	offErrnoTable  = 0x2380
 	offAnswerIndex = 0x2b80
-	offNotes       = 0x2c80
-	offInit        = 0x2cc0
-	offEnd         = 0x2f00
+	offNotes       = 0x2cc0
+	offInit        = 0x2d00
+	offEnd         = 0x2f40
 
 	childAddr       = stub.PlatformCode + offChild
 	startAddr       = stub.PlatformCode + offStart

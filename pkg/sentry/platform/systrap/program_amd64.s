@@ -539,7 +539,7 @@ fault:
 
 // CLOCKS makes the answers of the calls that read clocks, as the functions of the
 // vDSO do (vdso_amd64.s), but asks the Sentry where these try again, and that of
-// sched_yield, which is the host's. It goes to give with the answer in R11 and the
+// sched_yield, which is the host's, and of getcpu. It goes to give with the answer in R11 and the
 // tail in CX, or to none. While R8 is the address of the clocks and R11 that of
 // the page, what was in DX and R8 to R10 is in the page: a store where nothing is
 // mapped ends in leaveEntry. Masks are those of the clocks: of all, the fine and the
@@ -581,6 +581,8 @@ clocks: \
 	JEQ	yield; \
 	MOVQ	$const_clocksAddr, R8; \
 	XORL	R10, R10; \
+	CMPL	CX, $309; \
+	JEQ	cpu; \
 	CMPL	CX, $201; \
 	JEQ	time; \
 	CMPL	CX, $96; \
@@ -671,6 +673,30 @@ seconds: \
 	TESTQ	DI, DI; \
 	JEQ	made; \
 	MOVQ	AX, 0(DI); \
+	JMP	made; \
+cpu: \
+	MOVL	const_answerCPU(AX)(DX*1), R9; \
+	SUBL	$1, R9; \
+	JCS	ask; \
+	TESTL	R9, R9; \
+	JPL	fixed; \
+	ANDL	$0x7fffffff, R9; \
+	RDTSCP; \
+	ANDL	$0xfff, CX; \
+	CMPL	CX, R9; \
+	JHI	ask; \
+	MOVL	CX, R9; \
+fixed: \
+	TESTQ	DI, DI; \
+	JEQ	node; \
+	PLACE(DI, 4); \
+	MOVL	R9, 0(DI); \
+node: \
+	TESTQ	SI, SI; \
+	JEQ	store; \
+	PLACE(SI, 4); \
+	MOVL	$0, 0(SI); \
+	JMP	store; \
 made: \
 	MOVQ	(const_ctxCall+const_callRDX*8)(R11), DX; \
 	MOVQ	(const_ctxCall+const_callR8*8)(R11), R8; \

@@ -280,12 +280,6 @@ func schedRRGetInterval(t *kernel.Task, pid call.PID, a usermem.Addr) (uint64, e
 	return 0, w.To(t, a)
 }
 
-// processors is the set of all processors.
-func processors(t *kernel.Task) uint64 {
-	n := max(min(t.Kernel().CPUs, 64), 1)
-	return ^uint64(0) >> (64 - n)
-}
-
 func schedSetaffinity(t *kernel.Task, pid call.PID, size uint32, a usermem.Addr) (uint64, error) {
 	var b [8]byte
 	if _, err := t.MM().CopyIn(a, b[:min(size, 8)]); err != nil {
@@ -300,7 +294,7 @@ func schedSetaffinity(t *kernel.Task, pid call.PID, size uint32, a usermem.Addr)
 	if !ownsScheduling(t, o) && !t.Credentials().HasCapIn(unix.CAP_SYS_NICE, o.Credentials().UserNS) {
 		return 0, unix.EPERM
 	}
-	set := call.U64(b[:]) & processors(t)
+	set := call.U64(b[:]) & t.Kernel().AllCPUs()
 	if set == 0 {
 		return 0, unix.EINVAL
 	}
@@ -309,7 +303,7 @@ func schedSetaffinity(t *kernel.Task, pid call.PID, size uint32, a usermem.Addr)
 }
 
 func schedGetaffinity(t *kernel.Task, pid call.PID, size uint32, a usermem.Addr) (uint64, error) {
-	if size&7 != 0 || uint64(size)*8 < uint64(bits.Len64(processors(t))) {
+	if size&7 != 0 || uint64(size)*8 < uint64(bits.Len64(t.Kernel().AllCPUs())) {
 		return 0, unix.EINVAL
 	}
 	o := t
@@ -318,12 +312,8 @@ func schedGetaffinity(t *kernel.Task, pid call.PID, size uint32, a usermem.Addr)
 			return 0, unix.ESRCH
 		}
 	}
-	set := o.Scheduling().Affinity & processors(t)
-	if set == 0 {
-		set = processors(t)
-	}
 	var w call.Writer
-	w.U64(set)
+	w.U64(o.AllowedCPUs())
 	return 8, w.To(t, a)
 }
 
