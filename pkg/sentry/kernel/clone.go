@@ -52,6 +52,10 @@ type CloneArgs struct {
 	// namespace, the one above that, and so on.
 	SetTID []int32
 
+	// PIDFD is where CLONE_PIDFD has the descriptor of the child's PIDFile written.
+	PIDFD usermem.Addr
+
+	pidFile *PIDFile
 	// broadcasts is groupSignals.broadcasts when the call began.
 	broadcasts uint64
 }
@@ -67,7 +71,8 @@ func checkClone(f uint64) error {
 		f&unix.CLONE_THREAD != 0 && f&unix.CLONE_SIGHAND == 0,
 		f&(unix.CLONE_NEWNS|unix.CLONE_FS) == unix.CLONE_NEWNS|unix.CLONE_FS,
 		f&(unix.CLONE_NEWUSER|unix.CLONE_FS) == unix.CLONE_NEWUSER|unix.CLONE_FS,
-		f&unix.CLONE_THREAD != 0 && f&(unix.CLONE_NEWUSER|unix.CLONE_NEWPID) != 0:
+		f&unix.CLONE_THREAD != 0 && f&(unix.CLONE_NEWUSER|unix.CLONE_NEWPID) != 0,
+		f&unix.CLONE_PIDFD != 0 && f&(unix.CLONE_THREAD|unix.CLONE_DETACHED) != 0:
 		return unix.EINVAL
 	}
 	return nil
@@ -78,6 +83,9 @@ func checkClone(f uint64) error {
 func (t *Task) Clone(a *CloneArgs) (int32, error) {
 	if err := checkClone(a.Flags); err != nil {
 		return 0, err
+	}
+	if a.Flags&unix.CLONE_PIDFD != 0 && a.Flags&unix.CLONE_PARENT_SETTID != 0 && a.PIDFD == a.ParentTID {
+		return 0, unix.EINVAL
 	}
 	t.tg.signals.lock()
 	a.broadcasts = t.tg.signals.broadcasts
@@ -185,6 +193,14 @@ func (t *Task) Clone(a *CloneArgs) (int32, error) {
 	if a.Flags&unix.CLONE_VFORK != 0 {
 		vfork = new(waiter.Gate)
 		child.vfork = vfork
+	}
+	if a.Flags&unix.CLONE_PIDFD != 0 {
+		p, take, err := t.addPIDFile(a.PIDFD)
+		if err != nil {
+			return fail(err)
+		}
+		a.pidFile = p
+		undo = append(undo, take)
 	}
 	if err := t.k.adopt(child, t, a, nil); err != nil {
 		return fail(err)
@@ -374,6 +390,10 @@ func (k *Kernel) adopt(child, parent *Task, a *CloneArgs, lim *limits.Set) error
 			startTime: k.Clock.Monotonic(), tasks: []*Task{child},
 		}
 		child.tg = tg
+		if p := a.pidFile; p != nil {
+			tg.ends = p.ends
+			p.process.Store(tg)
+		}
 		tg.tab, _ = memfile.NewTab(child.Credentials().Account, tg, 0)
 		tg.signals.pending.Tab = tg.tab
 		tg.timers.Init(timed{tg}, k.Clock, k.Timers)

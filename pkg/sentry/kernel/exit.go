@@ -258,6 +258,9 @@ func (tg *ThreadGroup) ended(status ExitStatus) (after []func()) {
 		}
 	}
 	tg.children = nil
+	if q := tg.ends; q != nil {
+		after = append(after, func() { q.Notify(waiter.Readable) })
+	}
 	if s := tg.group.Session(); s.LeaderHeld() == tg {
 		if tty := s.LeaderEnds(); tty != nil {
 			after = append(after, func() { tty.SessionEnded(s) })

@@ -670,7 +670,7 @@ func (t *Task) waitTracee(w *WaitTarget) (res WaitResult, found bool, after []fu
 	ns := t.ids.NS
 	for _, m := range tracers {
 		for _, o := range m.tracees {
-			if w.PID != 0 && o.ids.In(ns) != w.PID || w.PGID != 0 && o.tg.group.ID(ns) != w.PGID {
+			if w.Process != nil && o != w.Process.leader || w.PID != 0 && o.ids.In(ns) != w.PID || w.PGID != 0 && o.tg.group.ID(ns) != w.PGID {
 				continue
 			}
 			found = true

@@ -35,6 +35,9 @@ type ThreadGroup struct {
 	status ExitStatus
 	// exitSignal is sent to the parent at the end; zero for none.
 	exitSignal signals.Signal
+	// ends is notified when the process has ended; nil while nobody has asked for it
+	// (PIDFile).
+	ends *waiter.Queue
 	// parentTask made the process, for prctl(PR_SET_PDEATHSIG) and __WNOTHREAD.
 	parentTask *Task
 	// subreaper takes orphans in below it (prctl(2)); hasSubreaper says that

@@ -11,8 +11,10 @@ import (
 
 // WaitTarget says which children wait4(2) and waitid(2) are about.
 type WaitTarget struct {
-	PID  int32 // a process, if not zero
-	PGID int32 // a process group, if not zero
+	PID int32 // a process, if not zero
+	// Process is one, if not nil.
+	Process *ThreadGroup
+	PGID    int32 // a process group, if not zero
 	// Options are WNOHANG, WEXITED, WSTOPPED, WCONTINUED, WNOWAIT, __WALL,
 	// __WCLONE, __WNOTHREAD.
 	Options int
@@ -57,7 +59,7 @@ func (t *Task) WaitChild(w *WaitTarget) (WaitResult, error) {
 // eligible reports whether c is one of those that w means. tree is held.
 func (t *Task) eligible(w *WaitTarget, c *ThreadGroup) bool {
 	ns := t.ids.NS
-	if w.PID != 0 && c.ids.In(ns) != w.PID || w.PGID != 0 && c.group.ID(ns) != w.PGID {
+	if w.Process != nil && c != w.Process || w.PID != 0 && c.ids.In(ns) != w.PID || w.PGID != 0 && c.group.ID(ns) != w.PGID {
 		return false
 	}
 	if w.Options&linux.WNOTHREAD != 0 && c.parentTask != t {

@@ -143,7 +143,7 @@ func fdInfo(s subject, fd int32) pseudo.Generator {
 			flags |= unix.O_CLOEXEC
 		}
 		fmt.Fprintf(b, "pos:\t%d\nflags:\t0%o\nmnt_id:\t%d\n", f.Offset(), flags, f.Path().Mount.ID)
-		describe(b, f)
+		s.describe(b, f)
 		if t, err := s.task(); err == nil {
 			n := 0
 			for _, l := range f.HeldLocks(t.SharedFDs()) {

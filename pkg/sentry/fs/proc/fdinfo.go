@@ -11,6 +11,7 @@ import (
 	"vitrine/pkg/sentry/fs/inotify"
 	"vitrine/pkg/sentry/fs/signalfd"
 	"vitrine/pkg/sentry/fs/timerfd"
+	"vitrine/pkg/sentry/kernel"
 	"vitrine/pkg/sentry/vfs"
 )
 
@@ -24,7 +25,7 @@ type FDInformer interface{ FDInfo(w io.Writer) }
 func kernelDevice(dev uint64) uint32 { return unix.Major(dev)<<20 | unix.Minor(dev) }
 
 // describe writes what is special about f: proc(5), /proc/PID/fdinfo.
-func describe(w io.Writer, f *vfs.File) {
+func (s subject) describe(w io.Writer, f *vfs.File) {
 	switch i := f.Impl().(type) {
 	case *eventfd.EventFD:
 		fmt.Fprintf(w, "eventfd-count: %16x\n", i.Count())
@@ -49,6 +50,17 @@ func describe(w io.Writer, f *vfs.File) {
 			s.Value/second, s.Value%second, s.Interval/second, s.Interval%second)
 	case *signalfd.SignalFD:
 		fmt.Fprintf(w, "sigmask:\t%016x\n", uint64(i.Mask()))
+	case *kernel.PIDFile:
+		tg := i.Process()
+		if tg == nil {
+			fmt.Fprint(w, "Pid:\t-1\nNSpid:\t-1\n")
+			break
+		}
+		fmt.Fprintf(w, "Pid:\t%d\nNSpid:", tg.ID(s.p.ns))
+		for _, ns := range s.p.chain(tg.PIDNamespace()) {
+			fmt.Fprintf(w, "\t%d", tg.ID(ns))
+		}
+		fmt.Fprintln(w)
 	case FDInformer:
 		i.FDInfo(w)
 	}

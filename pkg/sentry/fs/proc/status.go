@@ -3,6 +3,7 @@ package proc
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -159,22 +160,29 @@ func pageTables(rss uint64) uint64 {
 	return leaf + 3*pageSize
 }
 
-// namespaceIDs prints the ids in the viewer's namespace and those below it, down
-// to the task's own.
-func (s subject) namespaceIDs(t *kernel.Task, b *bytes.Buffer) {
+// chain returns the viewer's namespace and those below it, down to ns.
+func (p *procfs) chain(ns *kernel.PIDNamespace) []*kernel.PIDNamespace {
 	var chain []*kernel.PIDNamespace
-	for n := t.PIDNamespace(); n != nil; n = n.Parent {
+	for n := ns; n != nil; n = n.Parent {
 		chain = append(chain, n)
-		if n == s.p.ns {
+		if n == p.ns {
 			break
 		}
 	}
+	slices.Reverse(chain)
+	return chain
+}
+
+// namespaceIDs prints the ids in the viewer's namespace and those below it, down
+// to the task's own.
+func (s subject) namespaceIDs(t *kernel.Task, b *bytes.Buffer) {
+	chain := s.p.chain(t.PIDNamespace())
 	group := s.tg.ProcessGroup()
 	session := group.Session()
 	line := func(name string, id func(*kernel.PIDNamespace) int32) {
 		b.WriteString(name)
-		for i := len(chain) - 1; i >= 0; i-- {
-			fmt.Fprintf(b, "\t%d", id(chain[i]))
+		for _, ns := range chain {
+			fmt.Fprintf(b, "\t%d", id(ns))
 		}
 		b.WriteByte('\n')
 	}

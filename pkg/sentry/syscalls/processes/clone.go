@@ -13,7 +13,7 @@ import (
 
 var cloneRows = []call.Row{
 	call.Full(unix.SYS_CLONE, "clone", call.Args5(clone)),
-	call.Partial(unix.SYS_CLONE3, "clone3", call.Args2(clone3), "no CLONE_PIDFD, CLONE_NEWCGROUP and CLONE_NEWTIME (EINVAL); CLONE_INTO_CGROUP finds no group to go to"),
+	call.Partial(unix.SYS_CLONE3, "clone3", call.Args2(clone3), "no CLONE_NEWCGROUP and CLONE_NEWTIME (EINVAL); CLONE_INTO_CGROUP finds no group to go to"),
 	call.Full(unix.SYS_FORK, "fork", call.Args0(fork)),
 	call.Full(unix.SYS_VFORK, "vfork", call.Args0(vfork)),
 }
@@ -26,7 +26,7 @@ func clone(t *kernel.Task, flags uint64, stack, ptid, ctid usermem.Addr, tls uin
 	flags &= 0xffffffff
 	tid, err := t.Clone(&kernel.CloneArgs{
 		Flags: flags &^ exitSignal, ExitSignal: signals.Signal(flags & exitSignal),
-		Stack: stack, ParentTID: ptid, ChildTID: ctid, TLS: tls,
+		Stack: stack, PIDFD: ptid, ParentTID: ptid, ChildTID: ctid, TLS: tls,
 	})
 	return uint64(tid), err
 }
@@ -48,7 +48,7 @@ const (
 const clone3Known = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND | unix.CLONE_PTRACE | unix.CLONE_VFORK |
 	unix.CLONE_PARENT | unix.CLONE_THREAD | unix.CLONE_NEWNS | unix.CLONE_SYSVSEM | unix.CLONE_SETTLS | unix.CLONE_PARENT_SETTID |
 	unix.CLONE_CHILD_CLEARTID | unix.CLONE_UNTRACED | unix.CLONE_CHILD_SETTID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC |
-	unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_IO | unix.CLONE_CLEAR_SIGHAND | unix.CLONE_INTO_CGROUP
+	unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_IO | unix.CLONE_PIDFD | unix.CLONE_CLEAR_SIGHAND | unix.CLONE_INTO_CGROUP
 
 const (
 	// maxSetTID is how many namespaces can be nested: MAX_PID_NS_LEVEL.
@@ -118,7 +118,7 @@ func clone3(t *kernel.Task, p cloneArgsPtr, size call.Size) (uint64, error) {
 	}
 	tid, err := t.Clone(&kernel.CloneArgs{
 		Flags: a.flags, ExitSignal: signals.Signal(a.exitSignal), Stack: usermem.Addr(a.stack + a.stackSize),
-		ParentTID: usermem.Addr(a.parentTID), ChildTID: usermem.Addr(a.childTID), TLS: a.tls, SetTID: chosen,
+		PIDFD: usermem.Addr(a.pidfd), ParentTID: usermem.Addr(a.parentTID), ChildTID: usermem.Addr(a.childTID), TLS: a.tls, SetTID: chosen,
 	})
 	return uint64(tid), err
 }

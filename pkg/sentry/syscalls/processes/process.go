@@ -16,7 +16,7 @@ import (
 )
 
 // Rows are the rows of this package's calls.
-var Rows = [][]call.Row{cloneRows, futexRows, identityRows, processRows, ptraceRows, schedRows, seccompRows, signalRows, systemRows}
+var Rows = [][]call.Row{cloneRows, futexRows, identityRows, pidfdRows, processRows, ptraceRows, schedRows, seccompRows, signalRows, systemRows}
 
 var processRows = []call.Row{
 	call.Full(unix.SYS_EXECVE, "execve", call.Args3(execve)),
@@ -177,8 +177,24 @@ func waitid(t *kernel.Task, kind uint32, id call.PID, info usermem.Addr, options
 		return 0, unix.EINVAL
 	}
 	w := kernel.WaitTarget{Options: int(options)}
+	nonblock := false
 	switch kind {
 	case unix.P_ALL:
+	case unix.P_PIDFD:
+		if id < 0 {
+			return 0, unix.EINVAL
+		}
+		tg, flags, err := byPIDFD(t, call.FD(id))
+		if err != nil {
+			return 0, err
+		}
+		if tg == nil {
+			return 0, unix.ECHILD
+		}
+		w.Process = tg
+		if nonblock = flags&unix.O_NONBLOCK != 0 && options&unix.WNOHANG == 0; nonblock {
+			w.Options |= unix.WNOHANG
+		}
 	case unix.P_PID:
 		if id <= 0 {
 			return 0, unix.EINVAL
@@ -193,6 +209,9 @@ func waitid(t *kernel.Task, kind uint32, id call.PID, info usermem.Addr, options
 		return 0, unix.EINVAL
 	}
 	res, err := t.WaitChild(&w)
+	if err == nil && nonblock && res.PID == 0 {
+		err = unix.EAGAIN
+	}
 	if err != nil {
 		return 0, err
 	}

@@ -174,20 +174,33 @@ func toThread(t *kernel.Task, pid, tid call.PID, s call.Signo) (uint64, error) {
 	return 0, o.SendSignal(t.KillInfo(o.ThreadGroup(), signals.Signal(s), signals.CodeTkill))
 }
 
-// readInfo reads a siginfo for rt_sigqueueinfo(2): only the kernel and kill(2)
-// may say so of themselves.
+// readInfo reads a siginfo for rt_sigqueueinfo(2), which says of itself what signal it
+// is for.
 func readInfo(t *kernel.Task, a usermem.Addr, s call.Signo, self bool) (*signals.Info, error) {
+	i, err := copyInfo(t, a)
+	if err != nil {
+		return nil, err
+	}
+	i.Signo = int32(s)
+	return i, checkInfo(i, self)
+}
+
+func copyInfo(t *kernel.Task, a usermem.Addr) (*signals.Info, error) {
 	var b [signals.InfoSize]byte
 	if _, err := t.MM().CopyIn(a, b[:]); err != nil {
 		return nil, err
 	}
 	var i signals.Info
 	i.FromBytes(&b)
-	i.Signo = int32(s)
-	if (i.Code >= 0 || i.Code == signals.CodeTkill) && !self {
-		return nil, unix.EPERM
-	}
 	return &i, nil
+}
+
+// checkInfo sees to it that only the kernel and kill(2) say so of themselves to others.
+func checkInfo(i *signals.Info, self bool) error {
+	if (i.Code >= 0 || i.Code == signals.CodeTkill) && !self {
+		return unix.EPERM
+	}
+	return nil
 }
 
 func rtSigqueueinfo(t *kernel.Task, pid call.PID, s call.Signo, info usermem.Addr) (uint64, error) {
