@@ -94,6 +94,38 @@ struct entry {
 	char name[];
 } __attribute__((packed));
 
+/* Records of both calls are as long as their names need, which end in a NUL whatever
+ * was in memory before. */
+TEST(getdents_lengths)
+{
+	char buf[4096], path[64];
+	mkdir("d", 0755);
+	for (int i = 1; i <= 24; i++) {
+		snprintf(path, sizeof path, "d/%.*s", i, "abcdefghijklmnopqrstuvwxyz");
+		mkdir(path, 0755);
+	}
+	for (int old = 0; old < 2; old++) {
+		for (int round = 0; round < 2; round++) { /* twice: a list may be kept */
+			int fd = open("d", O_RDONLY | O_DIRECTORY), seen = 0, wrong = 0;
+			memset(buf, 'x', sizeof buf);
+			long n = syscall(old ? SYS_getdents : SYS_getdents64, fd, buf, sizeof buf);
+			for (long at = 0; at < n;) {
+				struct entry *e = (void *)(buf + at);
+				const char *name = old ? (char *)&e->type : e->name;
+				uint8_t type = old ? (uint8_t)buf[at + e->len - 1] : e->type;
+				size_t length = strlen(name);
+				seen += *name != '.';
+				wrong += e->len != (20 + length + 7) / 8 * 8 || type != DT_DIR;
+				wrong += *name != '.' && strncmp(name, "abcdefghijklmnopqrstuvwxyz", length);
+				at += e->len;
+			}
+			CHECK_EQ(seen, 24);
+			CHECK_EQ(wrong, 0);
+			close(fd);
+		}
+	}
+}
+
 TEST(getdents)
 {
 	char buf[4096];

@@ -115,6 +115,11 @@ func hostTree(b *testing.B) string {
 	if err := os.Mkdir(filepath.Join(dir, "tmp"), 0o755); err != nil {
 		b.Fatal(err)
 	}
+	for i := range 9 {
+		if err := os.MkdirAll(filepath.Join(dir, "usr/share/doc", fmt.Sprintf("package%d", i)), 0o755); err != nil {
+			b.Fatal(err)
+		}
+	}
 	for i := range 1000 {
 		if err := os.WriteFile(filepath.Join(names, fmt.Sprintf("file%d", i)), []byte("some text"), 0o644); err != nil {
 			b.Fatal(err)
@@ -294,5 +299,12 @@ func BenchmarkTurns(b *testing.B) {
 	}
 	runTasks(b, child, []string{""}, []call{{unix.SYS_CLONE, threadFlags, room}}, func(w *kerneltest.Machine, _ []int64, i int) (call, bool) {
 		return turn(w, 0, i), i == 1
+	})
+}
+
+// BenchmarkListSmall opens and lists a directory of nine names, as a walk through a tree does.
+func BenchmarkListSmall(b *testing.B) {
+	runCalls(b, []string{"/usr/share/doc"}, nil, func([]int64) []call {
+		return []call{openAt(0, unix.O_RDONLY|unix.O_DIRECTORY, 0), {unix.SYS_NEWFSTATAT, 0, path(1), room, unix.AT_EMPTY_PATH}, {unix.SYS_GETDENTS64, 0, room, 32768}, {unix.SYS_GETDENTS64, 0, room, 32768}, {unix.SYS_CLOSE, 0}}
 	})
 }

@@ -608,13 +608,16 @@ func (f *File) ReadDir(ctx Context, emit func(e DirEntry) bool) error {
 	}
 	f.offMu.Lock()
 	defer f.offMu.Unlock()
-	err := d.ReadDir(ctx, f, f.off.Load(), func(e DirEntry) bool {
+	off := f.off.Load()
+	next := off
+	err := d.ReadDir(ctx, f, off, func(e DirEntry) bool {
 		if !emit(e) {
 			return false
 		}
-		f.off.Store(e.Next)
+		next = e.Next
 		return true
 	})
+	f.off.Store(next)
 	notifyAccess(f)
 	return err
 }

@@ -451,10 +451,11 @@ func (o OpenDir) ReadDir(ctx vfs.Context, f *vfs.File, cookie int64, emit func(v
 		up := o.Ino()
 		if f != nil {
 			if p := f.Path().Dentry.Parent(); p != nil {
-				var a vfs.Attr
-				if p.Inode().Attributes(ctx, &a) == nil {
+				a := vfs.BorrowAttr()
+				if p.Inode().Attributes(ctx, a) == nil {
 					up = a.Ino
 				}
+				a.Return()
 			}
 		}
 		if !emit(vfs.DirEntry{Name: "..", Ino: up, Type: unix.DT_DIR, Next: FirstCookie}) {
@@ -464,19 +465,21 @@ func (o OpenDir) ReadDir(ctx vfs.Context, f *vfs.File, cookie int64, emit func(v
 	}
 	o.Accessed()
 	buf := batches.Get().(*[64]vfs.DirEntry)
+	used := 0
 	defer func() {
-		clear(buf[:])
+		clear(buf[:used])
 		batches.Put(buf)
 	}()
 	for {
 		n := o.After(cookie, buf[:])
-		if n == 0 {
-			return nil
-		}
+		used = max(used, n)
 		for i := range buf[:n] {
 			if !emit(buf[i]) {
 				return nil
 			}
+		}
+		if n < len(buf) {
+			return nil
 		}
 		cookie = buf[n-1].Next
 	}

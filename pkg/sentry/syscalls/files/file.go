@@ -8,6 +8,8 @@
 package files
 
 import (
+	"encoding/binary"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -451,48 +453,25 @@ func fallocate(t *kernel.Task, fd call.FD, mode uint32, off, length int64) (uint
 }
 
 func getdents64(t *kernel.Task, fd call.FD, a usermem.Addr, n uint32) (uint64, error) {
-	return dirents(t, fd, a, n, func(w *call.Writer, e vfs.DirEntry) {
-		w.U64(e.Ino)
-		w.I64(e.Next)
-		start := len(w.Buf)
-		w.U16(0)
-		w.Buf = append(w.Buf, e.Type)
-		w.Buf = append(w.Buf, e.Name...)
-		w.Buf = append(w.Buf, 0)
-		pad(w, start-16, start)
+	return dirents(t, fd, a, n, func(b []byte, name string, kind uint8) {
+		b[18] = kind
+		copy(b[19:], name)
 	})
 }
 
 func getdents(t *kernel.Task, fd call.FD, a usermem.Addr, n uint32) (uint64, error) {
-	return dirents(t, fd, a, n, func(w *call.Writer, e vfs.DirEntry) {
-		w.U64(e.Ino)
-		w.I64(e.Next)
-		start := len(w.Buf)
-		w.U16(0)
-		w.Buf = append(w.Buf, e.Name...)
-		w.Buf = append(w.Buf, 0)
-		// The type is in the last byte of the record.
-		for (len(w.Buf)-start+16+1)%8 != 0 {
-			w.Buf = append(w.Buf, 0)
-		}
-		w.Buf = append(w.Buf, e.Type)
-		pad(w, start-16, start)
+	return dirents(t, fd, a, n, func(b []byte, name string, kind uint8) {
+		b[18+copy(b[18:], name)] = 0
+		b[len(b)-1] = kind
 	})
-}
-
-// pad fills a record up to eight bytes and stores its length.
-func pad(w *call.Writer, record, lenAt int) {
-	for (len(w.Buf)-record)%8 != 0 {
-		w.Buf = append(w.Buf, 0)
-	}
-	n := len(w.Buf) - record
-	w.Buf[lenAt], w.Buf[lenAt+1] = byte(n), byte(n>>8)
 }
 
 // listings are what directories are listed in.
 var listings = sync.Pool{New: func() any { return &call.Writer{Buf: make([]byte, 0, 4096)} }}
 
-func dirents(t *kernel.Task, fd call.FD, a usermem.Addr, n uint32, put func(w *call.Writer, e vfs.DirEntry)) (uint64, error) {
+// dirents lists a directory in records that begin with number, cookie and length, of
+// 18 bytes. Name, NUL and type follow, in the order that put fills them in.
+func dirents(t *kernel.Task, fd call.FD, a usermem.Addr, n uint32, put func(b []byte, name string, kind uint8)) (uint64, error) {
 	f, err := fd.UseIO(t)
 	if err != nil {
 		return 0, err
@@ -504,12 +483,18 @@ func dirents(t *kernel.Task, fd call.FD, a usermem.Addr, n uint32, put func(w *c
 	w.Buf = w.Buf[:0]
 	full := false
 	err = f.ReadDir(t, func(e vfs.DirEntry) bool {
-		was := len(w.Buf)
-		put(w, e)
-		if len(w.Buf) > size {
-			w.Buf, full = w.Buf[:was], true
+		was, length := len(w.Buf), (18+len(e.Name)+2+7)&^7
+		if was+length > size {
+			full = true
 			return false
 		}
+		w.Buf = slices.Grow(w.Buf, length)[:was+length]
+		b := w.Buf[was:]
+		binary.LittleEndian.PutUint64(b[length-8:], 0) // the name's end
+		binary.LittleEndian.PutUint64(b, e.Ino)
+		binary.LittleEndian.PutUint64(b[8:], uint64(e.Next))
+		binary.LittleEndian.PutUint16(b[16:], uint16(length))
+		put(b, e.Name, e.Type)
 		return true
 	})
 	if len(w.Buf) == 0 {
