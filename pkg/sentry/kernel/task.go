@@ -37,6 +37,7 @@ type Task struct {
 	buffer  usermem.Buffer
 	attr    vfs.Attr
 	recent  vfs.Recent
+	path    [256]byte
 
 	// What may be shared with other tasks; each changed only by the task, under
 	// mu, so that others read it under mu and the task without.
@@ -303,6 +304,10 @@ func (t *Task) Attr() *vfs.Attr {
 	t.attr = vfs.Attr{}
 	return &t.attr
 }
+
+// PathRoom returns room for a path of the call under way, of which there is one, as of
+// Buffer. Most paths fit; what is in it is the last one.
+func (t *Task) PathRoom() *[256]byte { return &t.path }
 
 // Personality is that of personality(2).
 func (t *Task) Personality() *atomic.Uint32 { return &t.personality }

@@ -85,13 +85,10 @@ func (f OpenFlags) Print(*kernel.Task) string { return "0x" + strconv.FormatUint
 // Print shows the flags in hexadecimal.
 func (f AtFlags) Print(*kernel.Task) string { return "0x" + strconv.FormatUint(uint64(f), 16) }
 
-// pathRoom has room for most paths, so that those that are only looked up need no
-// allocation.
-type pathRoom [256]byte
-
-// peek is Read, with the string in room if it fits: it is good only as long as room
-// is, and mustn't be kept.
-func (p PathPtr) peek(t *kernel.Task, room *pathRoom) (string, error) {
+// peek is Read, with the string in the task's room for it if it fits: it is good
+// only until the next, and mustn't be kept.
+func (p PathPtr) peek(t *kernel.Task) (string, error) {
+	room := t.PathRoom()
 	n, ended, err := t.MM().CopyInString(usermem.Addr(p), room[:])
 	if err != nil {
 		return "", err
@@ -99,7 +96,7 @@ func (p PathPtr) peek(t *kernel.Task, room *pathRoom) (string, error) {
 	if !ended {
 		return p.readLong(t)
 	}
-	return room.first(n), nil
+	return first(room, n), nil
 }
 
 func (p PathPtr) readLong(t *kernel.Task) (string, error) {
@@ -109,8 +106,7 @@ func (p PathPtr) readLong(t *kernel.Task) (string, error) {
 // Read reads the string at p: EFAULT, ENAMETOOLONG beyond PATH_MAX. An empty one
 // is for the walk to refuse.
 func (p PathPtr) Read(t *kernel.Task) (string, error) {
-	var room pathRoom
-	s, err := p.peek(t, &room)
+	s, err := p.peek(t)
 	return strings.Clone(s), err
 }
 
@@ -137,8 +133,7 @@ func (d DirFD) View(t *kernel.Task, path string) (vfs.FSView, error) {
 
 // Resolve reads and resolves a path.
 func (d DirFD) Resolve(t *kernel.Task, p PathPtr, flags vfs.WalkFlags) (vfs.Path, error) {
-	var room pathRoom
-	s, err := p.peek(t, &room)
+	s, err := p.peek(t)
 	if err != nil {
 		return vfs.Path{}, err
 	}
@@ -151,8 +146,7 @@ func (d DirFD) Resolve(t *kernel.Task, p PathPtr, flags vfs.WalkFlags) (vfs.Path
 
 // OpenExisting opens what is at a path, with flags of open(2) that make no file.
 func (d DirFD) OpenExisting(t *kernel.Task, p PathPtr, flags OpenFlags) (*vfs.File, error) {
-	var room pathRoom
-	s, err := p.peek(t, &room)
+	s, err := p.peek(t)
 	if err != nil {
 		return nil, err
 	}
