@@ -53,7 +53,7 @@ func TestWalksAheadLeadToTheSamePlace(t *testing.T) {
 		return b.String()
 	}
 	met := 0
-	for step := range 200_000 {
+	for step := range 40_000 {
 		plain := vfs.FSView{Root: ns.Root(), Start: start}
 		view := plain
 		view.Recent = &recent
