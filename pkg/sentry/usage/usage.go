@@ -101,7 +101,7 @@ func (u *Clock) LeaveUser() { u.user.stop(u.clock.MonotonicAbout()) }
 // SleepBegins comes before a sleep, SleepEnds after it.
 func (u *Clock) SleepBegins() {
 	if u.begun { // a task may sleep before: in its first exec
-		u.awake.stop(u.clock.MonotonicAbout())
+		u.awake.stop(u.clock.Monotonic())
 	}
 	publish(&u.sleeps, u.sleeps.Load()+1)
 }
@@ -109,7 +109,7 @@ func (u *Clock) SleepBegins() {
 // SleepEnds: see SleepBegins.
 func (u *Clock) SleepEnds() {
 	if u.begun {
-		u.awake.start(u.clock.MonotonicAbout())
+		u.awake.start(u.clock.Monotonic())
 	}
 }
 
