@@ -102,7 +102,9 @@ func (p *Platform) newProcess() (*process, error) {
 	proc.Process, err = p.factory.NewProcess(func(s *stub.Process) {
 		proc.Process = s
 		binary.LittleEndian.PutUint64(s.Commands()[cmdEvent:], uint64(event.there))
-		th = proc.newThread()
+		var ar *area
+		th, ar = proc.newThread()
+		proc.areas = append(proc.areas, ar)
 	})
 	if err != nil {
 		p.putReport(event)
@@ -277,16 +279,14 @@ type thread struct {
 }
 
 // newThread prepares the next slot, and the memory thread's page for it. Caller
-// holds addressSpace.mu or is making p, and puts the thread into p.threads.
-func (p *process) newThread() *thread {
+// holds addressSpace.mu or is making p, and puts the thread into p.threads and the
+// area, which comes with it, into p.areas.
+func (p *process) newThread() (*thread, *area) {
 	i := p.slots
 	p.slots++
 	th := &thread{proc: p, base: stub.SlotsAddr + uint64(i)*slotSize, number: 1, index: i, place: placement{mode: together, cpu: -1}}
 	th.slot = p.Slots()[i*slotSize : (i+1)*slotSize]
 	th.shared = sharedAt(th.slot[stackSize:])
-	p.mu.Lock()
-	p.areas = append(p.areas, p.newArea(i*slotSize+stackSize+ctxFPArea))
-	p.mu.Unlock()
 	th.shared.command.Store(uint64(th.number)) // the one that its start ends
 	// stack_t: the address, no flags, the size.
 	le := binary.LittleEndian
@@ -294,7 +294,7 @@ func (p *process) newThread() *thread {
 	le.PutUint64(stack[0:], th.base)
 	le.PutUint64(stack[8:], 0)
 	le.PutUint64(stack[16:], stackSize)
-	return th
+	return th, p.newArea(i*slotSize + stackSize + ctxFPArea)
 }
 
 // spawn makes another thread. Caller holds addressSpace.mu.
@@ -302,8 +302,9 @@ func (p *process) spawn() (*thread, error) {
 	if p.slots == maxSlots {
 		return nil, errFull
 	}
-	th := p.newThread()
+	th, ar := p.newThread()
 	p.mu.Lock()
+	p.areas = append(p.areas, ar)
 	p.threads = append(p.threads, th)
 	p.mu.Unlock()
 	_, errno, err := p.Run([]stub.Command{{Nr: ^uint64(0), Args: [6]uint64{th.base + stackSize}}})
