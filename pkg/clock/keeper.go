@@ -30,6 +30,7 @@ type Keeper struct {
 	offsets   [12]int64
 	hold      uint64 // cycles; zero before the first numbers
 	base      uint64 // TSC of the last writing
+	noGetCPU  bool   // AllowGetCPU was called with zero
 }
 
 // line is one clock as a function of the TSC, and the record of the host it
@@ -80,15 +81,17 @@ func (k *Keeper) Share(p *Page) {
 	}
 }
 
-// AllowGetCPU says whether the vDSO may answer getcpu(2) by itself.
-func (k *Keeper) AllowGetCPU(ok bool) {
-	var v uint64
-	if ok {
-		v = 1
-	}
+// AllowGetCPU says which processors the vDSO may tell of by itself (getcpu(2)): those
+// numbered below n, and none once it was called with zero.
+func (k *Keeper) AllowGetCPU(n int) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.page.Load().GetCPU.Store(v)
+	if n == 0 {
+		k.noGetCPU = true
+	} else if k.noGetCPU {
+		return
+	}
+	k.page.Load().GetCPU.Store(uint64(n))
 }
 
 // Now returns the time of a clock in nanoseconds. The clock is one of those

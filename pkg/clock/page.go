@@ -41,8 +41,8 @@ type Page struct {
 	Valid    atomic.Uint64 // 16: zero where there is no TSC to rely on
 	MonoRate atomic.Uint64 // 24
 	RawRate  atomic.Uint64 // 32
-	// GetCPU is 1 where getcpu(2) may be answered from the segment limit
-	// that Linux keeps in the GDT.
+	// GetCPU is from which number on processors may not be told of by getcpu(2)
+	// from the segment limit that Linux keeps in the GDT.
 	GetCPU atomic.Uint64 // 40
 	_      [2]uint64
 	Starts [12]Start // 64, by ID

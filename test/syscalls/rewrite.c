@@ -401,6 +401,8 @@ TEST(processors)
 		for (int i = 0; i < OFTEN; i++) {
 			int cpu = on_processor(form);
 			wrong += cpu < 0 || !CPU_ISSET(cpu, &all);
+			cpu = sched_getcpu(); /* by the vDSO */
+			wrong += cpu < 0 || !CPU_ISSET(cpu, &all);
 			wrong += by_form(form, SYS_getcpu, 0, NULL) != 0;
 		}
 		CHECK_EQ(wrong, 0);
@@ -409,7 +411,7 @@ TEST(processors)
 				n++;
 				CHECK_OK(place(0, c));
 				for (int i = 0; i < OFTEN; i++)
-					wrong += on_processor(form) != c;
+					wrong += on_processor(form) != c || sched_getcpu() != c;
 			}
 		CHECK_EQ(wrong, 0);
 		sched_setaffinity(0, sizeof all, &all);

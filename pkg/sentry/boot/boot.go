@@ -128,6 +128,9 @@ func Prepare(o *Options) (*Sandbox, error) {
 	k.Timers = clock.NewQueue(keeper.Monotonic)
 	k.BootTime, k.BootMonotonic = keeper.Realtime(), keeper.Monotonic()
 	k.CPUID = cpuid.New(cpuid.Dear)
+	if k.CPUs <= 64 { // so many processors have a place in an affinity mask
+		keeper.AllowGetCPU(k.CPUs)
+	}
 	if k.VDSO, err = installVDSO(p, keeper, mf, s.account); err != nil {
 		return nil, fmt.Errorf("vDSO: %w", err)
 	}

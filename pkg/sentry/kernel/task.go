@@ -264,6 +264,10 @@ func (t *Task) SetScheduling(f func(*Scheduling)) {
 	f(&t.scheduling)
 	moves := t.scheduling.Affinity != before
 	t.mu.Unlock()
+	if moves && t.AllowedCPUs() != t.k.AllCPUs() {
+		// The vDSO's page is everybody's.
+		t.k.Clock.AllowGetCPU(0)
+	}
 	if moves {
 		t.withdrawAnswers()
 	}

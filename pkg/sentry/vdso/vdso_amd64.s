@@ -165,21 +165,19 @@ fallback:
 // int getcpu(unsigned *cpu, unsigned *node, void *unused)
 TEXT ·getcpu(SB), NOSPLIT|NOFRAME, $0-0
 	PAGE
-	CMPQ 40(R8), $0
-	JEQ  fallback
 	MOVL $0x7B, AX // GDT_ENTRY_CPUNODE, at ring 3
 	BYTE $0x0F; BYTE $0x03; BYTE $0xC0 // LSL AX, AX
 	JNE  fallback // no such segment
+	ANDL $0xFFF, AX
+	CMPQ AX, 40(R8)
+	JCC  fallback
 	TESTQ DI, DI
 	JEQ  node
-	MOVL AX, CX
-	ANDL $0xFFF, CX
-	MOVL CX, 0(DI)
+	MOVL AX, 0(DI)
 node:
 	TESTQ SI, SI
 	JEQ  done
-	SHRL $12, AX
-	MOVL AX, 0(SI)
+	MOVL $0, 0(SI) // there is but one
 done:
 	XORL AX, AX
 	RET

@@ -100,7 +100,7 @@ func running(tb testing.TB) (*object, *clock.Keeper) {
 		tb.Skip("needs a host whose clock source is the TSC")
 	}
 	k := clock.New(true)
-	k.AllowGetCPU(true)
+	k.AllowGetCPU(4096)
 	k.Share(o.page)
 	for o.page.Valid.Load() == 0 {
 		k.Monotonic()
