@@ -9,6 +9,7 @@ package usage
 
 import (
 	"sync/atomic"
+	"time"
 
 	"vitrine/pkg/clock"
 )
@@ -52,7 +53,10 @@ type Clock struct {
 	// awake is all of the task's time but that asleep, user what of it is the
 	// application's. Each is one word, so that a switch between application and
 	// kernel stores one.
-	awake, user         stopwatch
+	awake, user stopwatch
+	// stops is odd while awake is being stopped: from before the clock is read for that, so
+	// that who has read it later, and awake before, sees that it isn't the end yet.
+	stops               atomic.Int64
 	begun               bool
 	faults, sleeps      atomic.Int64
 	readBytes, reads    atomic.Int64
@@ -101,7 +105,9 @@ func (u *Clock) LeaveUser() { u.user.stop(u.clock.MonotonicAbout()) }
 // SleepBegins comes before a sleep, SleepEnds after it.
 func (u *Clock) SleepBegins() {
 	if u.begun { // a task may sleep before: in its first exec
+		u.stops.Add(1)
 		u.awake.stop(u.clock.Monotonic())
+		publish(&u.stops, u.stops.Load()+1)
 	}
 	publish(&u.sleeps, u.sleeps.Load()+1)
 }
@@ -129,16 +135,25 @@ func (u *Clock) CountWrite(n uint64) {
 	publish(&u.wrote, u.wrote.Load()+1)
 }
 
+// stopping is how often to look whether a stretch that is about to end has ended.
+const stopping = 20 * time.Microsecond
+
 // Read returns what was used up to now.
 func (u *Clock) Read() Resources {
 	var awake, user int64
 	// What is read in between two changes is of one moment. A task that changes
-	// all the time isn't waited for: it is off by one stretch then.
-	for range 16 {
+	// all the time isn't waited for, and the application's part is off by one stretch then;
+	// but for the end of a stretch, which may be earlier than now.
+	for i := 0; ; i++ {
+		stops := u.stops.Load()
 		a, w := u.awake.word.Load(), u.user.word.Load()
 		now := u.clock.Monotonic()
 		awake, user = sum(a, now), sum(w, now)
-		if a == u.awake.word.Load() && w == u.user.word.Load() {
+		if stops&1 != 0 || stops != u.stops.Load() {
+			if i > 8 {
+				time.Sleep(stopping) // the host has taken its processor away
+			}
+		} else if i >= 16 || a == u.awake.word.Load() && w == u.user.word.Load() {
 			break
 		}
 	}

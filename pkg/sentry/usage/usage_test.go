@@ -44,8 +44,8 @@ func TestReadingsGoForward(t *testing.T) {
 		u.LeaveUser()
 		u.CountRead(2)
 		if i%100 == 0 {
-			from := k.Monotonic()
 			u.SleepBegins()
+			from := k.Monotonic()
 			for k.Monotonic() < from+1000 {
 			}
 			u.SleepEnds()
