@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"vitrine/test/terminal"
 )
 
 var hookStages = []string{"prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"}
@@ -301,7 +303,7 @@ func TestInterruptEndsHook(t *testing.T) {
 	for _, stage := range hookStages {
 		t.Run(stage, func(t *testing.T) {
 			h := realHouse(t)
-			master, terminal := newTerminal(t)
+			master, slave := terminal.Open(t)
 			h.ociSpec("exec sleep 1000", func(s, _, _ object) {
 				s["hooks"] = object{stage: array{object{"path": "/bin/sleep", "args": array{"sleep", "2000"}}}}
 			})
@@ -316,7 +318,7 @@ func TestInterruptEndsHook(t *testing.T) {
 			}
 			defer out.Close()
 			cmd := h.command(args...)
-			cmd.Stdin, cmd.Stdout, cmd.Stderr = terminal, terminal, out
+			cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, out
 			cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)

@@ -1,7 +1,6 @@
 package workloads
 
 import (
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"vitrine/test/terminal"
 )
 
 // typist sits at a terminal: it types, and waits for what it expects to see.
@@ -30,22 +31,7 @@ type typist struct {
 // sit starts cmd on a new terminal of 24 lines of 80.
 func sit(t *testing.T, cmd *exec.Cmd) *typist {
 	t.Helper()
-	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { master.Close() })
-	if err := unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0); err != nil {
-		t.Fatal(err)
-	}
-	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
-	if err != nil {
-		t.Fatal(err)
-	}
-	slave, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	master, slave := terminal.Open(t)
 	defer slave.Close()
 	p := &typist{t: t, master: master, cmd: cmd, more: make(chan struct{}, 1)}
 	p.resize(24, 80)

@@ -148,14 +148,7 @@ func TestRandomTouchesFillByWhatIsThere(t *testing.T) {
 		e := newEnv(t, c.limit)
 		m := e.newMM(t, Options{})
 		a := mustMap(t, m, MMapOpts{Length: uint64(c.pages) * pageSize, Private: true})
-		faults := 0
-		for _, p := range rand.New(rand.NewPCG(1, 2)).Perm(c.pages)[:c.touch] {
-			at := a + usermem.Addr(p*pageSize)
-			if mappedPages(m, at, 1) == 0 {
-				faults++
-				touch(t, m, at, true, 1)
-			}
-		}
+		faults := touchSome(t, m, a, rand.New(rand.NewPCG(1, 2)).Perm(c.pages)[:c.touch])
 		if faults < c.least || faults > c.most {
 			t.Errorf("%s: %d faults, want %d to %d", c.name, faults, c.least, c.most)
 		}
@@ -164,6 +157,20 @@ func TestRandomTouchesFillByWhatIsThere(t *testing.T) {
 		}
 		m.DecUsers()
 	}
+}
+
+// touchSome writes to pages of the mapping at a, and returns how many of them weren't
+// mapped by then.
+func touchSome(t *testing.T, m *MemoryManager, a usermem.Addr, pages []int) (faults int) {
+	t.Helper()
+	for _, p := range pages {
+		at := a + usermem.Addr(p*pageSize)
+		if mappedPages(m, at, 1) == 0 {
+			faults++
+			touch(t, m, at, true, 1)
+		}
+	}
+	return faults
 }
 
 // A program's data is touched all over: the more of it is copied, the more is with
@@ -185,14 +192,7 @@ func TestDataIsCopiedFasterAndFaster(t *testing.T) {
 		if err := m.MProtect(a, pages*pageSize, usermem.ReadWrite, false); err != nil {
 			t.Fatal(err)
 		}
-		faults := 0
-		for _, p := range rand.New(rand.NewPCG(1, 2)).Perm(pages) {
-			at := a + usermem.Addr(p*pageSize)
-			if mappedPages(m, at, 1) == 0 {
-				faults++
-				touch(t, m, at, true, 1)
-			}
-		}
+		faults := touchSome(t, m, a, rand.New(rand.NewPCG(1, 2)).Perm(pages))
 		if faults < c.least || faults > c.most {
 			t.Errorf("%s: %d faults, want %d to %d", c.name, faults, c.least, c.most)
 		}
@@ -208,12 +208,11 @@ func TestMappingsThatJoinKeepWhatIsKnown(t *testing.T) {
 	defer m.DecUsers()
 	const pages = 1024
 	a := mustMap(t, m, MMapOpts{Length: pages * pageSize, Private: true})
-	for p := range pages / 2 {
-		at := a + usermem.Addr(p*pageSize)
-		if mappedPages(m, at, 1) == 0 {
-			touch(t, m, at, true, 1)
-		}
+	order := make([]int, pages/2)
+	for i := range order {
+		order[i] = i
 	}
+	touchSome(t, m, a, order)
 	if b := mustMap(t, m, MMapOpts{Length: pageSize, Private: true}); b+pageSize != a {
 		t.Fatalf("the second mapping is at %#x, not below %#x", uint64(b), uint64(a))
 	}
