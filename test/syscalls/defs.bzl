@@ -69,23 +69,24 @@ def syscall_test(name, platforms = PLATFORMS, size = "small", tags = []):
         )
 
 def lockcheck_test(name):
-    """Makes NAME_lockcheck: the program in a sandbox that checks its locks."""
-    native.sh_test(
-        name = name + "_lockcheck",
-        size = "small",
-        srcs = ["tap-run"],
-        args = [
-            "$(location :lockcheck_runsc)",
-            "--platform=ptrace",
-            "do",
-            "--",
-            "$(location :%s_bin)" % name,
-        ],
-        data = [
-            ":%s_bin" % name,
-            ":lockcheck_gofer",
-            ":lockcheck_runsc",
-            ":lockcheck_sentry",
-        ],
-        tags = ["local", "ptrace", "lockcheck"],
-    )
+    """Makes NAME_lockcheck_<platform>: the program in a sandbox that checks its locks."""
+    for platform in PLATFORMS:
+        native.sh_test(
+            name = name + "_lockcheck_" + platform,
+            size = "small",
+            srcs = ["tap-run"],
+            args = [
+                "$(location :lockcheck_runsc)",
+                "--platform=" + platform,
+                "do",
+                "--",
+                "$(location :%s_bin)" % name,
+            ],
+            data = [
+                ":%s_bin" % name,
+                ":lockcheck_gofer",
+                ":lockcheck_runsc",
+                ":lockcheck_sentry",
+            ],
+            tags = ["local", platform, "lockcheck"],
+        )
