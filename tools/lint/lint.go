@@ -17,7 +17,8 @@
 //   - a postponement, such as TODO(name) or FIXME(name), without its owner's name;
 //   - a Go file that gofmt would change;
 //   - a package with a name that says nothing, or without a package comment;
-//   - a test that no rule of its BUILD file has.
+//   - a test that no rule of its BUILD file has, or one whose imports from this
+//     tree one of its rules lacks.
 //
 // Files are read whatever their build constraints. Directories named testdata,
 // and those whose names begin with a dot, an underscore or bazel-, are not.
@@ -154,11 +155,7 @@ func (c *checker) goFile(name string) error {
 	dir := path.Dir(name)
 	isTest := strings.HasSuffix(name, "_test.go")
 	if isTest {
-		// Gazelle sees to it, but for rules that say "keep".
-		build, err := fs.ReadFile(c.tree, path.Join(dir, "BUILD.bazel"))
-		if err == nil && !bytes.Contains(build, []byte(strconv.Quote(path.Base(name)))) {
-			c.report(f.Name.Pos(), "no rule of the directory's BUILD.bazel has this test")
-		}
+		c.rulesOf(f, name)
 	} else {
 		p := c.packages[dir]
 		if p == nil {
@@ -182,6 +179,33 @@ func (c *checker) goFile(name string) error {
 		}
 	}
 	return nil
+}
+
+// rulesOf checks the Bazel rules of a test. Gazelle sees to them, but for those that say
+// "keep" and those that have the same files as another.
+func (c *checker) rulesOf(f *ast.File, name string) {
+	dir := path.Dir(name)
+	build, err := fs.ReadFile(c.tree, path.Join(dir, "BUILD.bazel"))
+	if err != nil {
+		return // no tree of Bazel's
+	}
+	found := false
+	for rule := range strings.SplitSeq(string(build), "\n)") {
+		if !strings.Contains(rule, strconv.Quote(path.Base(name))) {
+			continue
+		}
+		found = true
+		for _, spec := range f.Imports {
+			imported, _ := strconv.Unquote(spec.Path.Value)
+			target, ok := strings.CutPrefix(imported, c.module+"/")
+			if ok && target != dir && !strings.Contains(rule, `"//`+target+`"`) && !strings.Contains(rule, `"//`+target+`:`) {
+				c.report(spec.Pos(), "a rule of this test in BUILD.bazel lacks //%s", target)
+			}
+		}
+	}
+	if !found {
+		c.report(f.Name.Pos(), "no rule of the directory's BUILD.bazel has this test")
+	}
 }
 
 // imports checks one import of a package in dir.

@@ -143,15 +143,17 @@ func TestCheck(t *testing.T) {
 
 func TestTestsHaveARule(t *testing.T) {
 	tree := fstest.MapFS{
-		"pkg/facts/BUILD.bazel": {Data: []byte("go_test(srcs = [\"a_test.go\"])")},
-		"pkg/facts/a_test.go":   {Data: []byte("package facts\n")},
+		"pkg/facts/BUILD.bazel": {Data: []byte("go_test(\n    srcs = [\"a_test.go\", \"c_test.go\"],\n    deps = [\"//pkg/facts/more\"],\n)\n\ngo_test(\n    srcs = [\"c_test.go\"],\n)\n")},
+		"pkg/facts/a_test.go":   {Data: []byte("package facts\n\nimport _ \"m/pkg/facts/more\"\n")},
 		"pkg/facts/b_test.go":   {Data: []byte("package facts\n")},
+		"pkg/facts/c_test.go":   {Data: []byte("package facts\n\nimport _ \"m/pkg/facts/more\"\n")},
 	}
 	problems, err := Check(tree, "m", testRows(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := fmt.Sprint(problems); len(problems) != 1 || !strings.Contains(got, "pkg/facts/b_test.go:1: no rule") {
+	if got := fmt.Sprint(problems); len(problems) != 2 || !strings.Contains(got, "pkg/facts/b_test.go:1: no rule") ||
+		!strings.Contains(got, "pkg/facts/c_test.go:3: a rule of this test in BUILD.bazel lacks //pkg/facts/more") {
 		t.Errorf("problems %s", got)
 	}
 }
