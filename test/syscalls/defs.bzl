@@ -68,9 +68,9 @@ def syscall_test(name, platforms = PLATFORMS, size = "small", tags = []):
             tags = tags + ["local", platform],
         )
 
-def lockcheck_test(name):
+def lockcheck_test(name, platforms = PLATFORMS):
     """Makes NAME_lockcheck_<platform>: the program in a sandbox that checks its locks."""
-    for platform in PLATFORMS:
+    for platform in platforms:
         native.sh_test(
             name = name + "_lockcheck_" + platform,
             size = "small",
